@@ -1,0 +1,59 @@
+import { type KeyObject, sign, verify } from 'node:crypto';
+import * as z from 'zod/mini';
+import type { KeyPair } from './keys.ts';
+
+/** DSSE envelopes (https://github.com/secure-systems-lab/dsse, protocol v1.0.0): the payload is signed as bytes,
+ *  together with its type, so nothing needs to be canonical and no type is taken for another. */
+
+export const PAYLOAD_TYPES = {
+  directive: 'application/vnd.aegis.directive.v1+json',
+  trust: 'application/vnd.aegis.trust.v1+json',
+  report: 'application/vnd.aegis.report.v1+json',
+} as const;
+export type PayloadType = (typeof PAYLOAD_TYPES)[keyof typeof PAYLOAD_TYPES];
+
+const MAX_PAYLOAD_CHARS = 8 * 1024 * 1024;
+
+export const Envelope = z.strictObject({
+  payloadType: z.string().check(z.maxLength(128)),
+  payload: z.string().check(z.maxLength(MAX_PAYLOAD_CHARS)),
+  signatures: z
+    .array(z.strictObject({ keyid: z.string().check(z.maxLength(128)), sig: z.string().check(z.maxLength(128)) }))
+    .check(z.minLength(1), z.maxLength(16)),
+});
+export type Envelope = z.infer<typeof Envelope>;
+
+/** Pre-authentication encoding: "DSSEv1" SP LEN(type) SP type SP LEN(payload) SP payload. */
+export const preAuthEncoding = (payloadType: string, payload: Uint8Array): Buffer => {
+  const type = Buffer.from(payloadType, 'utf8');
+  return Buffer.concat([Buffer.from(`DSSEv1 ${type.length} `), type, Buffer.from(` ${payload.length} `), payload]);
+};
+
+export const signEnvelope = (payloadType: PayloadType, payload: unknown, ...keys: KeyPair[]): Envelope => {
+  const bytes = Buffer.from(JSON.stringify(payload), 'utf8');
+  const message = preAuthEncoding(payloadType, bytes);
+  return {
+    payloadType,
+    payload: bytes.toString('base64'),
+    signatures: keys.map((key) => ({ keyid: key.keyId, sig: sign(null, message, key.privateKey).toString('base64') })),
+  };
+};
+
+/** The payload's bytes and the ids of those keys of `keys` (key id → public key) whose signature is good; each counts once.
+ *  An empty `signedBy` means: trust nothing in it. */
+export const openEnvelope = (
+  envelope: Envelope,
+  payloadType: PayloadType,
+  keys: ReadonlyMap<string, KeyObject>,
+): { payload: Buffer; signedBy: string[] } => {
+  const payload = Buffer.from(envelope.payload, 'base64');
+  const signedBy = new Set<string>();
+  if (envelope.payloadType === payloadType) {
+    const message = preAuthEncoding(payloadType, payload);
+    for (const { keyid, sig } of envelope.signatures) {
+      const key = keys.get(keyid);
+      if (key && !signedBy.has(keyid) && verify(null, message, key, Buffer.from(sig, 'base64'))) signedBy.add(keyid);
+    }
+  }
+  return { payload, signedBy: [...signedBy] };
+};

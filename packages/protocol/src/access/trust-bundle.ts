@@ -1,0 +1,75 @@
+import type { KeyObject } from 'node:crypto';
+import * as z from 'zod/mini';
+import { AegisError } from '../errors.ts';
+import { type Envelope, openEnvelope, PAYLOAD_TYPES, signEnvelope } from './dsse.ts';
+import { type KeyPair, keyIdOf, publicKeyFromRaw } from './keys.ts';
+import { parseStrictJson } from './strict-json.ts';
+
+/** The trust bundle: which keys a fleet's nodes obey, signed by the root whose fingerprint each node pinned at enrolment.
+ *  This release carries root and server key; operators' keys, thresholds over one and rotation extend the same document. */
+
+const RawKey = z.string().check(z.regex(/^[A-Za-z0-9+/]{43}=$/));
+export const KeyUsage = z.enum(['serve', 'operate']);
+export type KeyUsage = z.infer<typeof KeyUsage>;
+
+export const TrustBundle = z.strictObject({
+  fleet: z.string().check(z.minLength(1), z.maxLength(64)),
+  version: z.int().check(z.positive()),
+  previous: z.nullable(z.string()),
+  issued_at: z.string(),
+  expires_at: z.string(),
+  root: z.strictObject({ threshold: z.literal(1), keys: z.array(RawKey).check(z.minLength(1), z.maxLength(8)) }),
+  keys: z
+    .array(
+      z.strictObject({
+        keyid: z.string().check(z.regex(/^[0-9a-f]{64}$/)),
+        public_key: RawKey,
+        name: z.string().check(z.maxLength(128)),
+        usage: z.array(KeyUsage),
+        state: z.enum(['active', 'revoked']),
+      }),
+    )
+    .check(z.maxLength(1024)),
+});
+export type TrustBundle = z.infer<typeof TrustBundle>;
+
+export const signTrustBundle = (bundle: TrustBundle, root: KeyPair): Envelope =>
+  signEnvelope(PAYLOAD_TYPES.trust, bundle, root);
+
+const untrusted = (why: string, cause?: unknown) =>
+  new AegisError('access.untrusted', `The server's trust bundle is refused: ${why}.`, { cause });
+
+/** Opens a bundle that must be signed by the root key with this fingerprint (hex SHA-256 of the raw key).
+ *  `rootFingerprint` null trusts the root that the bundle itself names: only for first contact under `--dev`.
+ *  @throws AegisError access.untrusted */
+export const openTrustBundle = (
+  envelope: Envelope,
+  rootFingerprint: string | null,
+  nowMs: number,
+): { bundle: TrustBundle; rootFingerprint: string } => {
+  let bundle: TrustBundle;
+  try {
+    bundle = z.parse(TrustBundle, parseStrictJson(Buffer.from(envelope.payload, 'base64').toString('utf8')));
+  } catch (cause) {
+    throw untrusted('it is not a trust bundle', cause);
+  }
+  // Unverified until the signature below: only the pinned fingerprint picks which of the named roots may count.
+  const roots = bundle.root.keys.map((text) => Buffer.from(text, 'base64'));
+  const root = rootFingerprint === null ? roots[0] : roots.find((raw) => keyIdOf(raw) === rootFingerprint);
+  if (!root) throw untrusted('its root key is not the one that the join token names');
+  const { signedBy } = openEnvelope(envelope, PAYLOAD_TYPES.trust, new Map([[keyIdOf(root), publicKeyFromRaw(root)]]));
+  if (signedBy.length === 0) throw untrusted('its root signature is wrong');
+  if (!(Date.parse(bundle.expires_at) > nowMs)) throw untrusted(`it expired at ${bundle.expires_at}`);
+  return { bundle, rootFingerprint: keyIdOf(root) };
+};
+
+/** The active keys of a bundle with this usage, by key id. A key listed under an id that is not its own is left out. */
+export const keysFor = (bundle: TrustBundle, usage: KeyUsage): Map<string, KeyObject> => {
+  const found = new Map<string, KeyObject>();
+  for (const key of bundle.keys) {
+    const raw = Buffer.from(key.public_key, 'base64');
+    if (key.state === 'active' && key.usage.includes(usage) && keyIdOf(raw) === key.keyid)
+      found.set(key.keyid, publicKeyFromRaw(raw));
+  }
+  return found;
+};

@@ -1,0 +1,88 @@
+/** errors: every error code that Aegis shows, with its HTTP status and the CLI's exit code in one table.
+ *  A code is `domain.snake_case` and stable: scripts match on it. `message` is a public sentence that says what to do next;
+ *  `cause` stays inside and goes to the log only. */
+
+const TABLE = {
+  'http.malformed': [400, 2],
+  'http.unsupported_media_type': [415, 2],
+  'http.not_found': [404, 1],
+  'http.method_not_allowed': [405, 1],
+  'http.too_large': [413, 1],
+  'http.rate_limited': [429, 1],
+  'http.unavailable': [503, 251],
+  'http.internal': [500, 254],
+  'http.bad_cursor': [400, 2],
+  'config.invalid': [422, 2],
+  'access.unauthenticated': [401, 252],
+  'access.forbidden': [403, 252],
+  'access.bad_signature': [403, 252],
+  'access.untrusted': [403, 252],
+  'access.unknown_token': [404, 1],
+  'nodes.unknown_node': [404, 1],
+  'nodes.name_taken': [409, 1],
+  'nodes.bad_join_token': [401, 252],
+  'nodes.bad_proof': [403, 252],
+  'nodes.registration_expired': [409, 1],
+  'nodes.unknown_registration': [404, 1],
+  'nodes.keyless_disabled': [403, 252],
+  'nodes.clock_skew': [403, 252],
+  'nodes.retired': [403, 252],
+  'nodes.already_enrolled': [409, 1],
+  'nodes.not_enrolled': [409, 1],
+  'commands.unknown_command': [404, 1],
+  'commands.unknown_execution': [404, 1],
+  'commands.unknown_target': [422, 2],
+  'commands.no_target': [422, 251],
+  'commands.bad_selector': [422, 2],
+  'commands.invalid_payload': [422, 2],
+  'commands.unsupported_type': [422, 2],
+  'commands.idempotency_conflict': [409, 1],
+  'commands.not_cancellable': [409, 1],
+  'commands.not_retryable': [409, 1],
+  'commands.offset_ahead': [409, 254],
+  'commands.output_incomplete': [409, 254],
+  'commands.output_limit': [422, 2],
+  'commands.queue_full': [503, 251],
+  'commands.report_mismatch': [422, 254],
+  'cli.usage': [400, 2],
+  'cli.unreachable': [503, 251],
+  'cli.interrupted': [500, 130],
+} as const satisfies Record<string, readonly [status: number, exit: number]>;
+
+export type ErrorCode = keyof typeof TABLE;
+export const ERROR_CODES = Object.keys(TABLE) as ErrorCode[];
+export const isErrorCode = (text: string): text is ErrorCode => Object.hasOwn(TABLE, text);
+export const httpStatusOf = (code: ErrorCode): number => TABLE[code][0];
+export const exitCodeOf = (code: ErrorCode): number => TABLE[code][1];
+
+export type ErrorDetails = Readonly<Record<string, unknown>>;
+
+export class AegisError extends Error {
+  override readonly name = 'AegisError';
+  readonly code: ErrorCode;
+  readonly details: ErrorDetails;
+  /** Seconds after which trying again may help; sent as Retry-After. */
+  readonly retryAfterSec: number | undefined;
+
+  constructor(
+    code: ErrorCode,
+    message: string,
+    more: { details?: ErrorDetails; cause?: unknown; retryAfterSec?: number } = {},
+  ) {
+    super(message, more.cause === undefined ? undefined : { cause: more.cause });
+    this.code = code;
+    this.details = more.details ?? {};
+    this.retryAfterSec = more.retryAfterSec;
+  }
+}
+
+/** The body of every error answer, on every door. */
+export interface ErrorBody {
+  error: { code: ErrorCode; message: string; details: ErrorDetails };
+  request_id: string;
+}
+
+export const errorBody = (error: AegisError, requestId: string): ErrorBody => ({
+  error: { code: error.code, message: error.message, details: error.details },
+  request_id: requestId,
+});
