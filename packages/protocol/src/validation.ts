@@ -33,6 +33,7 @@ type Issue = z.core.$ZodIssue;
 
 /** A failed union only says "Invalid input": show the faults of the alternative that came closest (fewest, deepest). */
 const deepest = (issue: Issue): Issue[] => {
+  if (issue.code === 'invalid_key') return issue.issues.map((fault) => ({ ...fault, path: issue.path }));
   if (issue.code !== 'invalid_union' || issue.errors.length === 0) return [issue];
   const alternatives = issue.errors.map((faults) =>
     faults.flatMap(deepest).map((fault) => ({ ...fault, path: [...issue.path, ...fault.path] })),

@@ -172,7 +172,12 @@ export const listExecutions = endpoint({
   response: z.object({ items: z.array(Execution), next_cursor: NextCursor }),
 });
 
-/** One line of a followed log. Server-sent events carry the same object as `data`. */
+/** `<execution id>:<stream>:<offset>`, comma separated. Short enough for a request line; a reader of more trims by itself. */
+export const ResumePoints = z
+  .string()
+  .check(z.maxLength(8192), z.regex(/^[0-9a-f-]{36}:(stdout|stderr):\d{1,15}(,[0-9a-f-]{36}:(stdout|stderr):\d{1,15})*$/));
+/** One line of a followed log; an empty line between two is a sign of life and nothing more.
+ *  Server-sent events carry the same object as `data`. */
 export const LogLine = z.union([
   z.object({
     type: z.literal('chunk'),
@@ -212,6 +217,8 @@ export const readLogs = endpoint({
     attempt: z.optional(z.coerce.number().check(z.int(), z.minimum(1))),
     stream: z.optional(Stream),
     offset: z.optional(z.coerce.number().check(z.int(), z.minimum(0))),
+    /** Where a reader goes on after a broken connection, for NDJSON and events: bytes before these offsets are left out. */
+    from: z.optional(ResumePoints),
     follow: z.optional(z.enum(['true', 'false', '1', '0', ''])),
   }),
   produces: ['application/x-ndjson', 'text/event-stream', 'application/octet-stream'],
