@@ -175,7 +175,10 @@ export const listExecutions = endpoint({
 /** `<execution id>:<stream>:<offset>`, comma separated. Short enough for a request line; a reader of more trims by itself. */
 export const ResumePoints = z
   .string()
-  .check(z.maxLength(8192), z.regex(/^[0-9a-f-]{36}:(stdout|stderr):\d{1,15}(,[0-9a-f-]{36}:(stdout|stderr):\d{1,15})*$/));
+  .check(
+    z.maxLength(8192),
+    z.regex(/^[0-9a-f-]{36}:(stdout|stderr):\d{1,15}(,[0-9a-f-]{36}:(stdout|stderr):\d{1,15})*$/),
+  );
 /** One line of a followed log; an empty line between two is a sign of life and nothing more.
  *  Server-sent events carry the same object as `data`. */
 export const LogLine = z.union([
