@@ -1,0 +1,24 @@
+/** Rows of the access domain. Times are milliseconds since 1970. */
+export interface AccessTables {
+  access_tokens: {
+    id: string;
+    name: string;
+    role: string;
+    /** SHA-256 of the secret part; 256 random bits need no slow hash. */
+    secret_sha256: Buffer;
+    created_at: number;
+    expires_at: number | null;
+    revoked_at: number | null;
+  };
+  access_join_tokens: {
+    id: string;
+    uses: number;
+    used: number;
+    site: string | null;
+    /** JSON object. */
+    labels: string;
+    created_at: number;
+    expires_at: number;
+    revoked_at: number | null;
+  };
+}

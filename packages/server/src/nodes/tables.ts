@@ -1,0 +1,44 @@
+/** Rows of the nodes domain. Times are milliseconds since 1970, booleans 0 and 1, keys their 32 raw bytes. */
+export interface NodesTables {
+  nodes: {
+    uid: string;
+    /** Unique among nodes that are not retired. */
+    name: string;
+    state: string;
+    maintenance: number;
+    keyless: number;
+    key_id: string | null;
+    public_key: Buffer | null;
+    sealing_key: Buffer | null;
+    site: string | null;
+    /** JSON object, JSON object, JSON array. */
+    labels: string;
+    attrs: string;
+    capabilities: string;
+    version: string | null;
+    os: string | null;
+    kernel: string | null;
+    container_engine: string | null;
+    last_seen: number | null;
+    created_at: number;
+    updated_at: number;
+  };
+  nodes_registrations: {
+    id: string;
+    challenge: Buffer;
+    /** The RegisterInit as validated, JSON: the transcript is rebuilt from it. */
+    init: string;
+    /** 1 when it began under the --dev rule and needs no join token. */
+    tokenless: number;
+    created_at: number;
+    expires_at: number;
+    /** Set by the first good completion; a repeat answers from these. */
+    completed_at: number | null;
+    node_uid: string | null;
+  };
+  nodes_token_nonces: {
+    node_uid: string;
+    nonce: string;
+    expires_at: number;
+  };
+}

@@ -1,0 +1,51 @@
+import type { BodyOf, Endpoint, ParamsOf, QueryOf, ResponseOf } from '@aegis/protocol/endpoint';
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import type { ActorFor } from './actor.ts';
+
+/** A route: an endpoint of the protocol with the function that answers it. Everything around it (who may call, decoding,
+ *  errors, limits) is done by mount.ts from the endpoint's own declaration. */
+
+export interface RouteContext<E extends Endpoint> {
+  readonly params: ParamsOf<E>;
+  readonly query: QueryOf<E>;
+  /** Decoded by the endpoint's schema; the bytes themselves where it says `rawBody`. */
+  readonly body: E extends { rawBody: true } ? Buffer : BodyOf<E>;
+  readonly actor: ActorFor<E['caller']>;
+  /** The bearer credential as sent, for routes that judge it themselves; elsewhere `actor` is all that counts. */
+  readonly bearer: string | undefined;
+  readonly headers: FastifyRequest['headers'];
+  readonly remoteAddress: string;
+  readonly requestId: string;
+  /** Aborted when the caller hangs up, or the server wants waiting answers to end because it stops (see `stopping`). */
+  readonly signal: AbortSignal;
+  /** True once the server is stopping: answer a poll with `retry_after_ms`. */
+  readonly stopping: () => boolean;
+  /** For headers, for another status, and for streams: after `reply.send(stream)` or `reply.hijack()` return the reply itself. */
+  readonly reply: FastifyReply;
+}
+
+export type Answer<E extends Endpoint> = ResponseOf<E> | FastifyReply;
+export type Handler<E extends Endpoint> = (context: RouteContext<E>) => Promise<Answer<E>> | Answer<E>;
+
+export interface RouteOptions {
+  /** Counted against the caller's address and refused with 429 beyond it. */
+  readonly limitedAs?: 'enrolment';
+}
+
+export interface Route extends RouteOptions {
+  readonly endpoint: Endpoint;
+  readonly handler: (context: RouteContext<Endpoint>) => unknown;
+}
+
+/** @throws RangeError for an endpoint that does not say who may call it: deny by default starts here */
+export const route = <const E extends Endpoint>(
+  endpoint: E,
+  handler: Handler<E>,
+  options: RouteOptions = {},
+): Route => {
+  if (!CALLERS.has(endpoint.caller)) throw new RangeError(`the endpoint '${endpoint.id}' does not declare its caller`);
+  // Safe: mount.ts decodes by this very endpoint before it calls this very handler.
+  return { endpoint, handler: handler as unknown as Route['handler'], ...options };
+};
+
+const CALLERS: ReadonlySet<string> = new Set(['anyone', 'viewer', 'operator', 'admin', 'node']);

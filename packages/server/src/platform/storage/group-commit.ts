@@ -1,0 +1,149 @@
+import { AegisError } from '@aegis/protocol/errors';
+import type { FaultPoints } from '@aegis/protocol/fault-points';
+import { CompiledQuery, type ControlledTransaction, type Kysely, type Transaction } from 'kysely';
+import { asUnavailable } from './failures.ts';
+import type { StorageKind } from './storage.ts';
+
+/** Group commit: while one transaction runs, further works queue, and the next transaction takes them together, so that many
+ *  share one fsync. Each has its own savepoint; one that throws is undone and rejected alone. */
+
+export interface GroupCommitLimits {
+  /** Works that one transaction takes at most: bounds how long the first of them waits for the last. */
+  batch: number;
+  /** Works that may wait; one more is refused with 503. */
+  queue: number;
+}
+export const GROUP_COMMIT_LIMITS: GroupCommitLimits = { batch: 256, queue: 4096 };
+
+interface QueuedWork<DB> {
+  label: string;
+  run: (tx: Transaction<DB>) => Promise<unknown>;
+  resolve: (value: unknown) => void;
+  reject: (reason: unknown) => void;
+}
+type Outcome = { value: unknown } | { error: unknown };
+
+const SAVEPOINT = CompiledQuery.raw('savepoint work');
+/** From one work to the next, in as few round trips as the database allows. */
+const NEXT_WORK = {
+  sqlite: [CompiledQuery.raw('release savepoint work'), SAVEPOINT],
+  postgres: [CompiledQuery.raw('release savepoint work; savepoint work')],
+} as const satisfies Record<StorageKind, readonly CompiledQuery[]>;
+const ROLLBACK_WORK = CompiledQuery.raw('rollback to savepoint work');
+
+export interface GroupCommit<DB> {
+  write<T>(label: string, work: (tx: Transaction<DB>) => Promise<T>): Promise<T>;
+  /** Refuses further works and resolves when the queued ones are done. */
+  drain(): Promise<void>;
+}
+
+export const groupCommit = <DB>(
+  database: { kind: StorageKind; writer: Kysely<DB> },
+  faults: FaultPoints,
+  limits: GroupCommitLimits = GROUP_COMMIT_LIMITS,
+): GroupCommit<DB> => {
+  let queue: QueuedWork<DB>[] = [];
+  let loop: Promise<void> | null = null;
+  let closed = false;
+
+  const runQueue = async (): Promise<void> => {
+    while (queue.length > 0) {
+      // One turn of the event loop: the requests that are readable now join this transaction instead of the next.
+      await new Promise((resolve) => setImmediate(resolve));
+      const batch = queue.slice(0, limits.batch);
+      queue = queue.slice(limits.batch);
+      await commitBatch(database, batch, faults);
+    }
+    loop = null;
+  };
+
+  return {
+    write: <T>(label: string, work: (tx: Transaction<DB>) => Promise<T>) =>
+      new Promise<T>((resolve, reject) => {
+        if (closed) return reject(refused('The server is stopping. Send the request again in a few seconds.'));
+        if (queue.length >= limits.queue)
+          return reject(refused('The server has more to store than it can at the moment. Send the request again.'));
+        queue.push({ label, run: work, resolve: resolve as (value: unknown) => void, reject });
+        loop ??= runQueue();
+      }),
+    drain: async () => {
+      closed = true;
+      await loop;
+    },
+  };
+};
+
+const refused = (message: string) => new AegisError('http.unavailable', message, { retryAfterSec: 1 });
+
+/** Never rejects: each work's own promise tells. */
+const commitBatch = async <DB>(
+  { kind, writer }: { kind: StorageKind; writer: Kysely<DB> },
+  batch: readonly QueuedWork<DB>[],
+  faults: FaultPoints,
+): Promise<void> => {
+  let tx: ControlledTransaction<DB> | undefined;
+  let outcomes: Outcome[];
+  try {
+    tx = await writer.startTransaction().execute();
+    outcomes = batch.length === 1 ? [await runAlone(tx, batch)] : await runWithSavepoints(tx, batch, NEXT_WORK[kind]);
+    for (const { label } of batch) faults.at(`server.before-commit.${label}`);
+    // A commit that fails may yet have happened (the connection broke before the answer): reported as failed, the sender
+    // sends again, and what is stored twice is stored once.
+    await tx.commit().execute();
+    for (const { label } of batch) faults.at(`server.after-commit.${label}`);
+  } catch (error) {
+    await abandon(tx);
+    const reason = asUnavailable(error);
+    for (const work of batch) work.reject(reason);
+    return;
+  }
+  batch.forEach((work, at) => {
+    const outcome = outcomes[at];
+    if (outcome && 'value' in outcome) work.resolve(outcome.value);
+    else work.reject(asUnavailable(outcome?.error));
+  });
+};
+
+/** A single work needs no savepoint: its failure is the transaction's. */
+const runAlone = async <DB>(tx: Transaction<DB>, [work]: readonly QueuedWork<DB>[]): Promise<Outcome> => ({
+  value: await work?.run(tx),
+});
+
+/** @throws what made the transaction itself unusable (a full disk, a broken connection): then no work counts */
+const runWithSavepoints = async <DB>(
+  tx: Transaction<DB>,
+  batch: readonly QueuedWork<DB>[],
+  nextWork: readonly CompiledQuery[],
+): Promise<Outcome[]> => {
+  const outcomes: Outcome[] = [];
+  await tx.executeQuery(SAVEPOINT);
+  for (const [at, work] of batch.entries()) {
+    try {
+      outcomes.push({ value: await work.run(tx) });
+      if (at === batch.length - 1) break;
+      for (const statement of nextWork) await tx.executeQuery(statement);
+    } catch (error) {
+      outcomes[at] = { error };
+      // The savepoint survives going back to it: the next work uses it as it is.
+      await tx.executeQuery(ROLLBACK_WORK).catch((cause: unknown) => {
+        throw lostTransaction(error, cause);
+      });
+    }
+  }
+  return outcomes;
+};
+
+/** What broke the transaction is told by the first error; that the savepoint is gone only follows from it. */
+const lostTransaction = (error: unknown, cause: unknown): unknown => {
+  const first = asUnavailable(error);
+  return first instanceof AegisError && first.code === 'http.unavailable' ? first : cause;
+};
+
+const abandon = async <DB>(tx: ControlledTransaction<DB> | undefined): Promise<void> => {
+  if (!tx || tx.isCommitted || tx.isRolledBack) return;
+  // SQLite may have rolled back by itself and a broken connection cannot: either way nothing of it stays.
+  await tx
+    .rollback()
+    .execute()
+    .catch(() => undefined);
+};

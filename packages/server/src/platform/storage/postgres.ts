@@ -1,0 +1,107 @@
+import type { FaultPoints } from '@aegis/protocol/fault-points';
+import { Kysely, PostgresDialect, type PostgresPool, type PostgresPoolClient, sql } from 'kysely';
+import pg from 'pg';
+import { asUnavailable } from './failures.ts';
+import { type GroupCommitLimits, groupCommit } from './group-commit.ts';
+import type { Storage } from './storage.ts';
+
+/** PostgreSQL: a pool for reads and one connection for the group commits. A broken connection is thrown away and the next use
+ *  makes a new one, so a restarted server is nothing to recover from. */
+
+const STATEMENTS_NAMED = 500;
+
+export const openPostgres = <DB>(options: {
+  url: string;
+  faults: FaultPoints;
+  limits?: GroupCommitLimits;
+  readers?: number;
+  onConnectionError?: (error: Error) => void;
+}): { storage: Storage<DB>; writer: Kysely<DB> } => {
+  const connect = (name: string, max: number, settings: string) => {
+    const pool = new pg.Pool({
+      connectionString: options.url,
+      application_name: name,
+      max,
+      options: settings,
+      connectionTimeoutMillis: 5000,
+      idleTimeoutMillis: 60_000,
+      keepAlive: true,
+      types,
+    });
+    // An idle connection that breaks is no failure of any request; the pool has dropped it already.
+    pool.on('error', (error) => options.onConnectionError?.(error));
+    return new Kysely<DB>({ dialect: new PostgresDialect({ pool: withNamedStatements(pool) }) });
+  };
+  const read = connect('aegis-read', options.readers ?? 8, '-c statement_timeout=30s');
+  const writer = connect(
+    'aegis-write',
+    1,
+    '-c synchronous_commit=on -c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s',
+  );
+  const group = groupCommit({ kind: 'postgres', writer }, options.faults, options.limits);
+  return {
+    writer,
+    storage: {
+      kind: 'postgres',
+      read,
+      write: group.write,
+      ping: async () => {
+        try {
+          await sql`select 1`.execute(read);
+          await group.write('ping', (tx) => sql`select 1`.execute(tx));
+        } catch (error) {
+          throw asUnavailable(error);
+        }
+      },
+      maintain: async () => undefined, // autovacuum does it
+      close: async () => {
+        await group.drain();
+        await Promise.all([read.destroy(), writer.destroy()]);
+      },
+    },
+  };
+};
+
+const INT8 = 20;
+const NUMERIC = 1700; // what sum() of int8 gives
+/** Counts, sizes and milliseconds stay far below 2^53: numbers, as SQLite gives them. */
+const types = {
+  getTypeParser: ((id: number, format?: 'text' | 'binary') =>
+    id === INT8 || id === NUMERIC ? Number : pg.types.getTypeParser(id, format as 'text')) as typeof pg.types.getTypeParser,
+};
+
+/** A named statement is parsed and planned once per connection. Names are given to the first texts that come; there are few. */
+const withNamedStatements = (pool: pg.Pool): PostgresPool => {
+  const names = new Map<string, string>();
+  const nameOf = (text: string): string | undefined => {
+    const known = names.get(text);
+    if (known || names.size >= STATEMENTS_NAMED) return known;
+    const name = `aegis_${names.size}`;
+    names.set(text, name);
+    return name;
+  };
+  const wrapped = new WeakMap<pg.PoolClient, PostgresPoolClient>();
+  const wrap = (client: pg.PoolClient): PostgresPoolClient => {
+    const query = async (text: unknown, values?: readonly unknown[]) => {
+      if (typeof text !== 'string') throw new Error('queries are not streamed: read in pages');
+      const parameters = [...(values ?? [])];
+      const name = parameters.length > 0 ? nameOf(text) : undefined;
+      return client.query({ text, values: parameters, ...(name ? { name } : {}) });
+    };
+    // Only the form of query() that Kysely uses without a cursor.
+    return { query, release: (destroy?: boolean) => client.release(destroy) } as unknown as PostgresPoolClient;
+  };
+  return {
+    options: pool.options,
+    end: () => pool.end(),
+    connect: async () => {
+      const client = await pool.connect();
+      let known = wrapped.get(client);
+      if (!known) {
+        known = wrap(client);
+        wrapped.set(client, known);
+      }
+      return known;
+    },
+  };
+};

@@ -1,0 +1,24 @@
+/** platform/storage: the server's one database, SQLite or PostgreSQL, behind one interface. Repositories call it.
+ *  Invariant: a promise that `write` gave resolves only after its transaction is durable; works that share a commit fail alone.
+ *  It must not know a domain: tables and migrations come in from outside. */
+import type { Kysely, Transaction } from 'kysely';
+
+export type StorageKind = 'sqlite' | 'postgres';
+
+export interface Storage<DB> {
+  readonly kind: StorageKind;
+  /** Reads outside any transaction; each statement sees what was committed when it began. */
+  readonly read: Kysely<DB>;
+  /** Runs `work` in a transaction that it may share with others (group commit), and resolves once that is durable.
+   *  `work` must do nothing but database calls on `tx`, await each of them, and let SQL errors through: after one, PostgreSQL
+   *  refuses the rest of the work (use `onConflict` instead of catching). When it throws, only its own changes are undone.
+   *  @throws AegisError http.unavailable (503) when the queue is full, the disk is, or the database cannot be reached or a
+   *  commit's outcome is unknown: the caller may send the same again */
+  write<T>(label: string, work: (tx: Transaction<DB>) => Promise<T>): Promise<T>;
+  /** Answers whether the database works, for health. @throws AegisError http.unavailable */
+  ping(): Promise<void>;
+  /** Housekeeping that the database does not do by itself; called now and then by a loop, never while a request waits. */
+  maintain(): Promise<void>;
+  /** Finishes what is queued, refuses what comes, closes the connections. */
+  close(): Promise<void>;
+}
