@@ -1,0 +1,153 @@
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { type BadNetwork, startBadNetwork } from '../faults/bad-network.ts';
+import { type ManagedProcess, managedProcess } from '../faults/process.ts';
+import { waitFor } from '../faults/wait.ts';
+import { type Api, apiOf } from './api.ts';
+import { endExecutionsBelow } from './leftovers.ts';
+
+/** A fleet of real processes (one server, its daemons, a bad network between them) in temporary folders on loopback. */
+export interface Fleet extends AsyncDisposable {
+  readonly folder: string;
+  readonly url: string;
+  readonly server: ManagedProcess;
+  readonly nodes: readonly FleetNode[];
+  readonly network: BadNetwork;
+  readonly api: Api;
+  /** An admin token of this server. */
+  readonly token: string;
+}
+
+export interface FleetNode {
+  readonly name: string;
+  readonly dataDir: string;
+  readonly daemon: ManagedProcess;
+}
+
+export interface FleetOptions {
+  nodes?: number;
+  databaseUrl?: string;
+  seed?: number;
+  serverFlags?: readonly string[];
+  daemonFlags?: readonly string[];
+  /** Where a node's data lies, e.g. on a small file system. */
+  dataDirOf?: (name: string) => string;
+  env?: Readonly<Record<string, string>>;
+  /** Leave the daemons for the test to start. */
+  startDaemons?: boolean;
+}
+
+export const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
+export const aegis = join(root, 'bin', 'aegis');
+
+export const freePort = (): Promise<number> =>
+  new Promise((resolve, reject) => {
+    const probe = createServer();
+    probe.once('error', reject);
+    probe.listen(0, '127.0.0.1', () => {
+      const address = probe.address();
+      probe.close(() =>
+        address && typeof address === 'object' ? resolve(address.port) : reject(new Error('no port')),
+      );
+    });
+  });
+
+/** Only what a program needs: nothing that a person has set may reach it. */
+export const cleanEnv = (home: string, more: Readonly<Record<string, string>> = {}): Record<string, string> => ({
+  PATH: process.env.PATH ?? '/usr/bin:/bin',
+  HOME: home,
+  LANG: 'C.UTF-8',
+  ...more,
+});
+
+export const startFleet = async (options: FleetOptions = {}): Promise<Fleet> => {
+  const folder = mkdtempSync(join(tmpdir(), 'aegis-fleet-'));
+  const env = cleanEnv(folder, options.env);
+  const serverData = join(folder, 'server');
+  const port = await freePort();
+  const url = `http://127.0.0.1:${port}`;
+  const database = options.databaseUrl ? { DATABASE_URL: options.databaseUrl } : {};
+  const offline = (...args: string[]) =>
+    execFileSync(aegis, ['server', ...args, '--data-dir', serverData], {
+      encoding: 'utf8',
+      env: { ...env, ...database },
+    }).trim();
+  offline('init');
+  const token = offline('token', '--role', 'admin');
+  const server = managedProcess(
+    'the server',
+    [
+      aegis,
+      'server',
+      'start',
+      '--data-dir',
+      serverData,
+      '--listen',
+      `127.0.0.1:${port}=all`,
+      '--json',
+      ...(options.serverFlags ?? []),
+    ],
+    join(folder, 'server.log'),
+    { ...env, ...database },
+  );
+  await server.start();
+  const network = await startBadNetwork(url, options.seed ?? 1);
+  const joinToken = offline('join-token', '--ttl', '1h', '--uses', String(options.nodes ?? 1));
+
+  const nodes = Array.from({ length: options.nodes ?? 1 }, (_, index): FleetNode => {
+    const name = `web-${index + 1}`;
+    const dataDir = options.dataDirOf?.(name) ?? join(folder, name);
+    mkdirSync(dataDir, { recursive: true, mode: 0o700 });
+    const daemon = managedProcess(
+      name,
+      [
+        aegis,
+        'daemon',
+        'start',
+        '--data-dir',
+        dataDir,
+        '--server',
+        network.url,
+        '--name',
+        name,
+        '--json',
+        ...(options.daemonFlags ?? []),
+      ],
+      join(folder, `${name}.log`),
+      { ...env, AEGIS_JOIN_TOKEN: joinToken },
+    );
+    return { name, dataDir, daemon };
+  });
+  if (options.startDaemons !== false) await Promise.all(nodes.map(({ daemon }) => daemon.start()));
+
+  const api = apiOf(url, () => token);
+  if (options.startDaemons !== false)
+    await waitFor('every node to be online', async () => {
+      const { body } = await api.call('GET', '/api/v1/agents?limit=1000');
+      return (
+        (body as { agents: { status: string }[] }).agents.filter((node) => node.status === 'online').length ===
+        nodes.length
+      );
+    });
+
+  return {
+    folder,
+    url,
+    server,
+    nodes,
+    network,
+    api,
+    token,
+    [Symbol.asyncDispose]: async () => {
+      await Promise.all(nodes.map(({ daemon }) => daemon[Symbol.asyncDispose]()));
+      await network[Symbol.asyncDispose]();
+      await server[Symbol.asyncDispose]();
+      await Promise.all(nodes.map(({ dataDir }) => endExecutionsBelow(dataDir)));
+      if (!process.env.AEGIS_KEEP) rmSync(folder, { recursive: true, force: true });
+    },
+  };
+};
