@@ -67,7 +67,9 @@ const NUMERIC = 1700; // what sum() of int8 gives
 /** Counts, sizes and milliseconds stay far below 2^53: numbers, as SQLite gives them. */
 const types = {
   getTypeParser: ((id: number, format?: 'text' | 'binary') =>
-    id === INT8 || id === NUMERIC ? Number : pg.types.getTypeParser(id, format as 'text')) as typeof pg.types.getTypeParser,
+    id === INT8 || id === NUMERIC
+      ? Number
+      : pg.types.getTypeParser(id, format as 'text')) as typeof pg.types.getTypeParser,
 };
 
 /** A named statement is parsed and planned once per connection. Names are given to the first texts that come; there are few. */

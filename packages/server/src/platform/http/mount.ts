@@ -1,0 +1,256 @@
+import type { IncomingHttpHeaders } from 'node:http';
+import { type Caller, type Role, roleAllows } from '@aegis/protocol/access/roles';
+import type { Door } from '@aegis/protocol/endpoint';
+import { AegisError, errorBody, httpStatusOf } from '@aegis/protocol/errors';
+import type { FaultPoints } from '@aegis/protocol/fault-points';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { Log } from '../log.ts';
+import type { Actor } from './actor.ts';
+import { decode } from './decode.ts';
+import { asShown } from './failures.ts';
+import { parseJsonBody, unpackBody } from './json-body.ts';
+import type { RateLimiter } from './rate-limit.ts';
+import type { Route, RouteContext } from './route.ts';
+
+/** Mounts routes on a Fastify instance: who may call is settled before a byte of the body is read, then decoding by the
+ *  endpoint's schemas, then the handler, then the answer. Nothing gets past without all four. */
+
+/** What authentication may look at. */
+export interface RequestFacts {
+  readonly method: string;
+  readonly headers: IncomingHttpHeaders;
+  /** Names and values as sent, repeated ones included. */
+  readonly rawHeaders: readonly string[];
+  readonly remoteAddress: string;
+}
+/** The caller, or null when the request carries no credential.
+ *  @throws AegisError access.unauthenticated for a credential that is not good */
+export type Authenticate = (request: RequestFacts) => Promise<Actor | null>;
+
+export interface MountOptions {
+  authenticate: Authenticate;
+  faults: FaultPoints;
+  log: Log;
+  limits: { enrolment: RateLimiter; failedAuth: RateLimiter };
+  /** Aborted when the server begins to stop. */
+  stopping: AbortSignal;
+  tls: boolean;
+}
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    route?: Route;
+  }
+  interface FastifyRequest {
+    actor: Actor | null;
+  }
+}
+
+const JSON_TYPE = 'application/json; charset=utf-8';
+const RETRY_WHILE_STOPPING_SEC = 2;
+
+export const mountRoutes = (app: FastifyInstance, routes: readonly Route[], options: MountOptions): void => {
+  app.decorateRequest('actor', null);
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, body, done) => done(null, body));
+  app.addHook('onRequest', async (request, reply) => {
+    setCommonHeaders(request, reply, options.tls);
+    const { route } = request.routeOptions.config;
+    if (route) request.actor = await admit(route, request, options);
+  });
+  app.addHook('onResponse', async (request) => {
+    const { route } = request.routeOptions.config;
+    if (route) options.faults.at(`server.after-answer.${route.endpoint.id}`);
+  });
+  app.setErrorHandler((error, request, reply) => answerError(error, request, reply, options.log));
+  app.setNotFoundHandler((request) => refuseUnknown(request, routes));
+  for (const route of routes) {
+    app.route({
+      method: route.endpoint.method,
+      url: route.endpoint.path.replace(/\{(\w+)\}/g, ':$1'),
+      exposeHeadRoute: route.endpoint.door === 'every', // elsewhere a HEAD would poll, stream or count like the GET
+      config: { route },
+      handler: (request, reply) => answer(route, request, reply, options),
+    });
+  }
+};
+
+export const servedAt = (routes: readonly Route[], doors: readonly (Door | 'all')[]): Route[] =>
+  routes.filter(({ endpoint: { door } }) => door === 'every' || doors.includes('all') || doors.includes(door));
+
+const setCommonHeaders = (request: FastifyRequest, reply: FastifyReply, tls: boolean): void => {
+  reply.headers({
+    'x-request-id': request.id,
+    'cache-control': 'no-store',
+    'content-security-policy': "default-src 'none'; frame-ancestors 'none'",
+    'referrer-policy': 'no-referrer',
+    'x-content-type-options': 'nosniff',
+  });
+  if (tls) reply.header('strict-transport-security', 'max-age=31536000');
+};
+
+/** @returns the caller. @throws AegisError when this caller may not call this route, or not now */
+const admit = async (route: Route, request: FastifyRequest, options: MountOptions): Promise<Actor | null> => {
+  if (options.stopping.aborted)
+    throw new AegisError('http.unavailable', 'The server is stopping. Send the request again in a few seconds.', {
+      retryAfterSec: RETRY_WHILE_STOPPING_SEC,
+    });
+  if (route.limitedAs) limit(options.limits[route.limitedAs], request.ip);
+  const { caller } = route.endpoint;
+  try {
+    const actor = await options.authenticate({
+      method: request.method,
+      headers: request.headers,
+      rawHeaders: request.raw.rawHeaders,
+      remoteAddress: request.ip,
+    });
+    return permitted(actor, caller);
+  } catch (error) {
+    if (!(error instanceof AegisError) || error.code !== 'access.unauthenticated') throw error;
+    if (caller === 'anyone') return null;
+    limit(options.limits.failedAuth, request.ip);
+    throw error;
+  }
+};
+
+const limit = (limiter: RateLimiter, address: string): void => {
+  const retryAfterSec = limiter.take(address);
+  if (retryAfterSec > 0)
+    throw new AegisError('http.rate_limited', `Too many requests. Try again in ${retryAfterSec} s.`, { retryAfterSec });
+};
+
+const permitted = (actor: Actor | null, caller: Caller): Actor | null => {
+  if (caller === 'anyone') return actor;
+  if (!actor || (actor.kind === 'dev' && caller === 'node'))
+    throw new AegisError('access.unauthenticated', unauthenticatedSentence(caller));
+  const allowed = actor.kind === 'node' ? caller === 'node' : caller !== 'node' && roleAllows(actor.role, caller);
+  if (!allowed) throw new AegisError('access.forbidden', forbiddenSentence(actor, caller));
+  return actor;
+};
+const unauthenticatedSentence = (caller: Caller): string =>
+  caller === 'node'
+    ? 'This needs a node token as Bearer. Enrol the node to get one.'
+    : "This needs an operator token as Bearer. Make one with 'aegis server token'.";
+const forbiddenSentence = (actor: Actor, caller: Exclude<Caller, 'anyone'>): string => {
+  if (actor.kind === 'node') return 'A node may not call this: it is for operators.';
+  if (caller === 'node') return 'Only a node may call this, with its own token.';
+  return `This needs the role '${caller satisfies Role}'; the token has '${actor.role}'.`;
+};
+
+const answer = async (
+  route: Route,
+  request: FastifyRequest,
+  reply: FastifyReply,
+  options: MountOptions,
+): Promise<FastifyReply> => {
+  const { endpoint } = route;
+  const context: RouteContext<typeof endpoint> = {
+    params: (endpoint.params ? decode(endpoint.params, request.params, 'path') : undefined) as never,
+    query: (endpoint.query ? decode(endpoint.query, request.query, 'query') : undefined) as never,
+    body: (await decodedBody(route, request)) as never,
+    actor: request.actor as never, // permitted() has checked it against the endpoint's caller
+    bearer: bearerOf(request.headers),
+    headers: request.headers,
+    remoteAddress: request.ip,
+    requestId: request.id,
+    get signal() {
+      return signalOf(reply, options.stopping);
+    },
+    stopping: () => options.stopping.aborted,
+    reply,
+  };
+  const result = await route.handler(context);
+  options.faults.at(`server.before-answer.${endpoint.id}`);
+  if (result === reply) return reply;
+  if (options.stopping.aborted) reply.header('connection', 'close');
+  if (endpoint.status && reply.statusCode === 200) reply.code(endpoint.status);
+  return result === undefined
+    ? reply.code(204).send()
+    : reply.header('content-type', JSON_TYPE).send(JSON.stringify(result));
+};
+
+const decodedBody = async ({ endpoint }: Route, request: FastifyRequest): Promise<unknown> => {
+  if (!endpoint.body && !endpoint.rawBody) return undefined;
+  const sent = Buffer.isBuffer(request.body) ? request.body : Buffer.alloc(0);
+  requireType(request.headers['content-type'], endpoint.rawBody ? RAW_TYPE : /^application\/json$/i, sent.length);
+  const body = await unpackBody(sent, request.headers['content-encoding']);
+  if (endpoint.rawBody) return body;
+  return endpoint.body ? decode(endpoint.body, parseJsonBody(body), 'body') : undefined;
+};
+
+const RAW_TYPE = /^application\/octet-stream$/i;
+const requireType = (header: string | undefined, wanted: RegExp, length: number): void => {
+  if (header === undefined && length === 0) return;
+  const [type = '', ...parameters] = (header ?? '').split(';').map((part) => part.trim());
+  const charset = parameters.find((part) => /^charset=/i.test(part));
+  if (wanted.test(type) && (!charset || /^charset="?utf-?8"?$/i.test(charset))) return;
+  throw new AegisError(
+    'http.unsupported_media_type',
+    wanted === RAW_TYPE
+      ? 'Send the bytes as application/octet-stream.'
+      : 'Send the body as application/json (Content-Type), in UTF-8.',
+  );
+};
+
+export const bearerOf = (headers: IncomingHttpHeaders): string | undefined =>
+  /^Bearer +([\x21-\x7e]+) *$/i.exec(headers.authorization ?? '')?.[1];
+
+/** Made only for the few handlers that wait or stream. */
+const signalOf = (reply: FastifyReply, stopping: AbortSignal): AbortSignal => {
+  const controller = new AbortController();
+  const abort = () => controller.abort();
+  if (stopping.aborted || reply.raw.closed) abort();
+  stopping.addEventListener('abort', abort, { once: true });
+  reply.raw.once('close', () => {
+    stopping.removeEventListener('abort', abort);
+    abort();
+  });
+  return controller.signal;
+};
+
+const answerError = (error: unknown, request: FastifyRequest, reply: FastifyReply, log: Log): FastifyReply => {
+  const shown = asShown(error);
+  const status = httpStatusOf(shown.code);
+  if (status >= 500)
+    log.error(
+      {
+        request_id: request.id,
+        method: request.method,
+        path: pathOf(request),
+        code: shown.code,
+        err: shown.cause ?? shown,
+      },
+      shown.message,
+    );
+  else
+    log.debug(
+      { request_id: request.id, method: request.method, path: pathOf(request), code: shown.code },
+      shown.message,
+    );
+  if (shown.retryAfterSec !== undefined) reply.header('retry-after', String(shown.retryAfterSec));
+  if (status === 401) reply.header('www-authenticate', 'Bearer');
+  if (status === 413) reply.header('connection', 'close'); // the rest of the body is not read
+  return reply
+    .code(status)
+    .header('content-type', JSON_TYPE)
+    .send(JSON.stringify(errorBody(shown, request.id)));
+};
+
+/** Without the query, which may hold what a caller did not mean for a log. */
+const pathOf = (request: FastifyRequest): string => request.url.split('?', 1)[0] ?? '';
+
+/** @throws always: 405 for a path that other methods have, else 404 */
+const refuseUnknown = (request: FastifyRequest, routes: readonly Route[]): never => {
+  const path = pathOf(request);
+  const methods = routes
+    .filter(({ endpoint }) => patternOf(endpoint.path).test(path))
+    .map(({ endpoint }) => endpoint.method);
+  if (methods.length === 0)
+    throw new AegisError('http.not_found', 'There is nothing at this path. See /openapi.json for what there is.');
+  const allowed = [...new Set(methods)].join(', ');
+  throw new AegisError('http.method_not_allowed', `This path takes ${allowed}, not ${request.method}.`, {
+    details: { allow: allowed },
+  });
+};
+const patternOf = (path: string): RegExp =>
+  new RegExp(`^${path.replace(/[.*+?^$()|[\]\\]/g, '\\$&').replace(/\{\w+\}/g, '[^/]+')}$`);
