@@ -1,0 +1,116 @@
+import { createHash } from 'node:crypto';
+import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { waitFor } from '../faults/wait.ts';
+import type { Run } from '../fleet/api.ts';
+import { type Fleet, startFleet } from '../fleet/fleet.ts';
+
+/** Every commit and every send of one command's life is a point at which server or daemon dies, by `kill -9` of itself. The points
+ *  are not listed here: a first life records each that it passes, so a new commit or send is covered the day it is written. */
+
+type Side = 'server' | 'daemon';
+
+/** Enough on stdout to travel by itself, a little on stderr, over some 300 ms; a second start would show in the marker. */
+const life = (fleet: Fleet, name: string) => {
+  const marker = join(fleet.folder, `started-${name}`);
+  const script = `echo x >> ${marker}; seq 1 20000; echo between >&2; sleep 0.2; seq 20001 40000; exit 3`;
+  const stdout = Array.from({ length: 40_000 }, (_, index) => `${index + 1}\n`).join('');
+  return { marker, script, stdout: createHash('sha256').update(stdout).digest('hex') };
+};
+
+/** As a careful client does: the same idempotency key until there is an answer. */
+const submit = async (fleet: Fleet, script: string, key: string): Promise<Run> => {
+  let run: Run | null = null;
+  await waitFor('the command to be accepted', async () => {
+    if (!fleet.server.running) await fleet.server.start();
+    run = await fleet.api
+      .submit({
+        targets: 'web-1',
+        output_limit_bytes: 0,
+        command_type: 'RunCommand',
+        payload: { cmd: script },
+        idempotency_key: key,
+      })
+      .catch(() => null);
+    return run !== null;
+  });
+  if (!run) throw new Error('not submitted');
+  return run;
+};
+
+const processOf = (fleet: Fleet, side: Side) => {
+  const process = side === 'server' ? fleet.server : fleet.nodes[0]?.daemon;
+  if (!process) throw new Error(`no ${side}`);
+  return process;
+};
+
+const restartWith = async (fleet: Fleet, side: Side, env: Record<string, string>): Promise<void> => {
+  await processOf(fleet, side).kill9();
+  await processOf(fleet, side).start(env);
+};
+
+const pointsOfOneLife = async (fleet: Fleet, side: Side): Promise<string[]> => {
+  const trace = join(fleet.folder, `trace-${side}`);
+  await restartWith(fleet, side, { AEGIS_CRASH_TRACE: trace });
+  const before = existsSync(trace) ? readFileSync(trace, 'utf8').split('\n').length - 1 : 0;
+  const { script } = life(fleet, `trace-${side}`);
+  const run = await submit(fleet, script, `trace-${side}`);
+  await run.finished();
+  await waitFor('the daemon to have forgotten the execution', () => executionsOnDisk(fleet) === 0);
+  return readFileSync(trace, 'utf8')
+    .split('\n')
+    .slice(before)
+    .filter((line) => line !== '');
+};
+
+const executionsOnDisk = (fleet: Fleet): number => {
+  const folder = join(fleet.nodes[0]?.dataDir ?? '', 'executions');
+  return existsSync(folder) ? readdirSync(folder).length : 0;
+};
+
+test.each(['daemon', 'server'] as Side[])(
+  'the %s dies at each commit and each send',
+  async (side) => {
+    await using fleet = await startFleet();
+    const points = await pointsOfOneLife(fleet, side);
+    const names = new Set(points.map((point) => point.replace(/#\d+$/, '')));
+    // A life has at least: offer/accept, start, output, final report; each with a commit and a send, before and after.
+    expect(names.size).toBeGreaterThanOrEqual(8);
+    let died = 0;
+    for (const [nth, point] of points.entries()) {
+      const { marker, script, stdout } = life(fleet, `${side}-${nth}`);
+      await restartWith(fleet, side, { AEGIS_CRASH_AT: point });
+      const run = await submit(fleet, script, `${side}-${nth}`);
+      await waitFor(`the end of the command, or ${point}`, async () => {
+        if (!processOf(fleet, side).running) return true;
+        const { state } = await run.command().catch(() => ({ state: 'pending' }));
+        return state !== 'pending' && state !== 'running';
+      });
+      if (!processOf(fleet, side).running) {
+        died++;
+        await processOf(fleet, side).start();
+      }
+      const executions = await run.finished();
+      expect(
+        executions.map(({ attempt, state, exit_code, output_verified, presumed }) => ({
+          attempt,
+          state,
+          exit_code,
+          output_verified,
+          presumed,
+        })),
+        point,
+      ).toEqual([{ attempt: 1, state: 'failed', exit_code: 3, output_verified: true, presumed: false }]);
+      expect({ stdout: (await run.stored('stdout')).sha256, stderr: await run.text('stderr') }, point).toEqual({
+        stdout,
+        stderr: 'between\n',
+      });
+      expect(readFileSync(marker, 'utf8'), point).toBe('x\n');
+      rmSync(marker);
+    }
+    // Counts shift a little between lives (polls, coalesced sends), so the last few points may not come about.
+    expect(died).toBeGreaterThanOrEqual(Math.floor(points.length * 0.8));
+  },
+  900_000,
+);
