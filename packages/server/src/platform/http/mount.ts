@@ -106,8 +106,9 @@ const admit = async (route: Route, request: FastifyRequest, options: MountOption
     });
     return permitted(actor, caller);
   } catch (error) {
-    if (!(error instanceof AegisError) || error.code !== 'access.unauthenticated') throw error;
+    if (!(error instanceof AegisError)) throw error;
     if (caller === 'anyone') return null;
+    if (error.code !== 'access.unauthenticated') throw error;
     limit(options.limits.failedAuth, request.ip);
     throw error;
   }

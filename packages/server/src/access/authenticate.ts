@@ -1,0 +1,28 @@
+import { AegisError } from '@aegis/protocol/errors';
+import type { DevActor, NodeActor } from '../platform/http/actor.ts';
+import { type Authenticate, bearerOf } from '../platform/http/mount.ts';
+import { devRuleAllows } from './dev-rule.ts';
+import type { NodeTokens } from './node-tokens.ts';
+import type { TokensService } from './tokens-service.ts';
+
+const DEV: DevActor = { kind: 'dev', id: 'dev', name: 'dev', role: 'admin' };
+
+/** From a request's credentials to who calls. A credential that is there and wrong is never overlooked, under `--dev` neither. */
+export const authenticator = (parts: {
+  tokens: Pick<TokensService, 'actorOf'>;
+  nodeTokens: NodeTokens;
+  /** The active node of that uid. @throws AegisError nodes.retired, access.unauthenticated */
+  nodeOf: (uid: string) => Promise<NodeActor>;
+  dev: boolean;
+}): Authenticate => {
+  return async (request) => {
+    if (request.headers.authorization === undefined) return parts.dev && devRuleAllows(request) ? DEV : null;
+    const bearer = bearerOf(request.headers);
+    if (bearer?.startsWith('aegis_')) return parts.tokens.actorOf(bearer);
+    if (bearer?.startsWith('eyJ')) return parts.nodeOf(parts.nodeTokens.verify(bearer));
+    throw new AegisError(
+      'access.unauthenticated',
+      'The Authorization header holds no token of this server. Send "Bearer" and an operator or node token.',
+    );
+  };
+};

@@ -1,0 +1,50 @@
+import { AegisError } from '@aegis/protocol/errors';
+import { createSigner, createVerifier } from 'fast-jwt';
+import * as z from 'zod/mini';
+
+/** Node tokens: HS256 JWTs whose subject is the node's uid. They say who calls; whether that node is still active is asked
+ *  of the registry at each request. */
+
+const AUDIENCE = 'aegis-node';
+const Claims = z.object({ sub: z.uuid(), iat: z.int(), exp: z.int() });
+
+export interface NodeTokens {
+  /** The same arguments give the same bytes, so that a repeated enrolment answers as the first did. */
+  issue(uid: string, issuedAtMs: number, ttlSec: number): { token: string; expiresAtMs: number };
+  /** The uid. @throws AegisError access.unauthenticated */
+  verify(token: string): string;
+}
+
+export const nodeTokens = (options: { secret: string; fleet: string; now: () => number }): NodeTokens => {
+  const sign = createSigner({ key: options.secret, algorithm: 'HS256' });
+  const check = createVerifier({
+    key: options.secret,
+    algorithms: ['HS256'],
+    allowedIss: options.fleet,
+    allowedAud: AUDIENCE,
+    requiredClaims: ['sub', 'iat', 'exp'],
+    ignoreExpiration: true, // checked below, by our clock
+    cache: false,
+  });
+  return {
+    issue: (sub, issuedAtMs, ttlSec) => {
+      const iat = Math.floor(issuedAtMs / 1000);
+      const exp = iat + ttlSec;
+      return { token: sign({ iss: options.fleet, aud: AUDIENCE, sub, iat, exp }), expiresAtMs: exp * 1000 };
+    },
+    verify: (token) => {
+      let claims: z.infer<typeof Claims>;
+      try {
+        claims = z.parse(Claims, check(token));
+      } catch (cause) {
+        throw new AegisError('access.unauthenticated', 'This node token is not good. Enrol the node anew.', { cause });
+      }
+      if (claims.exp * 1000 <= options.now())
+        throw new AegisError(
+          'access.unauthenticated',
+          'This node token has expired. Ask for a fresh one (POST /agents/token).',
+        );
+      return claims.sub;
+    },
+  };
+};
