@@ -24,6 +24,18 @@ export const accessRepository = (storage: Storage) => {
       : rows;
   };
   return {
+    /** The fleet that the database belongs to: the first one that asked. */
+    claimFor: (fleet: {
+      fleet: string;
+      root_fingerprint: string;
+    }): Promise<{ root_fingerprint: string; fleet: string }> =>
+      storage.write('access.claim', async (tx) => {
+        const owner = await tx.selectFrom('access_fleet').selectAll().executeTakeFirst();
+        if (owner) return owner;
+        await tx.insertInto('access_fleet').values(fleet).execute();
+        return fleet;
+      }),
+
     addToken: (row: TokenRow) =>
       storage.write('access.add-token', async (tx) => {
         await tx.insertInto('access_tokens').values(row).execute();

@@ -1,5 +1,10 @@
 /** Rows of the access domain. Times are milliseconds since 1970. */
 export interface AccessTables {
+  /** One row: whose database this is. */
+  access_fleet: {
+    fleet: string;
+    root_fingerprint: string;
+  };
   access_tokens: {
     id: string;
     name: string;

@@ -5,6 +5,11 @@ export const migration0001: Migration = {
   name: '0001-access',
   up: async (tx, { blob }) => {
     await tx.schema
+      .createTable('access_fleet')
+      .addColumn('fleet', 'text', (column) => column.primaryKey())
+      .addColumn('root_fingerprint', 'text', (column) => column.notNull())
+      .execute();
+    await tx.schema
       .createTable('access_tokens')
       .addColumn('id', 'text', (column) => column.primaryKey())
       .addColumn('name', 'text', (column) => column.notNull())

@@ -26,7 +26,7 @@ const columnTypes = (kind: StorageKind): ColumnTypes =>
     ? { kind, blob: 'blob', orderedText: sql`text` }
     : { kind, blob: 'bytea', orderedText: sql`text collate "C"` };
 
-interface MigrationsTable {
+export interface MigrationsTable {
   migrations: { number: number; name: string; applied_at: number };
 }
 

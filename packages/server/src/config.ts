@@ -1,0 +1,272 @@
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { AegisError } from '@aegis/protocol/errors';
+import { parse as parseToml } from 'smol-toml';
+import * as z from 'zod/mini';
+import { isLoopbackHost, parseListen } from './listen-address.ts';
+
+/** The server's configuration: flags over environment over a TOML file over defaults. Each key is written once, in `KEYS`. */
+
+type Kind = 'text' | 'number' | 'boolean' | 'list';
+interface Key<S extends z.ZodMiniType> {
+  schema: S;
+  kind: Kind;
+  /** What is allowed, for the message of a refusal. */
+  allowed: string;
+  fallback: unknown;
+  secret?: true;
+  /** Names beside AEGIS_<KEY>: the seeds' own. */
+  env?: readonly string[];
+}
+
+const key = <S extends z.ZodMiniType>(
+  kind: Kind,
+  schema: S,
+  allowed: string,
+  fallback: z.infer<S>,
+  more: Pick<Key<S>, 'secret' | 'env'> = {},
+): Key<S> => ({ kind, schema, allowed, fallback, ...more });
+const whole = (least: number, most: number, fallback: number) =>
+  key('number', z.int().check(z.minimum(least), z.maximum(most)), `a whole number from ${least} to ${most}`, fallback);
+const OptionalText = z.nullable(z.string().check(z.minLength(1), z.maxLength(4096)));
+
+const KEYS = {
+  data_dir: key('text', OptionalText, 'a path', null),
+  dev: key('boolean', z.boolean(), 'true or false', false),
+  listen: key('list', z.array(z.string().check(z.refine(parsesAsListen))), 'ADDR:PORT=DOOR[,DOOR], repeated', []),
+  database_url: key(
+    'text',
+    z.nullable(z.string().check(z.regex(/^postgres(ql)?:\/\/\S+$/))),
+    'postgres://USER:PASSWORD@HOST:PORT/NAME',
+    null,
+    { secret: true, env: ['DATABASE_URL'] },
+  ),
+  jwt_signing_secret: key('text', z.nullable(z.string().check(z.minLength(8))), 'at least 8 characters', null, {
+    secret: true,
+    env: ['JWT_SIGNING_SECRET'],
+  }),
+  tls_cert: key('text', OptionalText, 'the path of a PEM file', null),
+  tls_key: key('text', OptionalText, 'the path of a PEM file', null),
+  log_level: key(
+    'text',
+    z.enum(['trace', 'debug', 'info', 'warn', 'error', 'silent']),
+    'trace, debug, info, warn, error or silent',
+    'info',
+  ),
+  log_format: key('text', z.enum(['json', 'pretty']), 'json or pretty', 'json'),
+  stop_timeout_sec: whole(0, 600, 10),
+  'rate_limits.enrolment_burst': whole(1, 1_000_000, 200),
+  'rate_limits.enrolment_per_sec': whole(1, 1_000_000, 20),
+  'rate_limits.failed_auth_burst': whole(1, 1_000_000, 20),
+  'rate_limits.failed_auth_per_sec': whole(1, 1_000_000, 1),
+  'commands.redeliver_after_ms': whole(100, 3_600_000, 5000),
+  'commands.max_in_flight_per_node': whole(1, 10_000, 100),
+  'commands.max_queued_per_node': whole(1, 1_000_000, 10_000),
+  'commands.retention_days': whole(1, 3650, 30),
+  'commands.lost_after_sec': whole(60, 30 * 86_400, 86_400),
+  'nodes.offline_after_sec': whole(2, 86_400, 90),
+  'nodes.degraded_after_sec': whole(1, 86_400, 45),
+  'nodes.token_ttl_sec': whole(60, 30 * 86_400, 86_400),
+  'nodes.keyless': key('boolean', z.boolean(), 'true or false', true),
+  'nodes.keyless_token_ttl_sec': whole(60, 10 * 366 * 86_400, 365 * 86_400),
+} as const;
+type KeyName = keyof typeof KEYS;
+export const CONFIG_KEYS = Object.keys(KEYS) as KeyName[];
+
+type Group<Prefix extends string> = {
+  [K in KeyName as K extends `${Prefix}.${infer Rest}` ? Rest : never]: (typeof KEYS)[K]['schema'];
+};
+const group = <P extends string>(prefix: P): Group<P> =>
+  Object.fromEntries(
+    Object.entries(KEYS).flatMap(([name, { schema }]) =>
+      name.startsWith(`${prefix}.`) ? [[name.slice(prefix.length + 1), schema]] : [],
+    ),
+  ) as Group<P>;
+const plain = Object.fromEntries(
+  Object.entries(KEYS).flatMap(([name, { schema }]) => (name.includes('.') ? [] : [[name, schema]])),
+) as { [K in KeyName as K extends `${string}.${string}` ? never : K]: (typeof KEYS)[K]['schema'] };
+
+export const ServerConfig = z.strictObject({
+  ...plain,
+  rate_limits: z.strictObject(group('rate_limits')),
+  commands: z.strictObject(group('commands')),
+  nodes: z.strictObject(group('nodes')),
+});
+export type ServerConfig = z.infer<typeof ServerConfig>;
+
+export type Origin = 'flag' | 'default' | `env ${string}` | `file ${string}`;
+export type Env = Readonly<Record<string, string | undefined>>;
+export type Flags = Readonly<Record<string, unknown>>;
+
+export const DEFAULT_CONFIG_FILE = '/etc/aegis/server.toml';
+export const DEFAULT_DATA_DIR = '/var/lib/aegis/server';
+
+/** @throws AegisError config.invalid naming key, value (masked if secret), origin and what is allowed */
+export const loadServerConfig = (from: {
+  /** By key, in kebab or snake case; absent or undefined: not given. Keys that are none of the configuration are overlooked. */
+  flags: Flags;
+  env: Env;
+  configFile?: string | undefined;
+}): { config: ServerConfig; origins: Record<string, Origin> } => {
+  const file = readConfigFile(from.configFile);
+  const values: Record<string, unknown> = {};
+  const origins: Record<string, Origin> = {};
+  for (const name of CONFIG_KEYS) {
+    const [given, origin] = fromFlags(name, from.flags) ??
+      fromEnv(name, from.env) ??
+      fromFile(name, file) ?? [KEYS[name].fallback, 'default' as const];
+    origins[name] = origin;
+    values[name] = origin === 'default' ? given : checked(name, given, origin);
+  }
+  const config = z.parse(ServerConfig, nested(values));
+  finish(config, origins);
+  return { config, origins };
+};
+
+/** Key, value and origin of each setting, secrets masked, for `aegis server config`. */
+export const shownConfig = (loaded: { config: ServerConfig; origins: Record<string, Origin> }) =>
+  CONFIG_KEYS.map((name) => {
+    const value = flatValue(loaded.config, name);
+    const definition: Key<z.ZodMiniType> = KEYS[name];
+    return {
+      key: name,
+      value: definition.secret && value !== null ? '(secret)' : value,
+      origin: loaded.origins[name] ?? 'default',
+    };
+  });
+
+type Given = readonly [unknown, Origin] | undefined;
+
+const fromFlags = (name: KeyName, flags: Flags): Given => {
+  const wanted = name.replace('.', '_');
+  const found = Object.entries(flags).find(
+    ([flag, value]) => value !== undefined && flag.replaceAll(/[-.]/g, '_') === wanted,
+  );
+  return found && [found[1], 'flag'];
+};
+
+const fromEnv = (name: KeyName, env: Env): Given => {
+  if (name === 'data_dir') {
+    const base = env.AEGIS_DATA_DIR;
+    return base ? [join(base, 'server'), 'env AEGIS_DATA_DIR'] : undefined;
+  }
+  const definition: Key<z.ZodMiniType> = KEYS[name];
+  for (const variable of [`AEGIS_${name.replace('.', '_').toUpperCase()}`, ...(definition.env ?? [])])
+    if (env[variable]) return [env[variable], `env ${variable}`];
+  return name === 'database_url' && env.DB_HOST ? [urlFromParts(env, env.DB_HOST), 'env DB_HOST'] : undefined;
+};
+
+const urlFromParts = (env: Env, host: string): string => {
+  const part = (text: string | undefined, fallback: string) => encodeURIComponent(text || fallback);
+  const password = env.DB_PASSWORD ? `:${part(env.DB_PASSWORD, '')}` : '';
+  return `postgres://${part(env.DB_USER, 'aegis')}${password}@${host.includes(':') ? `[${host}]` : host}:${part(env.DB_PORT, '5432')}/${part(env.DB_NAME, 'aegis')}`;
+};
+
+interface ConfigFile {
+  path: string;
+  values: Record<string, unknown>;
+}
+
+const fromFile = (name: KeyName, file: ConfigFile | undefined): Given =>
+  file && name in file.values ? [file.values[name], `file ${file.path}`] : undefined;
+
+const readConfigFile = (given: string | undefined): ConfigFile | undefined => {
+  const path = given ?? DEFAULT_CONFIG_FILE;
+  if (given === undefined && !existsSync(path)) return undefined;
+  let document: Record<string, unknown>;
+  try {
+    document = parseToml(readFileSync(path, 'utf8'));
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message.split('\n', 1)[0] : 'it cannot be read';
+    throw new AegisError('config.invalid', `The configuration file ${path} cannot be used: ${why}`, { cause });
+  }
+  const values: Record<string, unknown> = {};
+  for (const [name, value] of Object.entries(document)) {
+    if (typeof value === 'object' && value !== null && !Array.isArray(value))
+      for (const [inner, one] of Object.entries(value)) values[`${name}.${inner}`] = one;
+    else values[name] = value;
+  }
+  for (const name of Object.keys(values))
+    if (!Object.hasOwn(KEYS, name))
+      throw new AegisError(
+        'config.invalid',
+        `${name}: there is no such setting (file ${path}). See 'aegis server config'.`,
+      );
+  return { path, values };
+};
+
+const checked = (name: KeyName, given: unknown, origin: Origin): unknown => {
+  const definition: Key<z.ZodMiniType> = KEYS[name];
+  const result = z.safeParse(definition.schema, typed(definition.kind, given));
+  if (result.success) return result.data;
+  throw refused(name, given, origin, definition.allowed);
+};
+
+const refused = (name: KeyName, given: unknown, origin: Origin, allowed: string): AegisError => {
+  const definition: Key<z.ZodMiniType> = KEYS[name];
+  const shown = definition.secret ? '(secret)' : JSON.stringify(given)?.slice(0, 200);
+  return new AegisError('config.invalid', `${name}: ${shown} (${origin}) is not allowed. Allowed: ${allowed}.`, {
+    details: { key: name, origin, allowed },
+  });
+};
+
+/** Flags and variables are text; what does not read as the kind stays text and is refused by the schema. */
+const typed = (kind: Kind, given: unknown): unknown => {
+  if (kind === 'list') return typeof given === 'string' ? given.split(/[\s;]+/).filter((one) => one !== '') : given;
+  if (typeof given !== 'string') return given;
+  if (kind === 'number') return /^-?\d+$/.test(given.trim()) ? Number(given) : given;
+  if (kind === 'boolean')
+    return given === 'true' || given === '1' ? true : given === 'false' || given === '0' ? false : given;
+  return given;
+};
+
+const nested = (values: Readonly<Record<string, unknown>>): Record<string, unknown> => {
+  const config: Record<string, unknown> = {};
+  for (const [name, value] of Object.entries(values)) {
+    const [first = '', second] = name.split('.');
+    if (second === undefined) config[first] = value;
+    else config[first] = { ...(config[first] as object | undefined), [second]: value };
+  }
+  return config;
+};
+const flatValue = (config: ServerConfig, name: string): unknown => {
+  const [first = '', second] = name.split('.');
+  const value = (config as Record<string, unknown>)[first];
+  return second === undefined ? value : (value as Record<string, unknown>)[second];
+};
+
+const DEV_LISTEN = ['127.0.0.1:8080=all', '127.0.0.1:8083=actions', '127.0.0.1:8090=registry'];
+
+/** Defaults that depend on other keys, and rules that span several. */
+const finish = (config: ServerConfig, origins: Record<string, Origin>): void => {
+  if (config.data_dir === null && !config.dev) config.data_dir = DEFAULT_DATA_DIR; // under --dev: a temporary one
+  if (config.listen.length === 0) config.listen = config.dev ? DEV_LISTEN : ['127.0.0.1:8080=all'];
+  const open = config.dev ? config.listen.find((text) => !isLoopbackHost(parseListen(text).host)) : undefined;
+  if (open !== undefined)
+    throw refused(
+      'listen',
+      open,
+      origins.listen ?? 'default',
+      'under --dev only loopback addresses (127.0.0.1, [::1])',
+    );
+  if ((config.tls_cert === null) !== (config.tls_key === null)) {
+    const missing = config.tls_cert === null ? 'tls_cert' : 'tls_key';
+    throw refused(missing, null, origins[missing] ?? 'default', 'tls_cert and tls_key together, or neither');
+  }
+  if (config.nodes.degraded_after_sec >= config.nodes.offline_after_sec)
+    throw refused(
+      'nodes.degraded_after_sec',
+      config.nodes.degraded_after_sec,
+      origins['nodes.degraded_after_sec'] ?? 'default',
+      `less than nodes.offline_after_sec (${config.nodes.offline_after_sec})`,
+    );
+};
+
+function parsesAsListen(text: string): boolean {
+  try {
+    parseListen(text);
+    return true;
+  } catch {
+    return false; // the refusal names the key and what is allowed
+  }
+}

@@ -1,0 +1,51 @@
+import type { NodeState, NodeStatus } from '@aegis/protocol/nodes/node';
+import type { Clock } from '../platform/clock.ts';
+
+/** Signs of life. Kept in memory and written in groups (presence-loop.ts): a write per poll would be most of the writes. */
+
+export interface PresenceRules {
+  degradedAfterMs: number;
+  offlineAfterMs: number;
+}
+
+export interface Presence {
+  readonly rules: PresenceRules;
+  seen(uid: string): void;
+  /** The latest sign of life: what this process saw, or what is stored. */
+  lastSeen(uid: string, stored: number | null): number | null;
+  statusOf(node: { uid: string; state: NodeState; maintenance: boolean; lastSeen: number | null }): NodeStatus;
+  /** What is not stored yet; the caller stores it, or gives it back. */
+  take(): Map<string, number>;
+  giveBack(unstored: ReadonlyMap<string, number>): void;
+}
+
+export const presence = (rules: PresenceRules, clock: Clock): Presence => {
+  let fresh = new Map<string, number>();
+  const lastSeen = (uid: string, stored: number | null): number | null => {
+    const here = fresh.get(uid);
+    return here === undefined ? stored : Math.max(here, stored ?? here);
+  };
+  return {
+    rules,
+    seen: (uid) => {
+      fresh.set(uid, clock.now());
+    },
+    lastSeen,
+    statusOf: (node) => {
+      if (node.state === 'retired') return 'offline';
+      if (node.maintenance) return 'maintenance';
+      const last = lastSeen(node.uid, node.lastSeen);
+      if (last === null) return 'offline';
+      const age = clock.now() - last;
+      return age > rules.offlineAfterMs ? 'offline' : age > rules.degradedAfterMs ? 'degraded' : 'online';
+    },
+    take: () => {
+      const taken = fresh;
+      fresh = new Map();
+      return taken;
+    },
+    giveBack: (unstored) => {
+      for (const [uid, at] of unstored) if (!fresh.has(uid)) fresh.set(uid, at);
+    },
+  };
+};

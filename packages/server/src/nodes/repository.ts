@@ -1,0 +1,163 @@
+import type { NodeStatus } from '@aegis/protocol/nodes/node';
+import { type Selectable, type SelectQueryBuilder, sql, type Updateable } from 'kysely';
+import { forUpdate } from '../platform/storage/for-update.ts';
+import type { Storage, Tables, Tx } from '../tables.ts';
+import type { NodesTables } from './tables.ts';
+
+export type NodeRow = Selectable<NodesTables['nodes']>;
+
+export interface NodeFilter {
+  site?: string | undefined;
+  os?: string | undefined;
+  container_engine?: string | undefined;
+  capability?: string | undefined;
+  label?: { key: string; value?: string | undefined } | undefined;
+  /** A status, and the last_seen at which online ends and at which offline begins. */
+  status?: { is: NodeStatus; onlineSince: number; degradedSince: number } | undefined;
+}
+
+/** What a selector looks at, for every node at once. */
+const TARGET_COLUMNS = [
+  'uid',
+  'name',
+  'state',
+  'maintenance',
+  'keyless',
+  'key_id',
+  'site',
+  'labels',
+  'capabilities',
+  'os',
+  'container_engine',
+  'last_seen',
+] as const;
+export type TargetRow = Pick<NodeRow, (typeof TARGET_COLUMNS)[number]>;
+
+const NAMES_AT_ONCE = 500; // below SQLite's and PostgreSQL's bounds on parameters
+const UPDATES_AT_ONCE = 500;
+
+/** The SQL of the registry of nodes. Retired nodes are found by uid alone. */
+export const nodesRepository = (storage: Storage) => {
+  const live = () => storage.read.selectFrom('nodes').where('state', '<>', 'retired');
+  const contains = (column: 'labels' | 'capabilities', text: string) =>
+    storage.kind === 'sqlite'
+      ? sql<boolean>`instr(${sql.ref(column)}, ${text}) > 0`
+      : sql<boolean>`strpos(${sql.ref(column)}, ${text}) > 0`;
+
+  const filtered = <O>(query: SelectQueryBuilder<Tables, 'nodes', O>, filter: NodeFilter) => {
+    let rows = query;
+    if (filter.site !== undefined) rows = rows.where('site', '=', filter.site);
+    if (filter.os !== undefined) rows = rows.where('os', '=', filter.os);
+    if (filter.container_engine !== undefined) rows = rows.where('container_engine', '=', filter.container_engine);
+    // Neither keys, values nor capabilities may hold quotes or backslashes, so a piece of JSON is found by its text.
+    if (filter.capability !== undefined) rows = rows.where(contains('capabilities', JSON.stringify(filter.capability)));
+    if (filter.label) {
+      const { key, value } = filter.label;
+      const text = value === undefined ? `${JSON.stringify(key)}:` : `${JSON.stringify(key)}:${JSON.stringify(value)}`;
+      rows = rows.where(contains('labels', text));
+    }
+    return filter.status ? withStatus(rows, filter.status) : rows;
+  };
+
+  return {
+    byUid: (uid: string): Promise<NodeRow | undefined> =>
+      storage.read.selectFrom('nodes').selectAll().where('uid', '=', uid).executeTakeFirst(),
+    byName: (name: string): Promise<NodeRow | undefined> =>
+      live().selectAll().where('name', '=', name).executeTakeFirst(),
+    byUidIn: (tx: Tx, uid: string): Promise<NodeRow | undefined> =>
+      forUpdate(storage, tx.selectFrom('nodes').selectAll().where('uid', '=', uid)).executeTakeFirst(),
+    byKeyIn: (tx: Tx, keyId: string): Promise<NodeRow | undefined> =>
+      forUpdate(storage, tx.selectFrom('nodes').selectAll().where('key_id', '=', keyId)).executeTakeFirst(),
+    byNameIn: (tx: Tx, name: string): Promise<NodeRow | undefined> =>
+      forUpdate(
+        storage,
+        tx.selectFrom('nodes').selectAll().where('name', '=', name).where('state', '<>', 'retired'),
+      ).executeTakeFirst(),
+
+    page: (filter: NodeFilter, limit: number, after?: readonly [string, string]): Promise<NodeRow[]> => {
+      const rows = filtered(live(), filter).orderBy('name').orderBy('uid').limit(limit).selectAll();
+      return (
+        after ? rows.where((where) => where(where.refTuple('name', 'uid'), '>', where.tuple(after[0], after[1]))) : rows
+      ).execute();
+    },
+    count: async (filter: NodeFilter): Promise<number> => {
+      const { total } = await filtered(live(), filter)
+        .select((where) => where.fn.countAll<number>().as('total'))
+        .executeTakeFirstOrThrow();
+      return total;
+    },
+    targets: (): Promise<TargetRow[]> => live().select(TARGET_COLUMNS).orderBy('name').execute(),
+    targetsNamed: async (names: readonly string[]): Promise<TargetRow[]> => {
+      const found: TargetRow[] = [];
+      for (let at = 0; at < names.length; at += NAMES_AT_ONCE) {
+        const some = names.slice(at, at + NAMES_AT_ONCE);
+        const rows = live().select(TARGET_COLUMNS);
+        found.push(
+          ...(await rows.where((where) => where.or([where('name', 'in', some), where('uid', 'in', some)])).execute()),
+        );
+      }
+      return found;
+    },
+
+    lastSeen: async (uids: readonly string[]): Promise<{ uid: string; last_seen: number | null }[]> => {
+      const found: { uid: string; last_seen: number | null }[] = [];
+      for (let at = 0; at < uids.length; at += NAMES_AT_ONCE)
+        found.push(
+          ...(await storage.read
+            .selectFrom('nodes')
+            .select(['uid', 'last_seen'])
+            .where('uid', 'in', uids.slice(at, at + NAMES_AT_ONCE))
+            .execute()),
+        );
+      return found;
+    },
+
+    /** False when the name is taken by a node that is not retired (or the key by any). */
+    insert: async (tx: Tx, row: NodeRow): Promise<boolean> => {
+      const { numInsertedOrUpdatedRows } = await tx
+        .insertInto('nodes')
+        .values(row)
+        .onConflict((conflict) => conflict.doNothing())
+        .executeTakeFirst();
+      return numInsertedOrUpdatedRows === 1n;
+    },
+    update: async (tx: Tx, uid: string, change: Updateable<NodesTables['nodes']>): Promise<void> => {
+      await tx.updateTable('nodes').set(change).where('uid', '=', uid).execute();
+    },
+    /** Stores signs of life, many per statement; an older one never replaces a newer. */
+    storeSeen: (seen: ReadonlyMap<string, number>): Promise<void> =>
+      storage.write('nodes.seen', async (tx) => {
+        const all = [...seen].sort(([a], [b]) => (a < b ? -1 : 1)); // one order of locking for all server processes
+        for (let at = 0; at < all.length; at += UPDATES_AT_ONCE) {
+          const rows = all
+            .slice(at, at + UPDATES_AT_ONCE)
+            .map(([uid, ms]) => sql`(cast(${uid} as text), cast(${ms} as bigint))`);
+          await sql`with seen(uid, at) as (values ${sql.join(rows)})
+            update nodes set last_seen = seen.at from seen
+            where nodes.uid = seen.uid and (nodes.last_seen is null or nodes.last_seen < seen.at)`.execute(tx);
+        }
+      }),
+    write: storage.write,
+  };
+};
+export type NodesRepository = ReturnType<typeof nodesRepository>;
+
+const withStatus = <O>(
+  rows: SelectQueryBuilder<Tables, 'nodes', O>,
+  { is, onlineSince, degradedSince }: NonNullable<NodeFilter['status']>,
+): SelectQueryBuilder<Tables, 'nodes', O> => {
+  if (is === 'maintenance') return rows.where('maintenance', '=', 1);
+  const present = rows.where('maintenance', '=', 0);
+  switch (is) {
+    case 'online':
+      return present.where('last_seen', '>=', onlineSince);
+    case 'degraded':
+      return present.where('last_seen', '<', onlineSince).where('last_seen', '>=', degradedSince);
+    case 'offline':
+      return present.where((where) =>
+        where.or([where('last_seen', 'is', null), where('last_seen', '<', degradedSince)]),
+      );
+    case 'error':
+      return present.where(sql<boolean>`1 = 0`); // no node reports trouble of its own yet
+  }
+};

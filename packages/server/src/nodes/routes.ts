@@ -1,0 +1,22 @@
+import * as api from '@aegis/protocol/nodes/endpoints';
+import { type Route, route } from '../platform/http/route.ts';
+import type { EnrolmentService } from './enrolment-service.ts';
+import type { KeylessService } from './keyless-service.ts';
+import type { NodesService } from './service.ts';
+
+/** nodes/routes: the HTTP door of the nodes domain. No rules and no SQL here. */
+export const nodesRoutes = (nodes: NodesService, enrolment: EnrolmentService, keyless: KeylessService): Route[] => {
+  const limited = { limitedAs: 'enrolment' } as const;
+  return [
+    route(api.registerInit, ({ body, actor }) => enrolment.init(body, actor?.kind === 'dev'), limited),
+    route(api.registerComplete, ({ body }) => enrolment.complete(body), limited),
+    route(api.renewToken, ({ body }) => enrolment.renew(body), limited),
+    route(api.registerKeyless, ({ body, actor, bearer }) => keyless.register(body, { actor, bearer }), limited),
+    route(api.listAgents, ({ query }) => nodes.list(query)),
+    route(api.showAgent, ({ params }) => nodes.show(params.id)),
+    route(api.apiListNodes, ({ query }) => nodes.list(query)),
+    route(api.apiShowNode, ({ params }) => nodes.show(params.id)),
+    route(api.apiPatchNode, ({ params, body }) => nodes.patch(params.id, body)),
+    route(api.apiRetireNode, ({ params }) => nodes.retire(params.id)),
+  ];
+};

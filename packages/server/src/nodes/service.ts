@@ -1,0 +1,300 @@
+/** nodes: the registry of managed machines. Owns who is enrolled, their names, labels, keys and presence. Called by its routes,
+ *  by authentication (is this node active?) and, through parameters, by commands (targets, signs of life).
+ *  Invariant: a uid is never reused, a name belongs to one node that is not retired, a key to one node for ever.
+ *  It must not know what commands are: what happens to them at a retirement comes in as a hook. */
+import { looksLikeSelector, matchSelector, parseSelector } from '@aegis/protocol/commands/selector';
+import { AegisError } from '@aegis/protocol/errors';
+import { isUuid } from '@aegis/protocol/ids';
+import type { NodeList, NodePatch, NodeQuery } from '@aegis/protocol/nodes/endpoints';
+import { type Labels, type Node, NodeState, type NodeStatus } from '@aegis/protocol/nodes/node';
+import * as z from 'zod/mini';
+import { type Clock, isoTime, isoTimeOrNull } from '../platform/clock.ts';
+import type { NodeActor } from '../platform/http/actor.ts';
+import { decodeCursor, encodeCursor } from '../platform/paging.ts';
+import type { Tx } from '../tables.ts';
+import type { Presence } from './presence.ts';
+import type { NodeFilter, NodeRow, NodesRepository, TargetRow } from './repository.ts';
+
+/** A node as commands see it. */
+export interface TargetNode {
+  uid: string;
+  name: string;
+  status: NodeStatus;
+  /** Null for a keyless poller. */
+  keyId: string | null;
+  keyless: boolean;
+  /** The target's text that matched it first. */
+  matchedBy: string;
+}
+
+/** What others need of a node at each request; kept for a moment, see `KEPT`. */
+export interface KnownNode {
+  uid: string;
+  name: string;
+  state: NodeState;
+  keyId: string | null;
+  /** 32 raw bytes. */
+  publicKey: Buffer | null;
+  keyless: boolean;
+}
+
+/** Called in the transaction that retires a node. */
+export type RetireHook = (tx: Tx, uid: string) => Promise<void>;
+
+const KEPT_NODES = 20_000;
+const Cursor = z.tuple([z.string(), z.string()]);
+
+export const nodesService = (parts: {
+  repository: NodesRepository;
+  presence: Presence;
+  clock: Clock;
+  /** How long a node may be taken from memory. Only another server process can make it stale: Infinity where there is none. */
+  keepMs: number;
+}) => {
+  const { repository, presence, clock } = parts;
+  const hooks: RetireHook[] = [];
+  const kept = new Map<string, { node: KnownNode; at: number }>();
+
+  const byUid = async (uid: string): Promise<KnownNode | null> => {
+    const known = kept.get(uid);
+    if (known && clock.now() - known.at <= parts.keepMs) return known.node;
+    const row = await repository.byUid(uid);
+    if (!row) return null;
+    const node = knownOf(row);
+    if (kept.size >= KEPT_NODES) kept.delete(kept.keys().next().value ?? '');
+    kept.set(uid, { node, at: clock.now() });
+    return node;
+  };
+  const find = async (id: string): Promise<NodeRow> => {
+    const row = (isUuid(id) ? await repository.byUid(id) : undefined) ?? (await repository.byName(id));
+    if (!row) throw new AegisError('nodes.unknown_node', `No node '${id}'. See 'aegis nodes list'.`);
+    return row;
+  };
+  const change = async (label: string, id: string, work: (tx: Tx, row: NodeRow) => Promise<void>): Promise<Node> => {
+    const { uid } = await find(id);
+    const after = await repository.write(label, async (tx) => {
+      const row = await repository.byUidIn(tx, uid);
+      if (row) await work(tx, row);
+      return repository.byUidIn(tx, uid);
+    });
+    kept.delete(uid);
+    if (!after) throw new AegisError('nodes.unknown_node', `No node '${id}'. See 'aegis nodes list'.`);
+    return shown(after);
+  };
+  const shown = (row: NodeRow): Node => {
+    const state = z.parse(NodeState, row.state);
+    const maintenance = row.maintenance === 1;
+    return {
+      uid: row.uid,
+      agent_id: row.name,
+      name: row.name,
+      state,
+      status: presence.statusOf({ uid: row.uid, state, maintenance, lastSeen: row.last_seen }),
+      maintenance,
+      keyless: row.keyless === 1,
+      key_id: row.key_id,
+      site: row.site,
+      labels: JSON.parse(row.labels) as Labels,
+      attrs: JSON.parse(row.attrs) as Node['attrs'],
+      capabilities: JSON.parse(row.capabilities) as string[],
+      version: row.version,
+      os: row.os,
+      kernel: row.kernel,
+      container_engine: row.container_engine,
+      last_seen: isoTimeOrNull(presence.lastSeen(row.uid, row.last_seen)),
+      created_at: isoTime(row.created_at),
+      updated_at: isoTime(row.updated_at),
+    };
+  };
+  const storeSeen = async (): Promise<void> => {
+    const seen = presence.take();
+    if (seen.size === 0) return;
+    try {
+      await repository.storeSeen(seen);
+    } catch (error) {
+      presence.giveBack(seen);
+      throw error;
+    }
+  };
+  const targetOf = (row: TargetRow, matchedBy: string): TargetNode => ({
+    uid: row.uid,
+    name: row.name,
+    status: statusOfRow(presence, row),
+    keyId: row.key_id,
+    keyless: row.keyless === 1,
+    matchedBy,
+  });
+
+  return {
+    byUid,
+    seen: presence.seen,
+    storeSeen,
+    /** Milliseconds of the last sign of life, by uid; nodes that never gave one are left out. */
+    lastSeen: async (uids: readonly string[]): Promise<Map<string, number>> => {
+      const seen = new Map<string, number>();
+      for (const { uid, last_seen } of await repository.lastSeen(uids)) {
+        const last = presence.lastSeen(uid, last_seen);
+        if (last !== null) seen.set(uid, last);
+      }
+      return seen;
+    },
+    /** Forgets what is kept of a node, after another part of the domain has changed it. */
+    changed: (uid: string): void => {
+      kept.delete(uid);
+    },
+    onRetire: (hook: RetireHook): void => {
+      hooks.push(hook);
+    },
+
+    /** For authentication: the node behind a good token, seen just now.
+     *  @throws AegisError nodes.retired, access.unauthenticated for a uid that nobody has */
+    actorOf: async (uid: string): Promise<NodeActor> => {
+      const node = await byUid(uid);
+      if (!node) throw new AegisError('access.unauthenticated', 'This node is not known here. Enrol it.');
+      if (node.state === 'retired')
+        throw new AegisError(
+          'nodes.retired',
+          `The node '${node.name}' was retired. Enrol it anew with a new identity.`,
+        );
+      presence.seen(uid);
+      return { kind: 'node', uid, name: node.name, keyId: node.keyId, keyless: node.keyless };
+    },
+
+    list: async (query: NodeQuery): Promise<z.infer<typeof NodeList>> => {
+      const filter = filterOf(query, presence, clock.now());
+      if (filter.status) await storeSeen(); // the database filters by what it holds
+      const rows = await repository.page(
+        filter,
+        query.limit,
+        query.cursor === undefined ? undefined : decodeCursor(query.cursor, Cursor),
+      );
+      const last = rows.length === query.limit ? rows.at(-1) : undefined;
+      return {
+        agents: rows.map(shown),
+        total: await repository.count(filter),
+        next_cursor: last ? encodeCursor([last.name, last.uid]) : null,
+      };
+    },
+    show: async (id: string): Promise<Node> => shown(await find(id)),
+    patch: (id: string, patch: NodePatch): Promise<Node> =>
+      change('nodes.patch', id, async (tx, row) => {
+        if (row.state === 'retired')
+          throw new AegisError('nodes.retired', `The node '${row.name}' is retired and cannot be changed.`);
+        await repository.update(tx, row.uid, {
+          ...(patch.labels === undefined ? {} : { labels: sortedJson(patch.labels) }),
+          ...(patch.site === undefined ? {} : { site: patch.site }),
+          ...(patch.maintenance === undefined ? {} : { maintenance: patch.maintenance ? 1 : 0 }),
+          updated_at: clock.now(),
+        });
+      }),
+    /** Retiring what is retired changes nothing. */
+    retire: (id: string): Promise<Node> =>
+      change('nodes.retire', id, async (tx, row) => {
+        if (row.state === 'retired') return;
+        await repository.update(tx, row.uid, { state: 'retired', updated_at: clock.now() });
+        for (const hook of hooks) await hook(tx, row.uid);
+      }),
+
+    /** Names, uids, selectors and `all`, to the nodes they mean, each once, in the order of the targets.
+     *  @throws AegisError commands.unknown_target, commands.no_target, commands.bad_selector */
+    resolveTargets: async (targets: readonly string[]): Promise<TargetNode[]> => {
+      const selectors = new Map(targets.filter(looksLikeSelector).map((text) => [text, parseSelector(text)]));
+      const names = targets.filter((text) => !selectors.has(text));
+      const named = new Map<string, TargetRow>();
+      for (const row of await repository.targetsNamed(names)) named.set(row.name, row).set(row.uid, row);
+      const unknown = names.filter((name) => !named.has(name));
+      if (unknown.length > 0) throw unknownTarget(unknown);
+      const all =
+        selectors.size > 0 ? (await repository.targets()).map((row) => ({ row, as: selectable(presence, row) })) : [];
+      const found = new Map<string, TargetNode>();
+      const add = (row: TargetRow, by: string) => {
+        if (!found.has(row.uid)) found.set(row.uid, targetOf(row, by));
+      };
+      for (const text of targets) {
+        const selector = selectors.get(text);
+        const one = named.get(text);
+        if (selector) for (const { row, as } of all) matchSelector(selector, as) && add(row, text);
+        else if (one) add(one, text);
+      }
+      if (found.size === 0)
+        throw new AegisError(
+          'commands.no_target',
+          `No node matches ${targets
+            .map((text) => `'${text.slice(0, 100)}'`)
+            .slice(0, 5)
+            .join(', ')}. See 'aegis nodes list'.`,
+        );
+      return [...found.values()];
+    },
+
+    statistics: async (): Promise<{ total: number; by_status: Record<string, number> }> => {
+      const rows = await repository.targets();
+      const by_status: Record<string, number> = {};
+      for (const row of rows) {
+        const status = statusOfRow(presence, row);
+        by_status[status] = (by_status[status] ?? 0) + 1;
+      }
+      return { total: rows.length, by_status };
+    },
+  };
+};
+export type NodesService = ReturnType<typeof nodesService>;
+
+/** Keys in order: the same labels are the same text. */
+export const sortedJson = (labels: Readonly<Record<string, unknown>>): string =>
+  JSON.stringify(Object.fromEntries(Object.entries(labels).sort(([a], [b]) => (a < b ? -1 : 1))));
+
+const knownOf = (row: NodeRow): KnownNode => ({
+  uid: row.uid,
+  name: row.name,
+  state: z.parse(NodeState, row.state),
+  keyId: row.key_id,
+  publicKey: row.public_key,
+  keyless: row.keyless === 1,
+});
+
+const statusOfRow = (presence: Presence, row: TargetRow): NodeStatus =>
+  presence.statusOf({
+    uid: row.uid,
+    state: z.parse(NodeState, row.state),
+    maintenance: row.maintenance === 1,
+    lastSeen: row.last_seen,
+  });
+
+const selectable = (presence: Presence, row: TargetRow) => ({
+  name: row.name,
+  site: row.site,
+  capabilities: JSON.parse(row.capabilities) as string[],
+  os: row.os,
+  container_engine: row.container_engine,
+  status: statusOfRow(presence, row),
+  labels: JSON.parse(row.labels) as Labels,
+});
+
+const filterOf = (query: NodeQuery, { rules }: Presence, now: number): NodeFilter => {
+  const [key = '', value] = query.label?.split(/=(.*)/s) ?? [];
+  return {
+    site: query.site,
+    os: query.os,
+    container_engine: query.container_engine,
+    capability: query.capability,
+    label: query.label === undefined ? undefined : { key, value },
+    status: query.status && {
+      is: query.status,
+      onlineSince: now - rules.degradedAfterMs,
+      degradedSince: now - rules.offlineAfterMs,
+    },
+  };
+};
+
+const unknownTarget = (unknown: readonly string[]): AegisError => {
+  const names = unknown.slice(0, 5).map((name) => `'${name.slice(0, 128)}'`);
+  const more = unknown.length > names.length ? ` and ${unknown.length - names.length} more` : '';
+  return new AegisError(
+    'commands.unknown_target',
+    `No node named ${names.join(', ')}${more}. See 'aegis nodes list'.`,
+    {
+      details: { unknown: unknown.slice(0, 100).map((name) => name.slice(0, 128)) },
+    },
+  );
+};

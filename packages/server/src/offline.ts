@@ -1,0 +1,132 @@
+import { join } from 'node:path';
+import type { JoinTokenInfo, OperatorToken } from '@aegis/protocol/access/endpoints';
+import type { Role } from '@aegis/protocol/access/roles';
+import { AegisError } from '@aegis/protocol/errors';
+import { type FaultPoints, noFaultPoints } from '@aegis/protocol/fault-points';
+import type { Labels } from '@aegis/protocol/nodes/node';
+import { claimStorage } from './access/claimed-storage.ts';
+import { createFleetKeys, type FleetKeys, loadFleetKeys } from './access/fleet-keys.ts';
+import { accessRepository } from './access/repository.ts';
+import { type TokensService, tokensService } from './access/tokens-service.ts';
+import { MIGRATIONS } from './migrations.ts';
+import { type Clock, systemClock } from './platform/clock.ts';
+import { openStorage } from './platform/storage/open.ts';
+import type { Storage } from './tables.ts';
+
+/** What works on the data directory by itself, whether or not a server runs on it. */
+
+export interface OnData {
+  dataDir: string;
+  /** Where the tables are in PostgreSQL. */
+  databaseUrl?: string | undefined;
+}
+
+/** @throws AegisError config.invalid */
+export const initialiseServer = async (
+  options: OnData & { fleet?: string | undefined },
+): Promise<{ fleet: string; rootFingerprint: string; created: boolean }> => {
+  const now = systemClock.now();
+  const known = loadFleetKeys(options.dataDir, now);
+  const keys = known ?? createFleetKeys(options.dataDir, options.fleet, now);
+  if (known && options.fleet !== undefined && options.fleet !== known.fleet)
+    throw new AegisError(
+      'config.invalid',
+      `${options.dataDir} holds the fleet '${known.fleet}' already. Give '${options.fleet}' another data directory.`,
+    );
+  const storage = await openServerStorage({ ...options, keys });
+  await storage.close();
+  return { fleet: keys.fleet, rootFingerprint: keys.rootFingerprint, created: known === null };
+};
+
+/** The token's text: this is the one time that it can be seen. */
+export const issueToken = (
+  options: OnData & { role: Role; name: string; ttlSec?: number | undefined },
+): Promise<string> => withTokens(options, async (tokens) => (await tokens.createToken(options)).token);
+
+export const issueJoinToken = (
+  options: OnData & {
+    ttlSec: number;
+    uses: number;
+    site?: string | undefined;
+    labels?: Labels | undefined;
+    tlsFingerprint?: string | undefined;
+  },
+): Promise<string> => withTokens(options, async (tokens) => (await tokens.createJoinToken(options)).join_token);
+
+export const listTokens = (options: OnData): Promise<OperatorToken[]> =>
+  withTokens(options, (tokens) => everyPage((paging) => tokens.listTokens(paging)));
+export const revokeToken = (options: OnData & { id: string }): Promise<OperatorToken> =>
+  withTokens(options, (tokens) => tokens.revokeToken(options.id));
+export const listJoinTokens = (options: OnData): Promise<JoinTokenInfo[]> =>
+  withTokens(options, (tokens) => everyPage((paging) => tokens.listJoinTokens(paging)));
+export const revokeJoinToken = (options: OnData & { id: string }): Promise<JoinTokenInfo> =>
+  withTokens(options, (tokens) => tokens.revokeJoinToken(options.id));
+
+/** @throws AegisError config.invalid when nobody has initialised it */
+export const requireFleetKeys = (dataDir: string, now: number): FleetKeys => {
+  const keys = loadFleetKeys(dataDir, now);
+  if (!keys)
+    throw new AegisError(
+      'config.invalid',
+      `${dataDir} holds no fleet yet. Run 'aegis server init --data-dir ${dataDir}' first, or try 'aegis server start --dev'.`,
+    );
+  return keys;
+};
+
+/** The fleet's database, migrated. @throws AegisError config.invalid, http.unavailable */
+export const openServerStorage = async (
+  options: OnData & {
+    keys: FleetKeys;
+    faults?: FaultPoints;
+    clock?: Clock;
+    onConnectionError?: (error: Error) => void;
+  },
+): Promise<Storage> => {
+  const { now } = options.clock ?? systemClock;
+  const storage: Storage = await openStorage({
+    databaseUrl: options.databaseUrl,
+    file: join(options.dataDir, 'aegis.db'),
+    migrations: MIGRATIONS,
+    faults: options.faults ?? noFaultPoints,
+    now,
+    ...(options.onConnectionError ? { onConnectionError: options.onConnectionError } : {}),
+  });
+  try {
+    await claimStorage(storage, options.keys);
+  } catch (error) {
+    await storage.close();
+    throw error;
+  }
+  return storage;
+};
+
+const withTokens = async <T>(options: OnData, work: (tokens: TokensService) => Promise<T>): Promise<T> => {
+  const keys = requireFleetKeys(options.dataDir, systemClock.now());
+  const storage = await openServerStorage({ ...options, keys });
+  try {
+    return await work(
+      tokensService({
+        repository: accessRepository(storage),
+        clock: systemClock,
+        rootFingerprint: keys.rootFingerprint,
+        joinMaster: keys.secrets.join_master,
+      }),
+    );
+  } finally {
+    await storage.close();
+  }
+};
+
+const PAGE = 1000;
+const everyPage = async <T>(
+  list: (paging: { limit: number; cursor?: string | undefined }) => Promise<{ items: T[]; next_cursor: string | null }>,
+): Promise<T[]> => {
+  const all: T[] = [];
+  let cursor: string | undefined;
+  do {
+    const page = await list({ limit: PAGE, cursor });
+    all.push(...page.items);
+    cursor = page.next_cursor ?? undefined;
+  } while (cursor !== undefined);
+  return all;
+};

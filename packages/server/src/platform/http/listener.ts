@@ -1,0 +1,120 @@
+import type { AddressInfo, Socket } from 'node:net';
+import type { Door } from '@aegis/protocol/endpoint';
+import { AegisError, errorBody, httpStatusOf } from '@aegis/protocol/errors';
+import Fastify, { type FastifyInstance, type FastifyReply } from 'fastify';
+import { asShown } from './failures.ts';
+import { BODY_LIMIT_BYTES } from './json-body.ts';
+import { type MountOptions, mountRoutes, servedAt } from './mount.ts';
+import { openApiRoute } from './openapi.ts';
+import type { Route } from './route.ts';
+
+/** One address and the doors that are served there. */
+export interface ListenAt {
+  host: string;
+  port: number;
+  doors: readonly (Door | 'all')[];
+}
+export interface Tls {
+  cert: Buffer;
+  key: Buffer;
+}
+
+export interface Listener {
+  doors: ListenAt['doors'];
+  url: string;
+  /** Takes no new connection, waits for the answers under way at most `graceMs`, then cuts. */
+  close(graceMs: number): Promise<void>;
+}
+
+// Longer than a long poll's minute and than the idle minute of usual proxies, so that these close first and never race us.
+const KEEP_ALIVE_MS = 75_000;
+/** For all headers, and for the whole request: 8 MiB in two minutes is 0.6 Mbit/s. */
+const HEADERS_MS = 20_000;
+const REQUEST_MS = 120_000;
+const HEADER_BYTES = 16 * 1024;
+const MAX_CONNECTIONS = 10_000;
+
+export const listen = async (
+  at: ListenAt,
+  routes: readonly Route[],
+  options: Omit<MountOptions, 'tls'> & { tls: Tls | undefined; newId: () => string },
+): Promise<Listener> => {
+  const app = fastifyFor(options.tls, options.newId);
+  const served = servedAt(routes, at.doors);
+  const all = [...served, openApiRoute(served.map(({ endpoint }) => endpoint))];
+  mountRoutes(app, all, { ...options, tls: options.tls !== undefined });
+  app.server.maxConnections = MAX_CONNECTIONS;
+  try {
+    await app.listen({ host: at.host, port: at.port });
+  } catch (cause) {
+    await app.close();
+    const code = cause instanceof Error && 'code' in cause ? String(cause.code) : 'unknown error';
+    throw new AegisError(
+      'config.invalid',
+      `Cannot listen on ${at.host}:${at.port} (${code}). Choose another --listen.`,
+      {
+        cause,
+      },
+    );
+  }
+  const { port, address, family } = app.server.address() as AddressInfo;
+  const host = family === 'IPv6' ? `[${address}]` : address;
+  return {
+    doors: at.doors,
+    url: `${options.tls ? 'https' : 'http'}://${host}:${port}`,
+    close: async (graceMs) => {
+      const cut = setTimeout(() => app.server.closeAllConnections(), graceMs);
+      try {
+        await app.close();
+      } finally {
+        clearTimeout(cut);
+      }
+    },
+  };
+};
+
+const fastifyFor = (tls: Tls | undefined, newId: () => string): FastifyInstance =>
+  Fastify({
+    logger: false,
+    ...(tls
+      ? { https: { cert: tls.cert, key: tls.key, minVersion: 'TLSv1.2' as const, maxHeaderSize: HEADER_BYTES } }
+      : {}),
+    ...(tls ? {} : { http: { maxHeaderSize: HEADER_BYTES, headersTimeout: HEADERS_MS } }),
+    bodyLimit: BODY_LIMIT_BYTES,
+    keepAliveTimeout: KEEP_ALIVE_MS,
+    requestTimeout: REQUEST_MS,
+    forceCloseConnections: 'idle',
+    return503OnClosing: false, // mount.ts says it in our shape
+    requestIdHeader: false, // an id that a caller chose could name another's request in the log
+    genReqId: newId,
+    trustProxy: false,
+    exposeHeadRoutes: false,
+    routerOptions: { maxParamLength: 512, caseSensitive: true },
+    frameworkErrors: (error, request, reply) => {
+      const shown = asShown(error);
+      void (reply as unknown as FastifyReply) // its status type is narrowed to none here
+        .code(httpStatusOf(shown.code))
+        .header('x-request-id', request.id)
+        .header('content-type', 'application/json; charset=utf-8')
+        .send(JSON.stringify(errorBody(shown, request.id)));
+    },
+    clientErrorHandler: (error, socket) => answerUnreadable(error, socket, newId()),
+  }) as unknown as FastifyInstance;
+
+/** What is not HTTP, or too much of it, never reaches Fastify: answered in our shape by hand, then the connection ends. */
+const answerUnreadable = (error: Error, socket: Socket, requestId: string): void => {
+  const code = 'code' in error ? String(error.code) : '';
+  if (code === 'ECONNRESET' || !socket.writable) {
+    socket.destroy();
+    return;
+  }
+  const [status, sentence] = UNREADABLE[code] ?? ['400 Bad Request', 'The request is not readable as HTTP/1.1.'];
+  const body = JSON.stringify(errorBody(new AegisError('http.malformed', sentence), requestId));
+  socket.end(
+    `HTTP/1.1 ${status}\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: ${Buffer.byteLength(body)}\r\nX-Request-Id: ${requestId}\r\nConnection: close\r\n\r\n${body}`,
+  );
+};
+const UNREADABLE: Readonly<Record<string, readonly [string, string]>> = {
+  HPE_HEADER_OVERFLOW: ['431 Request Header Fields Too Large', 'The headers are larger than 16 KiB. Send fewer.'],
+  ERR_HTTP_REQUEST_TIMEOUT: ['408 Request Timeout', 'The request did not arrive in time. Send it again.'],
+};
