@@ -1,0 +1,229 @@
+/** The control server's start order on one page: storage → domains → listeners; and its stop, the other way round. */
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { Door } from '@aegis/protocol/endpoint';
+import { AegisError } from '@aegis/protocol/errors';
+import { type FaultPoints, noFaultPoints } from '@aegis/protocol/fault-points';
+import { uuidv7Generator } from '@aegis/protocol/ids';
+import { authenticator } from './access/authenticate.ts';
+import { createFleetKeys, type FleetKeys, loadFleetKeys } from './access/fleet-keys.ts';
+import { nodeTokens } from './access/node-tokens.ts';
+import { accessRepository } from './access/repository.ts';
+import { accessRoutes } from './access/routes.ts';
+import { tokensService } from './access/tokens-service.ts';
+import type { ServerConfig } from './config.ts';
+import { isLoopbackHost, parseListen } from './listen-address.ts';
+import { enrolmentService } from './nodes/enrolment-service.ts';
+import { keylessService } from './nodes/keyless-service.ts';
+import { presence } from './nodes/presence.ts';
+import { presenceLoop } from './nodes/presence-loop.ts';
+import { registrationsRepository } from './nodes/registrations-repository.ts';
+import { nodesRepository } from './nodes/repository.ts';
+import { nodesRoutes } from './nodes/routes.ts';
+import { nodesService } from './nodes/service.ts';
+import { sweepLoop } from './nodes/sweep-loop.ts';
+import { openServerStorage, requireFleetKeys } from './offline.ts';
+import { type Clock, systemClock } from './platform/clock.ts';
+import { healthRoutes } from './platform/http/health-routes.ts';
+import { type Listener, listen, type Tls } from './platform/http/listener.ts';
+import { rateLimiter } from './platform/http/rate-limit.ts';
+import type { Route } from './platform/http/route.ts';
+import { type Log, silentLog } from './platform/log.ts';
+import { lockDataDir } from './platform/storage/data-dir-lock.ts';
+import { maintenanceLoop } from './platform/storage/maintenance-loop.ts';
+import type { Storage } from './tables.ts';
+
+export interface RunningServer extends AsyncDisposable {
+  /** Where each door is served; `all` where one address serves every door. */
+  addresses: Partial<Record<Door | 'all', string>>;
+  fleet: string;
+  rootFingerprint: string;
+  dataDir: string;
+  /** For tests. */
+  storage: Storage;
+  /** Resolves when all is closed; safe to call again. */
+  close(): Promise<void>;
+}
+
+export interface StartOptions {
+  config: ServerConfig;
+  clock?: Clock;
+  log?: Log;
+  faults?: FaultPoints;
+}
+
+/** How long a node's registry entry may be taken from memory when other server processes may change it. */
+const KEEP_NODES_MS = 1000;
+
+/** @throws AegisError config.invalid, http.unavailable (the database cannot be reached) */
+export const startServer = async (options: StartOptions): Promise<RunningServer> => {
+  const { config, clock = systemClock, log = silentLog(), faults = noFaultPoints } = options;
+  await using undo = new AsyncDisposableStack(); // on a failure below, everything so far is released in reverse
+  const stopping = new AbortController();
+
+  // Storage.
+  const { dataDir, keys } = openDataDir(config, clock, log, undo);
+  const storage = await openServerStorage({
+    dataDir,
+    databaseUrl: config.database_url ?? undefined,
+    keys,
+    faults,
+    clock,
+    onConnectionError: (err) => log.warn({ err }, 'a database connection broke while idle'),
+  });
+  undo.defer(() => storage.close());
+
+  // Domains.
+  const newId = uuidv7Generator(clock.now);
+  const tokens = tokensService({
+    repository: accessRepository(storage),
+    clock,
+    rootFingerprint: keys.rootFingerprint,
+    joinMaster: keys.secrets.join_master,
+  });
+  const issuer = nodeTokens({
+    secret: config.jwt_signing_secret ?? keys.secrets.jwt_signing_secret,
+    fleet: keys.fleet,
+    now: clock.now,
+  });
+  const rows = nodesRepository(storage);
+  const registrations = registrationsRepository(storage);
+  const rules = {
+    degradedAfterMs: config.nodes.degraded_after_sec * 1000,
+    offlineAfterMs: config.nodes.offline_after_sec * 1000,
+  };
+  const keepMs = storage.kind === 'sqlite' ? Number.POSITIVE_INFINITY : KEEP_NODES_MS;
+  const nodes = nodesService({ repository: rows, presence: presence(rules, clock), clock, keepMs });
+  undo.defer(() =>
+    nodes.storeSeen().catch((err: unknown) => log.warn({ err }, 'the last signs of life are not stored')),
+  );
+  const shared = { nodes: rows, joinTokens: tokens, tokens: issuer, clock, newId };
+  const enrolment = enrolmentService({
+    ...shared,
+    registrations,
+    identity: keys,
+    tokenTtlSec: config.nodes.token_ttl_sec,
+    changed: nodes.changed,
+  });
+  const keyless = keylessService({
+    ...shared,
+    allowed: config.nodes.keyless,
+    tokenTtlSec: config.nodes.keyless_token_ttl_sec,
+  });
+  presenceLoop(nodes, stopping.signal, log);
+  sweepLoop(registrations, clock, stopping.signal, log);
+  maintenanceLoop(storage, stopping.signal, log);
+
+  const startedAt = clock.now();
+  const statisticsOf = async () => ({
+    nodes: await nodes.statistics(),
+    commands: { by_state: {} },
+    executions: { by_state: {} },
+    storage: { kind: storage.kind, output_bytes: 0 },
+    uptime_sec: Math.max(0, clock.now() - startedAt) / 1000,
+  });
+
+  // Listeners.
+  const routes: Route[] = [
+    ...accessRoutes(keys, tokens),
+    ...nodesRoutes(nodes, enrolment, keyless),
+    ...healthRoutes({ clock, ping: storage.ping, statistics: statisticsOf }),
+  ];
+  const limits = config.rate_limits;
+  const tls = readTls(config);
+  const listeners: Listener[] = [];
+  const stopMs = config.stop_timeout_sec * 1000;
+  undo.defer(async () => {
+    stopping.abort();
+    await Promise.all(listeners.map((listener) => listener.close(stopMs)));
+  });
+  for (const text of config.listen) {
+    const at = parseListen(text);
+    if (!tls && !isLoopbackHost(at.host))
+      log.warn(
+        { listen: text },
+        'listening beyond this machine without TLS: put a TLS proxy before it, or set tls_cert',
+      );
+    listeners.push(
+      await listen(at, routes, {
+        authenticate: authenticator({ tokens, nodeTokens: issuer, nodeOf: nodes.actorOf, dev: config.dev }),
+        faults,
+        log,
+        limits: {
+          enrolment: rateLimiter({ burst: limits.enrolment_burst, perSecond: limits.enrolment_per_sec }, clock.now),
+          failedAuth: rateLimiter(
+            { burst: limits.failed_auth_burst, perSecond: limits.failed_auth_per_sec },
+            clock.now,
+          ),
+        },
+        stopping: stopping.signal,
+        tls,
+        newId,
+      }),
+    );
+  }
+
+  const release = undo.move();
+  let closing: Promise<void> | undefined;
+  const close = (): Promise<void> => {
+    closing ??= release.disposeAsync();
+    return closing;
+  };
+  return {
+    addresses: addressesOf(listeners),
+    fleet: keys.fleet,
+    rootFingerprint: keys.rootFingerprint,
+    dataDir,
+    storage,
+    close,
+    [Symbol.asyncDispose]: close,
+  };
+};
+
+/** The data directory's lock and keys. Only --dev makes what is not there, and a directory of its own where none is given. */
+const openDataDir = (
+  config: ServerConfig,
+  clock: Clock,
+  log: Log,
+  undo: AsyncDisposableStack,
+): { dataDir: string; keys: FleetKeys } => {
+  if (!config.dev) {
+    if (config.data_dir === null)
+      throw new AegisError('config.invalid', 'data_dir is not set. Give --data-dir, or --dev for a temporary one.');
+    const keys = requireFleetKeys(config.data_dir, clock.now());
+    undo.use(lockDataDir(config.data_dir));
+    return { dataDir: config.data_dir, keys };
+  }
+  const dataDir = config.data_dir ?? mkdtempSync(join(tmpdir(), 'aegis-dev-'));
+  if (config.data_dir === null) undo.defer(() => rmSync(dataDir, { recursive: true, force: true }));
+  const keys = loadFleetKeys(dataDir, clock.now()) ?? createFleetKeys(dataDir, undefined, clock.now());
+  undo.use(lockDataDir(dataDir));
+  log.warn('--dev: whoever can reach a loopback port of this machine is admin, without any credential');
+  log.warn(
+    { data_dir: dataDir },
+    config.data_dir === null ? '--dev: the data is temporary and removed at the end' : '--dev: the data stays',
+  );
+  return { dataDir, keys };
+};
+
+const readTls = (config: ServerConfig): Tls | undefined => {
+  if (config.tls_cert === null || config.tls_key === null) return undefined;
+  try {
+    return { cert: readFileSync(config.tls_cert), key: readFileSync(config.tls_key) };
+  } catch (cause) {
+    throw new AegisError(
+      'config.invalid',
+      `tls_cert or tls_key cannot be read: ${config.tls_cert}, ${config.tls_key}.`,
+      {
+        cause,
+      },
+    );
+  }
+};
+
+const addressesOf = (listeners: readonly Listener[]): RunningServer['addresses'] => {
+  const addresses: RunningServer['addresses'] = {};
+  for (const { doors, url } of listeners) for (const door of doors) addresses[door] ??= url;
+  return addresses;
+};
