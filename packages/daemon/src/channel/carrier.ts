@@ -1,0 +1,34 @@
+/** channel: how offers come in and how reports, output and acknowledgements go out. Knows frames and acknowledgements, never a
+ *  domain: what to do with an offer arrives as a handler. Long polling now; a WebSocket carrier implements the same interface.
+ *  Invariant: an offer is acknowledged only after its handler said that it is on disk. Must not: keep anything that may not be
+ *  lost, or look inside a directive. */
+import type { Chunk, NextOffsets, PostedReport, ReportResult, Stream } from '@aegis/protocol/commands/carrier';
+
+export interface CarrierHandlers {
+  /** Answers the execution ids that may be acknowledged, each because it is on disk or can never be. Rejects when nothing is. */
+  offers(offers: readonly unknown[]): Promise<string[]>;
+  /** Whether there is room for more work. Without room the carrier asks only now and then, for cancels. */
+  hasRoom(): boolean;
+  /** The server was reached, or not, for the first time since it was otherwise. */
+  reachable?(reachable: boolean): void;
+}
+
+export interface CarrierStatus {
+  kind: string;
+  connected: boolean;
+  /** Wall time of the last whole answer. */
+  lastContactMs: number | null;
+  lastError: string | null;
+}
+
+/** Sends make one attempt each and throw platform/http's Unreachable when it is worth another, AegisError when it is not. */
+export interface Carrier {
+  start(handlers: CarrierHandlers): void;
+  sendReports(reports: readonly PostedReport[]): Promise<ReportResult[]>;
+  sendOutput(executionId: string, stream: Stream, offset: number, bytes: Uint8Array): Promise<NextOffsets>;
+  sendChunks(commandId: string, executionId: string, chunks: readonly Chunk[]): Promise<NextOffsets>;
+  status(): CarrierStatus;
+  /** Takes no more offers; what was accepted can still be reported. */
+  pauseOffers(): void;
+  stop(): Promise<void>;
+}

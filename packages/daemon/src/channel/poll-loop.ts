@@ -1,0 +1,65 @@
+import { pause } from '../platform/clock.ts';
+import type { Backoff } from '../platform/http/backoff.ts';
+import { Unreachable } from '../platform/http/client.ts';
+import type { Logger } from '../platform/log.ts';
+import type { CarrierHandlers } from './carrier.ts';
+
+/** The one loop that asks for work: poll, hand over, acknowledge, again. An acknowledgement that did not get through is sent with
+ *  the next; until then the server offers the same again, which changes nothing. */
+
+export interface PollLoopOptions {
+  /** One long poll. */
+  poll(options: {
+    waitSec: number;
+    resume: boolean;
+  }): Promise<{ commands: readonly unknown[]; retry_after_ms?: number | undefined }>;
+  acknowledge(ids: readonly string[]): Promise<unknown>;
+  handlers: CarrierHandlers;
+  waitSec: number;
+  backoff: Backoff;
+  random: () => number;
+  log: Logger;
+  signal: AbortSignal;
+  onContact(error: Error | null): void;
+}
+
+const FULL_PAUSE_MS = 5000;
+const ACK_LIMIT = 1000;
+
+export const runPollLoop = async (options: PollLoopOptions): Promise<void> => {
+  const { poll, handlers, waitSec, backoff, random, log, signal, onContact } = options;
+  let resume = true;
+  const unacknowledged = new Set<string>();
+  while (!signal.aborted) {
+    let retryAfterMs = 0;
+    try {
+      const answer = await poll({ waitSec: handlers.hasRoom() ? waitSec : 0, resume });
+      onContact(null);
+      resume = false;
+      if (answer.commands.length > 0) for (const id of await handlers.offers(answer.commands)) unacknowledged.add(id);
+      await acknowledgeAll(unacknowledged, options);
+      backoff.reset();
+      if (answer.retry_after_ms !== undefined) retryAfterMs = answer.retry_after_ms * (1 + random() / 4);
+      else if (!handlers.hasRoom()) retryAfterMs = FULL_PAUSE_MS;
+    } catch (error) {
+      if (signal.aborted) return;
+      const failure = error instanceof Error ? error : new Error(String(error));
+      onContact(failure);
+      retryAfterMs = backoff.next(error instanceof Unreachable ? error.retryAfterMs : 0);
+      if (backoff.failures === 1)
+        log.warn(
+          { err: failure, retry_ms: Math.round(retryAfterMs) },
+          'cannot take work from the server, trying again',
+        );
+    }
+    if (retryAfterMs > 0) await pause(retryAfterMs, signal);
+  }
+};
+
+const acknowledgeAll = async (ids: Set<string>, { acknowledge }: PollLoopOptions): Promise<void> => {
+  while (ids.size > 0) {
+    const some = [...ids].slice(0, ACK_LIMIT);
+    await acknowledge(some);
+    for (const id of some) ids.delete(id);
+  }
+};

@@ -1,0 +1,85 @@
+import { readFileSync } from 'node:fs';
+import { userInfo } from 'node:os';
+import type { ExecutionSpec } from '@aegis/native/execution-spec';
+import type { RunBody } from '@aegis/protocol/commands/carrier';
+import type { NodeTools } from '@aegis/protocol/commands/process-plan';
+import { toProcess } from '@aegis/protocol/commands/types';
+
+/** From a command's signed body to what its supervisor is given: argument vector, limits and a clean environment. */
+
+export interface SpecSettings {
+  nodeName: string;
+  bootId: string;
+  tools: NodeTools;
+  drainMs: number;
+  spoolBytes: number;
+  segmentBytes: number;
+  cgroup: string | null;
+  accountOf(user: string | null): Account;
+}
+
+export interface Account {
+  name: string;
+  home: string;
+  shell: string;
+}
+
+const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+const LANG = 'C.UTF-8';
+
+/** @throws AegisError commands.unsupported_type, commands.invalid_payload */
+export const processSpec = (
+  execution: { id: string; commandId: string; attempt: number },
+  body: RunBody,
+  settings: SpecSettings,
+): { spec: ExecutionSpec; stdin: Buffer | undefined } => {
+  const plan = toProcess(body.command_type, body.payload, settings.tools);
+  const account = settings.accountOf(plan.user);
+  const env = {
+    PATH,
+    HOME: account.home,
+    USER: account.name,
+    LOGNAME: account.name,
+    SHELL: account.shell,
+    LANG,
+    TERM: 'dumb',
+    AEGIS_COMMAND_ID: execution.commandId,
+    AEGIS_EXECUTION_ID: execution.id,
+    AEGIS_NODE: settings.nodeName,
+    AEGIS_ATTEMPT: String(execution.attempt),
+    ...plan.env,
+  };
+  return {
+    spec: {
+      argv: plan.argv,
+      env,
+      ...(plan.user === null ? {} : { user: plan.user }),
+      ...(plan.cwd === null ? {} : { cwd: plan.cwd }),
+      ...(plan.umask === null ? {} : { umask: Number.parseInt(plan.umask, 8) }),
+      timeoutMs: Math.round(plan.timeoutSec * 1000),
+      graceMs: Math.round(plan.graceSec * 1000),
+      drainMs: settings.drainMs,
+      spoolBytes: settings.spoolBytes,
+      segmentBytes: settings.segmentBytes,
+      bootId: settings.bootId,
+      ...(settings.cgroup === null ? {} : { cgroup: settings.cgroup }),
+    },
+    stdin: plan.stdin ?? undefined,
+  };
+};
+
+/** passwd(5) by name or uid; an account that is not in the file (LDAP and the like) gets neutral values, and aegis-exec, which
+ *  asks the system's own account database, decides whether it exists. */
+export const accountLookup =
+  (passwdFile = '/etc/passwd') =>
+  (user: string | null): Account => {
+    if (user === null) {
+      const { username, homedir, shell } = userInfo();
+      return { name: username, home: homedir, shell: shell ?? '/bin/sh' };
+    }
+    for (const line of readFileSync(passwdFile, 'utf8').split('\n')) {
+      const [name, , uid, , , home, shell] = line.split(':');
+      if (name && (name === user || uid === user)) return { name, home: home || '/', shell: shell || '/bin/sh' };
+    }
+    return { name: user, home: '/', shell: '/bin/sh' };
+  };

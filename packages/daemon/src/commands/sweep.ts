@@ -1,0 +1,37 @@
+import { lstatSync, opendirSync } from 'node:fs';
+import { join } from 'node:path';
+import { removeExecutionFolder, supervisorAlive } from '@aegis/native/execution-folder';
+import { isUuid } from '@aegis/protocol/ids';
+import type { Logger } from '../platform/log.ts';
+
+const LIMIT = 2000;
+
+/** Removes folders below `root` that belong to no journalled execution: left when the daemon died between freeing a row and
+ *  removing its folder. Only real folders named like an execution, never through a link, at most so many at once; one whose
+ *  supervisor still lives stays. Returns how many were removed. */
+export const sweepFolders = (root: string, isKnown: (executionId: string) => boolean, log: Logger): number => {
+  let removed = 0;
+  const folder = opendirSync(root);
+  try {
+    for (let seen = 0; seen < 10 * LIMIT && removed < LIMIT; seen++) {
+      const entry = folder.readSync();
+      if (!entry) break;
+      if (!isUuid(entry.name) || isKnown(entry.name)) continue;
+      const dir = join(root, entry.name);
+      if (!lstatSync(dir, { throwIfNoEntry: false })?.isDirectory()) continue;
+      if (supervisorAlive(dir)) {
+        log.warn(
+          { execution_id: entry.name },
+          'a command runs that the journal does not know; its folder stays until it has ended',
+        );
+        continue;
+      }
+      removeExecutionFolder(dir);
+      removed++;
+    }
+  } finally {
+    folder.closeSync();
+  }
+  if (removed > 0) log.info({ removed }, 'removed left-over execution folders');
+  return removed;
+};

@@ -1,0 +1,258 @@
+import { randomInt } from 'node:crypto';
+import { join } from 'node:path';
+import { aegisExecPath } from '@aegis/native/binaries';
+import { readBootId } from '@aegis/native/boot-id';
+import { PAYLOAD_TYPES, signEnvelope } from '@aegis/protocol/access/dsse';
+import { type FaultPoints, noFaultPoints } from '@aegis/protocol/fault-points';
+import { VERSION } from '@aegis/protocol/version';
+import { seenDirectives } from './access/seen.ts';
+import { directiveVerifier, signersOf } from './access/verify-directive.ts';
+import { pollCarrier } from './channel/poll-carrier.ts';
+import { accountLookup } from './commands/process-spec.ts';
+import { commandsRepository } from './commands/repository.ts';
+import { type CommandsStatus, commandsService } from './commands/service.ts';
+import type { DaemonConfig } from './config.ts';
+import { serveControl } from './control.ts';
+import { enrolOnce, tlsTrust, USER_AGENT } from './enrol.ts';
+import { migrations } from './migrations.ts';
+import { gatherFacts } from './nodes/facts.ts';
+import type { Identity } from './nodes/identity.ts';
+import { nodeToken } from './nodes/token.ts';
+import { type Clock, isoTime, pause, systemClock } from './platform/clock.ts';
+import { backoff } from './platform/http/backoff.ts';
+import { httpClient, Unreachable } from './platform/http/client.ts';
+import { type HttpDoor, nodeHttpDoor } from './platform/http/door.ts';
+import { openJournal } from './platform/journal/journal.ts';
+import { type Logger, silentLog } from './platform/log.ts';
+import { ensurePrivateFolder } from './platform/private-files.ts';
+import { writableCgroup } from './platform/process.ts';
+
+/** The daemon's start order on one page: journal → identity → domains → carrier. */
+
+export interface DaemonOptions {
+  config: DaemonConfig;
+  clock?: Clock;
+  /** Default: the kernel's. */
+  bootId?: string;
+  log?: Logger;
+  faults?: FaultPoints;
+  random?: () => number;
+  /** Instead of node:http(s): tests put a bad network in its place. */
+  request?: HttpDoor;
+  /** Ends the waiting for a server that is not there yet. */
+  signal?: AbortSignal;
+}
+
+export interface DaemonStatus extends CommandsStatus {
+  uid: string;
+  name: string;
+  fleet: string;
+  server: string;
+  version: string;
+  pid: number;
+  carrier: string;
+  connected: boolean;
+  last_contact: string | null;
+  last_error: string | null;
+  draining: boolean;
+  journal_bytes: number;
+  rss_bytes: number;
+}
+
+export interface RunningDaemon extends AsyncDisposable {
+  readonly uid: string;
+  readonly name: string;
+  status(): DaemonStatus;
+  /** Takes and starts nothing more. True when what ran has ended and was reported in time. */
+  drain(timeoutSec?: number): Promise<boolean>;
+  /** Throws when the journal does not work any more. */
+  prove(): void;
+  close(): Promise<void>;
+}
+
+const TIDY_MS = 3_600_000;
+const FLUSH_MS = 5000;
+const randomFraction = (): number => randomInt(2 ** 32) / 2 ** 32;
+
+export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon> => {
+  const { config, clock = systemClock, log = silentLog(), faults = noFaultPoints, random = randomFraction } = options;
+
+  // Journal: also the lock that keeps a second daemon away.
+  ensurePrivateFolder(config.data_dir);
+  const journal = openJournal({
+    path: join(config.data_dir, 'journal.db'),
+    migrations,
+    faults,
+    maxBytes: config.journal_max_bytes,
+  });
+  const toClose: (() => unknown)[] = [() => journal.close()];
+  try {
+    // Identity.
+    const { identity, keys } = await enrolPatiently({ ...options, log, random });
+    const door = options.request ?? closing(nodeHttpDoor({ tls: tlsTrust(config, identity.tls) }), toClose);
+    const clientOptions = { server: identity.server, door, faults, userAgent: USER_AGENT };
+    const token = nodeToken({
+      dataDir: config.data_dir,
+      identity,
+      key: keys.signing,
+      client: httpClient({ ...clientOptions, compress: false }),
+      clock,
+    });
+    const compress = config.compress === 'on' || (config.compress === 'auto' && !isLoopback(identity.server));
+    const client = httpClient({ ...clientOptions, compress, token });
+
+    // Domains.
+    const seen = seenDirectives({ journal, maxRows: config.journal_max_seen });
+    const verifier = directiveVerifier({
+      fleet: identity.fleet,
+      ownKeyId: keys.signing.keyId,
+      signers: pinnedSigners(identity, clock, log),
+      seen,
+      clock,
+    });
+    const carrier = pollCarrier({
+      client,
+      renewTokenWhenDue: token.renewWhenDue,
+      waitSec: config.poll_wait_sec,
+      clock,
+      random,
+      log,
+    });
+    const bootId = options.bootId ?? readBootId();
+    const commands = commandsService({
+      dataDir: config.data_dir,
+      aegisExec: aegisExecPath(config.native_dir === undefined ? process.env : { AEGIS_NATIVE_DIR: config.native_dir }),
+      bootId,
+      repository: commandsRepository({ journal, keptReports: config.journal_kept_reports }),
+      journal,
+      access: { verify: verifier.verify, markSeen: seen.add },
+      carrier,
+      sign: (report) => signEnvelope(PAYLOAD_TYPES.report, report, keys.signing),
+      settings: {
+        nodeName: identity.name,
+        bootId,
+        tools: gatherFacts().tools,
+        drainMs: config.drain_sec * 1000,
+        spoolBytes: config.spool_bytes,
+        segmentBytes: config.segment_bytes,
+        cgroup: config.cgroup === 'auto' ? writableCgroup() : null,
+        accountOf: accountLookup(),
+      },
+      limits: {
+        maxConcurrent: config.max_concurrent,
+        maxExecutions: config.journal_max_executions,
+        undeliveredBytes: config.undelivered_bytes,
+      },
+      clock,
+      random,
+      faults,
+      log,
+    });
+
+    let draining = false;
+    const status = (): DaemonStatus => {
+      const { kind, connected, lastContactMs, lastError } = carrier.status();
+      return {
+        uid: identity.uid,
+        name: identity.name,
+        fleet: identity.fleet,
+        server: identity.server,
+        version: VERSION,
+        pid: process.pid,
+        carrier: kind,
+        connected,
+        last_contact: lastContactMs === null ? null : isoTime(lastContactMs),
+        last_error: lastError,
+        draining,
+        ...commands.status(),
+        journal_bytes: journal.fileBytes(),
+        rss_bytes: process.memoryUsage.rss(),
+      };
+    };
+    const drain = async (timeoutSec = 60): Promise<boolean> => {
+      draining = true;
+      carrier.pauseOffers();
+      return commands.drain(timeoutSec * 1000);
+    };
+    const control = await serveControl(config.data_dir, {
+      status,
+      drain: async (timeoutSec) => ({ drained: await drain(timeoutSec), ...status() }),
+    });
+    const tidy = (): void => {
+      try {
+        seen.prune(clock.now());
+        commands.tidy();
+      } catch (error) {
+        log.error({ err: error }, 'cannot tidy the journal, trying again in an hour');
+      }
+    };
+    const tidyTimer = setInterval(tidy, TIDY_MS).unref();
+
+    // Carrier: last, when everything can take what it brings.
+    commands.adopt();
+    tidy();
+    carrier.start({ offers: commands.accept, hasRoom: commands.hasRoom });
+
+    let closed: Promise<void> | null = null;
+    const close = async (): Promise<void> => {
+      clearInterval(tidyTimer);
+      carrier.pauseOffers();
+      await control.close();
+      await commands.stop(FLUSH_MS);
+      await carrier.stop();
+      for (const one of toClose.reverse()) one();
+    };
+    const closeOnce = (): Promise<void> => {
+      closed ??= close();
+      return closed;
+    };
+    return {
+      uid: identity.uid,
+      name: identity.name,
+      status,
+      drain,
+      prove: journal.prove,
+      close: closeOnce,
+      [Symbol.asyncDispose]: closeOnce,
+    };
+  } catch (error) {
+    for (const one of toClose.reverse()) one();
+    throw error;
+  }
+};
+
+/** A server that is not there yet is waited for; one that says no is not. */
+const enrolPatiently = async (options: DaemonOptions & { log: Logger; random: () => number }) => {
+  const wait = backoff({ random: options.random });
+  for (;;) {
+    try {
+      return await enrolOnce(options);
+    } catch (error) {
+      if (!(error instanceof Unreachable) || options.signal?.aborted) throw error;
+      const retryMs = wait.next(error.retryAfterMs);
+      options.log.warn({ err: error, retry_ms: Math.round(retryMs) }, 'cannot enrol yet: the server does not answer');
+      await pause(retryMs, options.signal);
+    }
+  }
+};
+
+const pinnedSigners = ({ trust_bundle, root_fingerprint }: Identity, clock: Clock, log: Logger) => {
+  try {
+    return signersOf(trust_bundle, root_fingerprint, clock.now());
+  } catch (error) {
+    // What runs is still followed and reported; nothing new is obeyed.
+    log.error(
+      { err: error },
+      'the pinned trust bundle is no longer good: every directive will be refused; enrol this node anew',
+    );
+    return new Map<string, never>();
+  }
+};
+
+const isLoopback = (server: string): boolean =>
+  /^https?:\/\/(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?$/.test(server);
+
+const closing = <T extends { close(): void }>(one: T, toClose: (() => unknown)[]): T => {
+  toClose.push(() => one.close());
+  return one;
+};

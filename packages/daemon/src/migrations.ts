@@ -1,0 +1,45 @@
+import type { Migration } from './platform/journal/journal.ts';
+
+/** The journal's schema, step by step. Forward only and additive, so that the previous release can still read the file. */
+export const migrations: readonly Migration[] = [
+  {
+    version: 1,
+    name: 'executions, seen directives, tombstones and kept reports',
+    sql: `
+      CREATE TABLE state (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+
+      CREATE TABLE seen (
+        id BLOB NOT NULL,
+        attempt INTEGER NOT NULL,
+        issued_at_ms INTEGER NOT NULL,
+        PRIMARY KEY (id, attempt)
+      ) STRICT, WITHOUT ROWID;
+      CREATE INDEX seen_issued ON seen (issued_at_ms);
+
+      CREATE TABLE executions (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        command_id TEXT NOT NULL,
+        attempt INTEGER NOT NULL,
+        priority INTEGER NOT NULL,
+        delivery TEXT NOT NULL,
+        not_before_ms INTEGER,
+        expires_at_ms INTEGER NOT NULL,
+        output_limit_bytes INTEGER NOT NULL,
+        body TEXT,
+        handed_boot TEXT,
+        cancel_asked INTEGER NOT NULL DEFAULT 0,
+        report TEXT
+      ) STRICT;
+      CREATE INDEX executions_command ON executions (command_id);
+
+      CREATE TABLE tombstones (command_id TEXT PRIMARY KEY, expires_at_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+
+      CREATE TABLE finished (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        execution_id TEXT NOT NULL UNIQUE,
+        report TEXT NOT NULL
+      ) STRICT;
+    `,
+  },
+];

@@ -1,0 +1,114 @@
+import { Agent as HttpAgent, request as httpRequest, type IncomingHttpHeaders, type IncomingMessage } from 'node:http';
+import { Agent as HttpsAgent, request as httpsRequest } from 'node:https';
+import type { PeerCertificate } from 'node:tls';
+
+/** One HTTP exchange, the only way out of this process to the server. Tests put a bad network in its place. */
+export type HttpDoor = (request: HttpRequest) => Promise<HttpAnswer>;
+
+export interface HttpRequest {
+  method: string;
+  /** Absolute. */
+  url: string;
+  headers: Record<string, string>;
+  body?: Uint8Array | undefined;
+  /** For the whole exchange. */
+  timeoutMs: number;
+  signal?: AbortSignal | undefined;
+}
+
+export interface HttpAnswer {
+  status: number;
+  headers: IncomingHttpHeaders;
+  body: Buffer;
+}
+
+export interface TlsTrust {
+  /** PEM of authorities instead of the system's. */
+  ca?: string | undefined;
+  /** PEM and hex SHA-256 of the one certificate to accept; its names then do not matter. */
+  pinned?: { certificate: string; fingerprint: string } | undefined;
+}
+
+export const MAX_ANSWER_BYTES = 16 * 1024 * 1024;
+const IDLE_SOCKET_MS = 55_000;
+
+/** An exchange over node:http(s) with keep-alive. Rejects with a plain Error when the answer did not arrive whole. */
+export const nodeHttpDoor = ({ tls = {} }: { tls?: TlsTrust } = {}): HttpDoor & { close(): void } => {
+  const options = { keepAlive: true, maxSockets: 16, maxFreeSockets: 4, timeout: IDLE_SOCKET_MS };
+  const plain = new HttpAgent(options);
+  const secure = new HttpsAgent({ ...options, ...tlsOptions(tls), minVersion: 'TLSv1.2' });
+
+  const once = (asked: HttpRequest): Promise<HttpAnswer> =>
+    new Promise((resolve, reject) => {
+      const { method, url, headers, body, timeoutMs, signal } = asked;
+      const https = url.startsWith('https:');
+      const settings = { method, headers: body ? { ...headers, 'content-length': String(body.length) } : headers };
+      const timer = setTimeout(() => request.destroy(new Error(`no answer within ${timeoutMs} ms`)), timeoutMs);
+      const onAbort = (): void => void request.destroy(new Error('aborted'));
+      const settle = (act: () => void): void => {
+        clearTimeout(timer);
+        signal?.removeEventListener('abort', onAbort);
+        act();
+      };
+      const answered = (answer: IncomingMessage): void => {
+        readBody(answer).then(
+          (bytes) => settle(() => resolve({ status: answer.statusCode ?? 0, headers: answer.headers, body: bytes })),
+          (error: unknown) => settle(() => reject(error)),
+        );
+      };
+      const request = https
+        ? httpsRequest(url, { ...settings, agent: secure }, answered)
+        : httpRequest(url, { ...settings, agent: plain }, answered);
+      request.on('error', (error: NodeJS.ErrnoException) =>
+        settle(() =>
+          reject(Object.assign(error, { staleSocket: request.reusedSocket && error.code === 'ECONNRESET' })),
+        ),
+      );
+      if (signal?.aborted) return onAbort();
+      signal?.addEventListener('abort', onAbort, { once: true });
+      request.end(body);
+    });
+
+  const exchange: HttpDoor = async (asked) => {
+    try {
+      return await once(asked);
+    } catch (error) {
+      // The server closed an idle connection just as we used it. Everything that we send may be sent twice.
+      if (error instanceof Error && 'staleSocket' in error && error.staleSocket === true) return once(asked);
+      throw error;
+    }
+  };
+  return Object.assign(exchange, {
+    close: () => {
+      plain.destroy();
+      secure.destroy();
+    },
+  });
+};
+
+const readBody = async (answer: IncomingMessage): Promise<Buffer> => {
+  const parts: Buffer[] = [];
+  let length = 0;
+  for await (const part of answer as AsyncIterable<Buffer>) {
+    length += part.length;
+    if (length > MAX_ANSWER_BYTES) {
+      answer.destroy();
+      throw new Error(`the answer is larger than ${MAX_ANSWER_BYTES} bytes`);
+    }
+    parts.push(part);
+  }
+  if (!answer.complete) throw new Error('the answer broke off');
+  return parts.length === 1 && parts[0] ? parts[0] : Buffer.concat(parts);
+};
+
+const tlsOptions = ({ ca, pinned }: TlsTrust) => {
+  if (!pinned) return ca === undefined ? {} : { ca };
+  return {
+    ca: pinned.certificate,
+    allowPartialTrustChain: true, // the pinned certificate itself is the anchor, whoever issued it
+    checkServerIdentity: (_host: string, certificate: PeerCertificate): Error | undefined =>
+      certificate.fingerprint256.replaceAll(':', '').toLowerCase() === pinned.fingerprint
+        ? undefined
+        : new Error("the server's certificate is not the one that the join token names"),
+  };
+};

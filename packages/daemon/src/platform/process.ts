@@ -1,0 +1,36 @@
+import { accessSync, constants, readFileSync } from 'node:fs';
+import { constants as osConstants } from 'node:os';
+import { join } from 'node:path';
+
+/** Facts about processes on this machine: our own cgroup, signal names. Roots are parameters. */
+
+/** The cgroup2 folder that this process lives in, when it may make others in it; else null. Under systemd with Delegate=yes,
+ *  or as root, it may. */
+export const writableCgroup = (proc = '/proc'): string | null => {
+  try {
+    const own = /^0::(.*)$/m.exec(readFileSync(join(proc, 'self/cgroup'), 'utf8'))?.[1];
+    if (own === undefined) return null;
+    for (const line of readFileSync(join(proc, 'self/mountinfo'), 'utf8').split('\n')) {
+      // mountinfo(5): id parent major:minor root mountpoint options… - type source options
+      const [mount, filesystem] = line.split(' - ');
+      if (!mount || !filesystem?.startsWith('cgroup2 ')) continue;
+      const [, , , root, mountPoint] = mount.split(' ');
+      if (!root || !mountPoint) continue;
+      const below = root === '/' ? own : own.startsWith(root) ? own.slice(root.length) : null;
+      if (below === null || below.split('/').includes('..')) continue;
+      const folder = join(mountPoint, below);
+      accessSync(folder, constants.W_OK);
+      accessSync(join(folder, 'cgroup.procs'), constants.W_OK);
+      return folder;
+    }
+    return null;
+  } catch {
+    return null; // no cgroup2, or not ours to write: executions run without one
+  }
+};
+
+const SIGNALS = new Map(Object.entries(osConstants.signals).map(([name, number]) => [number as number, name]));
+export const signalName = (number: number): string => SIGNALS.get(number) ?? `SIG${number}`;
+
+export const errnoOf = (error: unknown): string | undefined =>
+  error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined;
