@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { cancelExecution } from '../src/execution-folder.ts';
-import { Bench, binaryOf, buildBoth, builds, markEnv, marked, readOutput, until } from './harness.ts';
+import { Bench, binaryOf, buildBoth, builds, markEnv, marked, procFile, readOutput, until } from './harness.ts';
 
 beforeAll(buildBoth, 120_000);
 
