@@ -101,6 +101,8 @@ export const Execution = z.object({
   /** Whether the final report carried the node's own good signature. */
   report_signed: z.boolean(),
   usage: z.nullable(z.unknown()),
+  /** Whether the node saw that no process of it was left; null while unknown. */
+  tree_empty: z.optional(z.nullable(z.boolean())),
 });
 export type Execution = z.infer<typeof Execution>;
 

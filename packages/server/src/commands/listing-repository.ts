@@ -1,0 +1,156 @@
+import type { CommandState, ExecutionState } from '@aegis/protocol/commands/state';
+import { AegisError } from '@aegis/protocol/errors';
+import { sql } from 'kysely';
+import type { Storage } from '../tables.ts';
+import type { CommandHead } from './changes.ts';
+import { COMMAND_HEAD } from './executions-repository.ts';
+import { isIn } from './set-queries.ts';
+import type { CommandRow, ExecutionRow } from './tables.ts';
+import type { ShownCommand } from './views.ts';
+
+/** Reads for people: commands and executions in pages, and the figures. */
+
+export interface CommandFilter {
+  state: CommandState | undefined;
+  priority: number | undefined;
+  /** A node's name or uid. */
+  node: string | undefined;
+  type: string | undefined;
+  correlationId: string | undefined;
+}
+
+export type CommandText = Pick<CommandRow, 'id' | 'payload' | 'targets' | 'idempotency_key'>;
+
+const SHOWN = [...COMMAND_HEAD, 'payload', 'targets', 'idempotency_key'] as const;
+
+export const listingRepository = (storage: Storage) => {
+  const { kind, read } = storage;
+  const command = (id: string): Promise<ShownCommand | undefined> =>
+    read.selectFrom('commands').select(SHOWN).where('id', '=', id).executeTakeFirst();
+
+  return {
+    command,
+    /** @throws AegisError commands.unknown_command */
+    commandOrThrow: async (id: string): Promise<ShownCommand> => {
+      const row = await command(id);
+      if (!row) throw new AegisError('commands.unknown_command', `No command '${id}'. See 'aegis commands list'.`);
+      return row;
+    },
+
+    /** Newest first, those older than `before`, without their texts: `texts` loads those that fit on the page. */
+    commands: (filter: CommandFilter, limit: number, before: string | undefined): Promise<CommandHead[]> => {
+      let query = read.selectFrom('commands').select(COMMAND_HEAD).orderBy('id', 'desc').limit(limit);
+      if (before !== undefined) query = query.where('id', '<', before);
+      if (filter.state !== undefined) query = query.where('state', '=', filter.state);
+      if (filter.priority !== undefined) query = query.where('priority', '=', filter.priority);
+      if (filter.type !== undefined) query = query.where('command_type', '=', filter.type);
+      if (filter.correlationId !== undefined) query = query.where('correlation_id', '=', filter.correlationId);
+      const { node } = filter;
+      if (node !== undefined)
+        query = query.where((of) =>
+          of.exists(
+            of
+              .selectFrom('commands_executions as e')
+              .select(sql<number>`1`.as('one'))
+              .whereRef('e.command_id', '=', 'commands.id')
+              .where((where) => where.or([where('e.node_uid', '=', node), where('e.node_name', '=', node)])),
+          ),
+        );
+      return query.execute();
+    },
+
+    texts: (ids: readonly string[]): Promise<CommandText[]> =>
+      read
+        .selectFrom('commands')
+        .select(['id', 'payload', 'targets', 'idempotency_key'])
+        .where(isIn(kind, 'id', ids))
+        .execute(),
+
+    /** By node and attempt, those after `after`. */
+    executions: (
+      commandId: string,
+      limit: number,
+      after: readonly [nodeUid: string, attempt: number] | undefined,
+    ): Promise<ExecutionRow[]> =>
+      read
+        .selectFrom('commands_executions')
+        .selectAll()
+        .where('command_id', '=', commandId)
+        .$if(after !== undefined, (query) =>
+          query.where(sql<boolean>`(node_uid, attempt) > (${after?.[0]}, ${after?.[1]})`),
+        )
+        .orderBy('node_uid')
+        .orderBy('attempt')
+        .limit(limit)
+        .execute(),
+
+    executionsByIds: (ids: readonly string[]): Promise<ExecutionRow[]> =>
+      read
+        .selectFrom('commands_executions')
+        .selectAll()
+        .where(isIn(kind, 'id', ids))
+        .execute(),
+
+    /** Those that a log reader follows: small rows, in the order in which they were made. */
+    executionKeys: (
+      commandId: string,
+    ): Promise<Pick<ExecutionRow, 'id' | 'node_uid' | 'node_name' | 'attempt' | 'newest'>[]> =>
+      read
+        .selectFrom('commands_executions')
+        .select(['id', 'node_uid', 'node_name', 'attempt', 'newest'])
+        .where('command_id', '=', commandId)
+        .orderBy('id')
+        .orderBy('attempt')
+        .execute(),
+
+    hasNode: async (commandId: string, node: string): Promise<boolean> => {
+      const row = await read
+        .selectFrom('commands_executions')
+        .select('id')
+        .where('command_id', '=', commandId)
+        .where((where) => where.or([where('node_uid', '=', node), where('node_name', '=', node)]))
+        .limit(1)
+        .executeTakeFirst();
+      return row !== undefined;
+    },
+
+    /** The nodes on which a command's newest attempt ended otherwise than well. */
+    unsuccessfulNodes: async (commandId: string): Promise<string[]> => {
+      const rows = await read
+        .selectFrom('commands_executions')
+        .select('node_uid')
+        .where('command_id', '=', commandId)
+        .where('newest', '=', 1)
+        .where('state', '<>', 'succeeded')
+        .orderBy('id')
+        .execute();
+      return rows.map((row) => row.node_uid);
+    },
+
+    commandsByState: async (): Promise<Record<string, number>> => {
+      const rows = await read
+        .selectFrom('commands')
+        .select((of) => ['state', of.fn.countAll<number>().as('count')])
+        .groupBy('state')
+        .execute();
+      return Object.fromEntries(rows.map(({ state, count }) => [state, count]));
+    },
+
+    executionFigures: async (): Promise<{ byState: Partial<Record<ExecutionState, number>>; outputBytes: number }> => {
+      const rows = await read
+        .selectFrom('commands_executions')
+        .select((of) => [
+          'state',
+          of.fn.countAll<number>().as('count'),
+          sql<number>`sum(stdout_next - stdout_missing + stderr_next - stderr_missing)`.as('bytes'),
+        ])
+        .groupBy('state')
+        .execute();
+      return {
+        byState: Object.fromEntries(rows.map(({ state, count }) => [state, count])),
+        outputBytes: rows.reduce((sum, { bytes }) => sum + bytes, 0),
+      };
+    },
+  };
+};
+export type ListingRepository = ReturnType<typeof listingRepository>;

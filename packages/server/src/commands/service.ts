@@ -1,0 +1,118 @@
+/** commands: what operators ask for and what became of it. Owns commands, executions and their output; called by its routes, by
+ *  its loop, and by the retirement of a node.
+ *  Invariant: an execution moves only by protocol/commands/state.ts, and nothing is answered before it is durable.
+ *  It must not know how nodes are enrolled or operators authenticated: who is who arrives with each call. */
+import type { KeyPair } from '@aegis/protocol/access/keys';
+import { uuidv7Generator } from '@aegis/protocol/ids';
+import type { Bus } from '../platform/bus.ts';
+import type { Clock } from '../platform/clock.ts';
+import type { Storage } from '../tables.ts';
+import { cancelService } from './cancel.ts';
+import type { ChangeRules } from './changes.ts';
+import { dispatchService } from './dispatch.ts';
+import { dispatchRepository } from './dispatch-repository.ts';
+import { executionsRepository } from './executions-repository.ts';
+import { expiryTurn } from './expiry-loop.ts';
+import { expiryRepository } from './expiry-repository.ts';
+import { listingService } from './listing.ts';
+import { listingRepository } from './listing-repository.ts';
+import { logLines } from './log-lines.ts';
+import { outputService } from './output.ts';
+import { outputRepository } from './output-repository.ts';
+import { reportsService } from './reports.ts';
+import { retryService } from './retry.ts';
+import { type PublicKeyOf, reportChecker } from './signed-reports.ts';
+import { streamBytes } from './stream-bytes.ts';
+import { streamHashes } from './stream-hashes.ts';
+import { type ResolveTargets, submissionService } from './submission.ts';
+import { submissionRepository } from './submission-repository.ts';
+
+export interface CommandLimits {
+  redeliverAfterMs: number;
+  maxInFlightPerNode: number;
+  maxQueuedPerNode: number;
+  retentionDays: number;
+  lostAfterSec: number;
+}
+
+/** What commands need to know of nodes. */
+export interface NodeDoor {
+  resolve: ResolveTargets;
+  publicKeyOf: PublicKeyOf;
+  /** Those of the nodes that are not retired. */
+  active: (nodeUids: readonly string[]) => Promise<readonly string[]>;
+  /** Last signs of life; nodes never heard of are left out. */
+  lastSeen: (nodeUids: readonly string[]) => Promise<ReadonlyMap<string, number>>;
+}
+
+export const commandsService = (on: {
+  storage: Storage;
+  bus: Bus;
+  clock: Clock;
+  fleet: string;
+  serverKey: KeyPair;
+  nodes: NodeDoor;
+  limits: CommandLimits;
+  random?: () => number;
+}) => {
+  const { storage, bus, clock, limits, nodes } = on;
+  const random = on.random ?? Math.random;
+  const retentionMs = limits.retentionDays * 24 * 3_600_000;
+  const newId = uuidv7Generator(clock.now);
+  const rules = (): ChangeRules => ({ now: clock.now(), random, retentionMs });
+
+  const executions = executionsRepository(storage);
+  const outputRows = outputRepository(storage);
+  const listingRows = listingRepository(storage);
+  const hashes = streamHashes();
+  const output = outputService({ storage, repository: outputRows, hashes, bus, clock });
+  const submission = submissionService({
+    storage,
+    repository: submissionRepository(storage),
+    resolve: nodes.resolve,
+    bus,
+    clock,
+    newId,
+    maxQueuedPerNode: limits.maxQueuedPerNode,
+  });
+  const cancel = cancelService({ storage, executions, listing: listingRows, bus, newId, rules });
+
+  return {
+    submission,
+    dispatch: dispatchService({
+      storage,
+      repository: dispatchRepository(storage),
+      bus,
+      clock,
+      signer: { fleet: on.fleet, key: on.serverKey },
+      limits,
+    }),
+    output,
+    reports: reportsService({
+      storage,
+      executions,
+      outputRows,
+      output,
+      hashes,
+      check: reportChecker(nodes.publicKeyOf),
+      bus,
+      rules,
+    }),
+    cancel,
+    retry: retryService({ listing: listingRows, submission, clock, active: nodes.active }),
+    expiry: expiryTurn({
+      storage,
+      executions,
+      repository: expiryRepository(storage),
+      bus,
+      rules,
+      lostAfterMs: limits.lostAfterSec * 1000,
+      lastSeen: nodes.lastSeen,
+      wakeLate: cancel.wakeLate,
+    }),
+    listing: listingService({ repository: listingRows, clock }),
+    logLines: logLines({ listing: listingRows, output: outputRows, bus }),
+    streamBytes: streamBytes({ listing: listingRows, output: outputRows, bus }),
+  };
+};
+export type CommandsService = ReturnType<typeof commandsService>;

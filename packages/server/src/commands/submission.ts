@@ -1,0 +1,142 @@
+import type { Submission, SubmitAnswer } from '@aegis/protocol/commands/submission';
+import { AegisError } from '@aegis/protocol/errors';
+import type { Bus } from '../platform/bus.ts';
+import { type Clock, isoTime } from '../platform/clock.ts';
+import type { OperatorActor } from '../platform/http/actor.ts';
+import type { Storage } from '../tables.ts';
+import { commandTopic, nodeTopic } from './changes.ts';
+import type { SubmissionRepository } from './submission-repository.ts';
+import { type Request, readSubmission } from './submission-request.ts';
+import type { CommandRow } from './tables.ts';
+
+/** Submissions: resolved to nodes when they come, and either stored as a whole or not at all. */
+
+export interface ResolvedTarget {
+  uid: string;
+  name: string;
+  status: string;
+  /** The target, as the submitter wrote it, through which the node was reached. */
+  matchedBy: string;
+}
+/** @throws AegisError commands.unknown_target, commands.bad_selector, commands.no_target */
+export type ResolveTargets = (targets: readonly string[]) => Promise<readonly ResolvedTarget[]>;
+
+const QUEUE_RETRY_SEC = 10;
+const NAMES_SHOWN = 10;
+
+export const submissionService = (on: {
+  storage: Storage;
+  repository: SubmissionRepository;
+  resolve: ResolveTargets;
+  bus: Bus;
+  clock: Clock;
+  newId: () => string;
+  maxQueuedPerNode: number;
+}) => {
+  const { storage, repository } = on;
+
+  const submit = async (actor: OperatorActor, request: Request): Promise<SubmitAnswer> => {
+    const { idempotencyKey } = request;
+    if (idempotencyKey !== null && !request.dryRun) {
+      // Before the targets: a repeat is answered as the first was, whatever the fleet looks like by now.
+      const known = await repository.known(storage.read, actor.id, idempotencyKey);
+      if (known) return answerAgain(known, request);
+    }
+    const targets = await on.resolve(request.targets);
+    if (targets.length === 0)
+      throw new AegisError('commands.no_target', "No node is meant by these targets. See 'aegis nodes list'.");
+    if (request.dryRun) return answerOf(request, null, targets, () => null);
+
+    const command = commandRow(actor, request, targets.length, on.newId);
+    const ids = new Map(targets.map(({ uid }) => [uid, on.newId()]));
+    const answer = answerOf(request, command.id, targets, (uid) => ids.get(uid) ?? null);
+    if (idempotencyKey !== null) command.answer = JSON.stringify(answer);
+    const stored = await storage.write('commands-submit', async (tx) => {
+      const full = await repository.fullQueues(tx, [...ids.keys()], on.maxQueuedPerNode);
+      if (full.size > 0) throw queueFull(targets.filter(({ uid }) => full.has(uid)));
+      if (!(await repository.insertCommand(tx, command)))
+        return (await repository.known(tx, actor.id, idempotencyKey ?? '')) ?? null;
+      await repository.insertExecutions(
+        tx,
+        command,
+        targets.map(({ uid, name }) => ({ id: ids.get(uid) ?? '', uid, name })),
+      );
+      return null;
+    });
+    if (stored) return answerAgain(stored, request); // another request with the same key was quicker
+    for (const uid of ids.keys()) on.bus.publish(nodeTopic(uid));
+    on.bus.publish(commandTopic(command.id));
+    return answer;
+  };
+
+  return {
+    /** @throws AegisError commands.queue_full, idempotency_conflict and what readSubmission and resolve throw */
+    submit: (actor: OperatorActor, body: Submission, idempotencyHeader?: string): Promise<SubmitAnswer> =>
+      submit(actor, readSubmission(body, idempotencyHeader, on.clock.now())),
+    submitRequest: submit,
+  };
+};
+export type SubmissionService = ReturnType<typeof submissionService>;
+
+const answerOf = (
+  request: Request,
+  commandId: string | null,
+  targets: readonly ResolvedTarget[],
+  executionOf: (uid: string) => string | null,
+): SubmitAnswer => ({
+  command_id: commandId,
+  targets: targets.map(({ uid, name, status, matchedBy }) => ({
+    uid,
+    name,
+    status,
+    execution_id: executionOf(uid),
+    matched_by: matchedBy,
+  })),
+  state: 'pending',
+  expires_at: isoTime(request.command.expires_at),
+});
+
+const answerAgain = (
+  known: { request_sha256: string | null; answer: string | null },
+  request: Request,
+): SubmitAnswer => {
+  if (known.request_sha256 !== request.requestSha256 || known.answer === null)
+    throw new AegisError(
+      'commands.idempotency_conflict',
+      'This idempotency key was used for another request. Send that same request, or take a new key.',
+    );
+  return JSON.parse(known.answer) as SubmitAnswer; // written by answerOf
+};
+
+const commandRow = (actor: OperatorActor, request: Request, nodes: number, newId: () => string): CommandRow => {
+  const id = newId();
+  return {
+    ...request.command,
+    id,
+    correlation_id: request.command.correlation_id ?? id,
+    targets: JSON.stringify(request.targets),
+    actor_kind: actor.kind,
+    actor_id: actor.id,
+    actor_name: actor.name,
+    state: 'pending',
+    result: JSON.stringify({ queued: nodes }),
+    retry_count: 0,
+    idempotency_key: request.idempotencyKey,
+    request_sha256: request.idempotencyKey === null ? null : request.requestSha256,
+    answer: null,
+    executed_at: null,
+    completed_at: null,
+    error_message: null,
+    check_at: request.command.expires_at,
+  };
+};
+
+const queueFull = (nodes: readonly ResolvedTarget[]): AegisError => {
+  const names = nodes.slice(0, NAMES_SHOWN).map(({ name }) => name);
+  const others = nodes.length > names.length ? ` and ${nodes.length - names.length} more` : '';
+  return new AegisError(
+    'commands.queue_full',
+    `The queue of ${names.join(', ')}${others} is full: nothing was submitted. Wait for it to drain, or cancel what waits there.`,
+    { details: { nodes: names }, retryAfterSec: QUEUE_RETRY_SEC },
+  );
+};
