@@ -5,10 +5,13 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import pg from 'pg';
 
 /** A throwaway PostgreSQL cluster, real in all that counts (fsync on): a temporary folder, a free loopback port, the programs of
  *  Debian's `postgresql` package, run as the user postgres when we are root (it refuses to run as root). */
 export interface PostgresCluster extends AsyncDisposable {
+  /** Of the database that a cluster always has. */
+  adminUrl: string;
   /** A fresh, empty database; its URL. */
   createDatabase(): Promise<string>;
   /** Stops the cluster as an operator's restart does (open connections are cut) and starts it again on the same port. */
@@ -74,18 +77,8 @@ export const startPostgres = async (): Promise<PostgresCluster> => {
     return stopped;
   };
   return {
-    createDatabase: async () => {
-      const name = `aegis_${randomBytes(6).toString('hex')}`;
-      const { default: pg } = await import('pg');
-      const client = new pg.Client({ connectionString: urlOf('postgres') });
-      await client.connect();
-      try {
-        await client.query(`create database ${name}`);
-      } finally {
-        await client.end();
-      }
-      return urlOf(name);
-    },
+    adminUrl: urlOf('postgres'),
+    createDatabase: () => createDatabase(urlOf('postgres')),
     restart: async () => {
       await halt();
       await start();
@@ -93,6 +86,19 @@ export const startPostgres = async (): Promise<PostgresCluster> => {
     stop,
     [Symbol.asyncDispose]: stop,
   };
+};
+
+/** Makes a database with a name of its own; its URL. */
+export const createDatabase = async (adminUrl: string): Promise<string> => {
+  const name = `aegis_${randomBytes(6).toString('hex')}`;
+  const client = new pg.Client({ connectionString: adminUrl });
+  await client.connect();
+  try {
+    await client.query(`create database ${name}`);
+  } finally {
+    await client.end();
+  }
+  return adminUrl.replace(/postgres$/, name);
 };
 
 /** The newest installed release. */

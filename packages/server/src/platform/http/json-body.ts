@@ -63,8 +63,9 @@ const utf8 = new TextDecoder('utf-8', { fatal: true });
 
 /** V8's message quotes the text around the fault; the position alone tells as much and repeats no secret. */
 const jsonFault = (cause: unknown): string => {
-  const position = cause instanceof SyntaxError ? /position \d+/.exec(cause.message)?.[0] : 'it is not UTF-8';
-  return position ?? 'it ends too early or is malformed';
+  if (!(cause instanceof SyntaxError)) return 'it is not UTF-8';
+  const position = /position \d+/.exec(cause.message)?.[0];
+  return position ? `malformed at ${position}` : 'it ends too early or is malformed';
 };
 
 /** Keys that change what an object is, for whoever copies it carelessly, and nesting without end. */

@@ -63,7 +63,7 @@ export const mountRoutes = (app: FastifyInstance, routes: readonly Route[], opti
     if (route) options.faults.at(`server.after-answer.${route.endpoint.id}`);
   });
   app.setErrorHandler((error, request, reply) => answerError(error, request, reply, options.log));
-  app.setNotFoundHandler((request) => refuseUnknown(request, routes));
+  app.setNotFoundHandler((request, reply) => refuseUnknown(request, reply, routes));
   for (const route of routes) {
     app.route({
       method: route.endpoint.method,
@@ -241,7 +241,7 @@ const answerError = (error: unknown, request: FastifyRequest, reply: FastifyRepl
 const pathOf = (request: FastifyRequest): string => request.url.split('?', 1)[0] ?? '';
 
 /** @throws always: 405 for a path that other methods have, else 404 */
-const refuseUnknown = (request: FastifyRequest, routes: readonly Route[]): never => {
+const refuseUnknown = (request: FastifyRequest, reply: FastifyReply, routes: readonly Route[]): never => {
   const path = pathOf(request);
   const methods = routes
     .filter(({ endpoint }) => patternOf(endpoint.path).test(path))
@@ -249,6 +249,7 @@ const refuseUnknown = (request: FastifyRequest, routes: readonly Route[]): never
   if (methods.length === 0)
     throw new AegisError('http.not_found', 'There is nothing at this path. See /openapi.json for what there is.');
   const allowed = [...new Set(methods)].join(', ');
+  reply.header('allow', allowed);
   throw new AegisError('http.method_not_allowed', `This path takes ${allowed}, not ${request.method}.`, {
     details: { allow: allowed },
   });
