@@ -12,6 +12,11 @@ import { nodeTokens } from './access/node-tokens.ts';
 import { accessRepository } from './access/repository.ts';
 import { accessRoutes } from './access/routes.ts';
 import { tokensService } from './access/tokens-service.ts';
+import { expiryLoop } from './commands/expiry-loop.ts';
+import { logRoutes } from './commands/routes-logs.ts';
+import { nodeRoutes } from './commands/routes-nodes.ts';
+import { operatorRoutes } from './commands/routes-operators.ts';
+import { type CommandsService, commandsService } from './commands/service.ts';
 import type { ServerConfig } from './config.ts';
 import { isLoopbackHost, parseListen } from './listen-address.ts';
 import { enrolmentService } from './nodes/enrolment-service.ts';
@@ -24,6 +29,7 @@ import { nodesRoutes } from './nodes/routes.ts';
 import { nodesService } from './nodes/service.ts';
 import { sweepLoop } from './nodes/sweep-loop.ts';
 import { openServerStorage, requireFleetKeys } from './offline.ts';
+import { processBus } from './platform/bus.ts';
 import { type Clock, systemClock } from './platform/clock.ts';
 import { healthRoutes } from './platform/http/health-routes.ts';
 import { type Listener, listen, type Tls } from './platform/http/listener.ts';
@@ -42,6 +48,7 @@ export interface RunningServer extends AsyncDisposable {
   dataDir: string;
   /** For tests. */
   storage: Storage;
+  commands: CommandsService;
   /** Resolves when all is closed; safe to call again. */
   close(): Promise<void>;
 }
@@ -94,7 +101,8 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     offlineAfterMs: config.nodes.offline_after_sec * 1000,
   };
   const keepMs = storage.kind === 'sqlite' ? Number.POSITIVE_INFINITY : KEEP_NODES_MS;
-  const nodes = nodesService({ repository: rows, presence: presence(rules, clock), clock, keepMs });
+  const signsOfLife = presence(rules, clock);
+  const nodes = nodesService({ repository: rows, presence: signsOfLife, clock, keepMs });
   undo.defer(() =>
     nodes.storeSeen().catch((err: unknown) => log.warn({ err }, 'the last signs of life are not stored')),
   );
@@ -111,23 +119,60 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     allowed: config.nodes.keyless,
     tokenTtlSec: config.nodes.keyless_token_ttl_sec,
   });
+  const commands = commandsService({
+    storage,
+    bus: processBus(),
+    clock,
+    fleet: keys.fleet,
+    serverKey: keys.server,
+    nodes: {
+      resolve: nodes.resolveTargets,
+      publicKeyOf: async (uid) => (await nodes.byUid(uid))?.publicKey ?? null,
+      active: async (uids) => {
+        const known = await Promise.all(uids.map(nodes.byUid));
+        return known.flatMap((node) => (node && node.state !== 'retired' ? [node.uid] : []));
+      },
+      lastSeen: async (uids) =>
+        new Map(
+          (await rows.lastSeen(uids)).flatMap(({ uid, last_seen }) => {
+            const at = signsOfLife.lastSeen(uid, last_seen);
+            return at === null ? [] : [[uid, at] as const];
+          }),
+        ),
+    },
+    limits: {
+      redeliverAfterMs: config.commands.redeliver_after_ms,
+      maxInFlightPerNode: config.commands.max_in_flight_per_node,
+      maxQueuedPerNode: config.commands.max_queued_per_node,
+      retentionDays: config.commands.retention_days,
+      lostAfterSec: config.commands.lost_after_sec,
+    },
+  });
+  nodes.onRetire(commands.cancel.nodeRetired);
+  expiryLoop(commands.expiry, stopping.signal, log);
   presenceLoop(nodes, stopping.signal, log);
   sweepLoop(registrations, clock, stopping.signal, log);
   maintenanceLoop(storage, stopping.signal, log);
 
   const startedAt = clock.now();
-  const statisticsOf = async () => ({
-    nodes: await nodes.statistics(),
-    commands: { by_state: {} },
-    executions: { by_state: {} },
-    storage: { kind: storage.kind, output_bytes: 0 },
-    uptime_sec: Math.max(0, clock.now() - startedAt) / 1000,
-  });
+  const statisticsOf = async () => {
+    const figures = await commands.listing.figures();
+    return {
+      nodes: await nodes.statistics(),
+      commands: figures.commands,
+      executions: figures.executions,
+      storage: { kind: storage.kind, output_bytes: figures.outputBytes },
+      uptime_sec: Math.max(0, clock.now() - startedAt) / 1000,
+    };
+  };
 
   // Listeners.
   const routes: Route[] = [
     ...accessRoutes(keys, tokens),
     ...nodesRoutes(nodes, enrolment, keyless),
+    ...nodeRoutes(commands),
+    ...operatorRoutes(commands),
+    ...logRoutes(commands),
     ...healthRoutes({ clock, ping: storage.ping, statistics: statisticsOf }),
   ];
   const limits = config.rate_limits;
@@ -176,6 +221,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     rootFingerprint: keys.rootFingerprint,
     dataDir,
     storage,
+    commands,
     close,
     [Symbol.asyncDispose]: close,
   };
