@@ -101,8 +101,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     offlineAfterMs: config.nodes.offline_after_sec * 1000,
   };
   const keepMs = storage.kind === 'sqlite' ? Number.POSITIVE_INFINITY : KEEP_NODES_MS;
-  const signsOfLife = presence(rules, clock);
-  const nodes = nodesService({ repository: rows, presence: signsOfLife, clock, keepMs });
+  const nodes = nodesService({ repository: rows, presence: presence(rules, clock), clock, keepMs });
   undo.defer(() =>
     nodes.storeSeen().catch((err: unknown) => log.warn({ err }, 'the last signs of life are not stored')),
   );
@@ -128,17 +127,8 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     nodes: {
       resolve: nodes.resolveTargets,
       publicKeyOf: async (uid) => (await nodes.byUid(uid))?.publicKey ?? null,
-      active: async (uids) => {
-        const known = await Promise.all(uids.map(nodes.byUid));
-        return known.flatMap((node) => (node && node.state !== 'retired' ? [node.uid] : []));
-      },
-      lastSeen: async (uids) =>
-        new Map(
-          (await rows.lastSeen(uids)).flatMap(({ uid, last_seen }) => {
-            const at = signsOfLife.lastSeen(uid, last_seen);
-            return at === null ? [] : [[uid, at] as const];
-          }),
-        ),
+      active: nodes.activeOf,
+      lastSeen: nodes.lastSeen,
     },
     limits: {
       redeliverAfterMs: config.commands.redeliver_after_ms,
@@ -148,23 +138,11 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
       lostAfterSec: config.commands.lost_after_sec,
     },
   });
-  nodes.onRetire(commands.cancel.nodeRetired);
+  nodes.onRetire({ inTransaction: commands.cancel.nodeRetired, afterwards: commands.cancel.wakeLate });
   expiryLoop(commands.expiry, stopping.signal, log);
   presenceLoop(nodes, stopping.signal, log);
   sweepLoop(registrations, clock, stopping.signal, log);
   maintenanceLoop(storage, stopping.signal, log);
-
-  const startedAt = clock.now();
-  const statisticsOf = async () => {
-    const figures = await commands.listing.figures();
-    return {
-      nodes: await nodes.statistics(),
-      commands: figures.commands,
-      executions: figures.executions,
-      storage: { kind: storage.kind, output_bytes: figures.outputBytes },
-      uptime_sec: Math.max(0, clock.now() - startedAt) / 1000,
-    };
-  };
 
   // Listeners.
   const routes: Route[] = [
@@ -173,7 +151,12 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     ...nodeRoutes(commands),
     ...operatorRoutes(commands),
     ...logRoutes(commands),
-    ...healthRoutes({ clock, ping: storage.ping, statistics: statisticsOf }),
+    ...healthRoutes({
+      clock,
+      storage,
+      nodes: nodes.statistics,
+      commands: commands.listing.figures,
+    }),
   ];
   const limits = config.rate_limits;
   const tls = readTls(config);

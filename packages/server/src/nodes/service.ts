@@ -38,8 +38,11 @@ export interface KnownNode {
   keyless: boolean;
 }
 
-/** Called in the transaction that retires a node. */
-export type RetireHook = (tx: Tx, uid: string) => Promise<void>;
+/** What else happens when a node is retired: its part in the same transaction, and what follows once that is durable. */
+export interface RetireHook {
+  inTransaction(tx: Tx, uid: string): Promise<void>;
+  afterwards(): void;
+}
 
 const KEPT_NODES = 20_000;
 const Cursor = z.tuple([z.string(), z.string()]);
@@ -129,6 +132,9 @@ export const nodesService = (parts: {
     byUid,
     seen: presence.seen,
     storeSeen,
+    /** Those of the nodes that are not retired. */
+    activeOf: async (uids: readonly string[]): Promise<string[]> =>
+      (await repository.targetsNamed(uids)).map(({ uid }) => uid).filter((uid) => uids.includes(uid)),
     /** Milliseconds of the last sign of life, by uid; nodes that never gave one are left out. */
     lastSeen: async (uids: readonly string[]): Promise<Map<string, number>> => {
       const seen = new Map<string, number>();
@@ -188,12 +194,15 @@ export const nodesService = (parts: {
         });
       }),
     /** Retiring what is retired changes nothing. */
-    retire: (id: string): Promise<Node> =>
-      change('nodes.retire', id, async (tx, row) => {
+    retire: async (id: string): Promise<Node> => {
+      const node = await change('nodes.retire', id, async (tx, row) => {
         if (row.state === 'retired') return;
         await repository.update(tx, row.uid, { state: 'retired', updated_at: clock.now() });
-        for (const hook of hooks) await hook(tx, row.uid);
-      }),
+        for (const hook of hooks) await hook.inTransaction(tx, row.uid);
+      });
+      for (const hook of hooks) hook.afterwards();
+      return node;
+    },
 
     /** Names, uids, selectors and `all`, to the nodes they mean, each once, in the order of the targets.
      *  @throws AegisError commands.unknown_target, commands.no_target, commands.bad_selector */

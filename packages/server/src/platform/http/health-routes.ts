@@ -1,10 +1,8 @@
-import type { statistics } from '@aegis/protocol/commands/endpoints';
-import { statistics as statisticsEndpoint } from '@aegis/protocol/commands/endpoints';
+import { statistics } from '@aegis/protocol/commands/endpoints';
 import type { ResponseOf } from '@aegis/protocol/endpoint';
 import { healthLong, healthz } from '@aegis/protocol/nodes/endpoints';
 import { VERSION } from '@aegis/protocol/version';
-import type { Clock } from '../clock.ts';
-import { isoTime } from '../clock.ts';
+import { type Clock, isoTime } from '../clock.ts';
 import { type Route, type RouteContext, route } from './route.ts';
 
 /** Health asks the storage for a real answer, though at most once a second however often it is asked itself. */
@@ -12,36 +10,50 @@ import { type Route, type RouteContext, route } from './route.ts';
 const KEEP_MS = 1000;
 const PATIENCE_MS = 3000;
 
+type Statistics = ResponseOf<typeof statistics>;
+
 export const healthRoutes = (parts: {
   clock: Clock;
-  ping: () => Promise<void>;
-  statistics: () => Promise<ResponseOf<typeof statistics>>;
+  storage: { kind: string; ping(): Promise<void> };
+  nodes: () => Promise<Statistics['nodes']>;
+  commands: () => Promise<Pick<Statistics, 'commands' | 'executions'> & { outputBytes: number }>;
 }): Route[] => {
+  const startedAt = parts.clock.now();
   let latest: { at: number; failing: Promise<string[]> } | undefined;
   const failing = (): Promise<string[]> => {
     const now = parts.clock.now();
     if (!latest || Math.abs(now - latest.at) >= KEEP_MS)
       latest = {
         at: now,
-        failing: withinPatience(parts.ping()).then(
+        failing: withinPatience(parts.storage.ping()).then(
           () => [],
           () => ['storage'],
         ),
       };
     return latest.failing;
   };
-  const answer = async ({ reply }: RouteContext<typeof healthz>) => {
-    const parts_ = await failing();
-    const healthy = parts_.length === 0;
+  const health = async ({ reply }: RouteContext<typeof healthz>) => {
+    const failed = await failing();
+    const healthy = failed.length === 0;
     if (!healthy) reply.code(503).header('retry-after', '2');
     return {
       status: healthy ? ('healthy' as const) : ('unhealthy' as const),
       timestamp: isoTime(parts.clock.now()),
       version: VERSION,
-      ...(healthy ? {} : { failing: parts_ }),
+      ...(healthy ? {} : { failing: failed }),
     };
   };
-  return [route(healthz, answer), route(healthLong, answer), route(statisticsEndpoint, () => parts.statistics())];
+  const figures = async (): Promise<Statistics> => {
+    const { commands, executions, outputBytes } = await parts.commands();
+    return {
+      nodes: await parts.nodes(),
+      commands,
+      executions,
+      storage: { kind: parts.storage.kind, output_bytes: outputBytes },
+      uptime_sec: Math.max(0, parts.clock.now() - startedAt) / 1000,
+    };
+  };
+  return [route(healthz, health), route(healthLong, health), route(statistics, figures)];
 };
 
 const withinPatience = async (ping: Promise<void>): Promise<void> => {
