@@ -1,0 +1,143 @@
+import type { Command } from '@oclif/core/command';
+import type { AegisConfig } from './oclif.ts';
+
+/** Every command in one static table: what there is, in which group of the manual it stands, and where it comes from. A topic's module is
+ *  loaded when one of its commands runs (or its help is asked for), so that `aegis submit` does not pay for the others.
+ *  The key is the id as oclif writes it; the summary is shown in the manual and heads the command's own help. */
+
+export type Group = 'run' | 'fleet' | 'server' | 'node' | 'setup';
+export const GROUPS: Readonly<Record<Group, string>> = {
+  run: 'RUN COMMANDS',
+  fleet: 'FLEET',
+  server: 'SERVER',
+  node: 'NODE',
+  setup: 'SETUP',
+};
+
+export type CommandClass = Command.Class & { start(argv: string[], config: AegisConfig): Promise<number | undefined> };
+
+export interface TableEntry {
+  readonly group: Group;
+  readonly summary: string;
+  load(): Promise<CommandClass>;
+}
+
+const entry = (group: Group, summary: string, load: () => Promise<unknown>): TableEntry => ({
+  group,
+  summary,
+  load: load as () => Promise<CommandClass>,
+});
+
+const commands = () => import('./topics/commands.ts');
+const context = () => import('./topics/context.ts');
+const daemon = () => import('./topics/daemon.ts');
+const nodes = () => import('./topics/nodes.ts');
+const server = () => import('./topics/server.ts');
+const tokens = () => import('./topics/server-tokens.ts');
+
+export const COMMANDS: Readonly<Record<string, TableEntry>> = {
+  submit: entry(
+    'run',
+    'Run a command on nodes and stream its output',
+    async () => (await import('./topics/submit.ts')).Submit,
+  ),
+  logs: entry('run', "Show a command's output, or follow it", async () => (await import('./topics/logs.ts')).Logs),
+  'commands:list': entry('run', 'List commands, newest first', async () => (await commands()).CommandsList),
+  'commands:show': entry('run', 'Show one command', async () => (await commands()).CommandsShow),
+  'commands:executions': entry(
+    'run',
+    'Show a command on each node, each attempt',
+    async () => (await commands()).CommandsExecutions,
+  ),
+  'commands:cancel': entry('run', 'Cancel what has not ended', async () => (await commands()).CommandsCancel),
+  'commands:retry': entry(
+    'run',
+    'Submit again for the nodes on which it did not succeed',
+    async () => (await commands()).CommandsRetry,
+  ),
+  'nodes:list': entry('fleet', 'List nodes', async () => (await nodes()).NodesList),
+  'nodes:show': entry('fleet', 'Show one node', async () => (await nodes()).NodesShow),
+  'nodes:label': entry('fleet', "Set or remove a node's labels", async () => (await nodes()).NodesLabel),
+  'nodes:maintenance': entry(
+    'fleet',
+    'Take a node into or out of maintenance',
+    async () => (await nodes()).NodesMaintenance,
+  ),
+  'nodes:retire': entry('fleet', 'Retire a node for good', async () => (await nodes()).NodesRetire),
+  'server:init': entry(
+    'server',
+    'Make a fleet: its keys and the data directory',
+    async () => (await server()).ServerInit,
+  ),
+  'server:start': entry('server', 'Run the control server in the foreground', async () => (await server()).ServerStart),
+  'server:status': entry(
+    'server',
+    'Ask a server for its health and figures',
+    async () => (await server()).ServerStatus,
+  ),
+  'server:config': entry(
+    'server',
+    'Print the settings in effect, and where each comes from',
+    async () => (await server()).ServerConfigShow,
+  ),
+  'server:token': entry('server', 'Make an operator token', async () => (await tokens()).ServerToken),
+  'server:token:list': entry('server', 'List operator tokens', async () => (await tokens()).ServerTokenList),
+  'server:token:revoke': entry('server', 'Revoke an operator token', async () => (await tokens()).ServerTokenRevoke),
+  'server:join-token': entry(
+    'server',
+    'Make a token with which machines join the fleet',
+    async () => (await tokens()).ServerJoinToken,
+  ),
+  register: entry(
+    'node',
+    'Make this machine a node of a fleet',
+    async () => (await import('./topics/register.ts')).Register,
+  ),
+  'daemon:start': entry(
+    'node',
+    "Run this machine's daemon in the foreground",
+    async () => (await daemon()).DaemonStart,
+  ),
+  'daemon:status': entry('node', 'Ask the running daemon how it is', async () => (await daemon()).DaemonStatus),
+  'daemon:drain': entry(
+    'node',
+    'Let running commands end and take no new ones',
+    async () => (await daemon()).DaemonDrain,
+  ),
+  'daemon:config': entry(
+    'node',
+    'Print the settings in effect, and where each comes from',
+    async () => (await daemon()).DaemonConfigShow,
+  ),
+  'context:list': entry('setup', 'List the servers that this user knows', async () => (await context()).ContextList),
+  'context:use': entry('setup', 'Choose the server that commands go to', async () => (await context()).ContextUse),
+  'context:set': entry('setup', 'Add or change a server', async () => (await context()).ContextSet),
+  'context:remove': entry('setup', 'Forget a server', async () => (await context()).ContextRemove),
+  completion: entry(
+    'setup',
+    'Print a completion script for a shell',
+    async () => (await import('./topics/completion.ts')).Completion,
+  ),
+};
+
+export const TOPICS: Readonly<Record<string, string>> = {
+  commands: 'Look at submitted commands, cancel and retry them',
+  nodes: 'Look at the machines of the fleet and change what is known of them',
+  server: 'Set up and run the control server',
+  'server:token': 'Make, list and revoke operator tokens',
+  daemon: "Run and look at this machine's daemon",
+  context: 'Choose between several servers',
+};
+
+/** `aegis version` and `aegis help` are answered outside this table. */
+export const idOf = (words: readonly string[]): string => words.join(':');
+export const wordsOf = (id: string): string => id.replaceAll(':', ' ');
+
+/** The command that the first words name (the longest match), and what follows it. */
+export const findCommand = (argv: readonly string[]): { id: string; rest: string[] } | null => {
+  for (let count = Math.min(3, argv.length); count > 0; count--) {
+    const id = idOf(argv.slice(0, count));
+    if (Object.hasOwn(COMMANDS, id)) return { id, rest: argv.slice(count) };
+  }
+  return null;
+};

@@ -1,0 +1,4 @@
+import { runServer } from '@aegis/server/main';
+import { runBundle } from './run-bundle.ts';
+
+void runBundle(runServer);

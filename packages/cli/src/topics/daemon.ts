@@ -1,0 +1,126 @@
+import { AegisError } from '@aegis/protocol/errors';
+import * as Flags from '@oclif/core/flags';
+import { readToken } from '../api/settings.ts';
+import { AegisCommand } from '../base-command.ts';
+import { daemonDataDir, daemonFlags, daemonSettings } from '../daemon-flags.ts';
+import { configText, settingsOf } from '../settings-flags.ts';
+import { startBundle } from '../start-bundle.ts';
+import { facts } from '../ui/table.ts';
+
+export class DaemonStart extends AegisCommand {
+  static override description =
+    `Runs in the foreground until SIGTERM or SIGINT, logs to stderr, and prints one line on stdout when it is ready. With --server and a join token it makes this machine a node on its first run, as 'aegis register' does. Commands that run survive a stop: the next start takes them up again.
+
+Settings come from flags, then the environment (AEGIS_...), then the configuration file, then defaults; 'aegis daemon config' shows which.`;
+  static override examples = [
+    { description: 'A machine that is registered', command: 'aegis daemon start' },
+    {
+      description: 'Register and start in one',
+      command: 'AEGIS_JOIN_TOKEN=aegis1... aegis daemon start --server https://aegis.example.net --name web-1',
+    },
+  ];
+  static override flags = daemonFlags;
+
+  async run(): Promise<undefined> {
+    const { flags } = await this.parse(DaemonStart);
+    startBundle(
+      'daemon',
+      { flags: settingsOf(daemonSettings(flags, readToken) as Parameters<typeof settingsOf>[0]), json: flags.json },
+      process.env,
+    );
+  }
+}
+
+export class DaemonConfigShow extends AegisCommand {
+  static override description =
+    'Prints every setting, its value and where it comes from (flag, environment, file, default); secrets are masked. Takes the flags of start, so that a start can be tried out.';
+  static override examples = [
+    { description: 'As the service would see it', command: 'aegis daemon config' },
+    {
+      description: 'What a flag would change',
+      command: 'aegis daemon config --config ./daemon.toml --max-concurrent 8',
+    },
+  ];
+  static override flags = daemonFlags;
+
+  async run(): Promise<undefined> {
+    const { flags } = await this.parse(DaemonConfigShow);
+    const { loadDaemonConfig, shownConfig } = await import('@aegis/daemon/config');
+    const given = settingsOf(daemonSettings(flags, readToken) as Parameters<typeof settingsOf>[0]);
+    const { config, origins } = loadDaemonConfig({ flags: given, env: this.around.env, configFile: flags.config });
+    const settings = Object.entries(shownConfig(config)).map(([key, value]) => ({
+      key,
+      value,
+      origin: (origins as Readonly<Record<string, string>>)[key] ?? 'default',
+    }));
+    await (flags.json ? this.printJson({ settings }) : this.print(configText(settings, this.width)));
+  }
+}
+
+const localFlags = { 'data-dir': daemonDataDir, config: daemonFlags.config };
+
+const askDaemon = async (
+  flags: { 'data-dir'?: string | undefined; config?: string | undefined },
+  env: Readonly<Record<string, string | undefined>>,
+  order: { op: 'status' } | { op: 'drain'; timeout_sec?: number },
+): Promise<Record<string, unknown>> => {
+  const { loadDaemonConfig } = await import('@aegis/daemon/config');
+  const { controlDaemon } = await import('@aegis/daemon/control');
+  const { config } = loadDaemonConfig({
+    flags: settingsOf({ 'data-dir': flags['data-dir'] }),
+    env,
+    configFile: flags.config,
+  });
+  const answer: unknown = await controlDaemon(config.data_dir, order);
+  if (typeof answer !== 'object' || answer === null)
+    throw new AegisError('http.internal', 'The daemon gave no answer that makes sense.');
+  return answer as Record<string, unknown>;
+};
+
+const answerFacts = (answer: Readonly<Record<string, unknown>>): string =>
+  facts(Object.entries(answer).map(([key, value]) => [key.replaceAll('_', ' '), factText(value)] as const));
+const factText = (value: unknown): string | null =>
+  typeof value === 'string' || value === null ? value : JSON.stringify(value);
+
+export class DaemonStatus extends AegisCommand {
+  static override description =
+    'Asks the daemon on this machine through its socket in the data directory; only its own user and root may.';
+  static override examples = [
+    { description: 'As text', command: 'aegis daemon status' },
+    {
+      description: 'One of several daemons on this machine',
+      command: 'aegis daemon status --data-dir /tmp/node-2 --json',
+    },
+  ];
+  static override flags = localFlags;
+
+  async run(): Promise<undefined> {
+    const { flags } = await this.parse(DaemonStatus);
+    const answer = await askDaemon(flags, this.around.env, { op: 'status' });
+    await (flags.json ? this.printJson(answer) : this.print(answerFacts(answer)));
+  }
+}
+
+export class DaemonDrain extends AegisCommand {
+  static override description =
+    'The daemon takes no new commands, and this returns when those that run have ended and been reported, or when the time is over.';
+  static override examples = [
+    { description: 'Before a reboot', command: 'aegis daemon drain && reboot' },
+    { description: 'For ten minutes at most', command: 'aegis daemon drain --timeout 600' },
+  ];
+  static override flags = {
+    timeout: Flags.integer({
+      min: 0,
+      helpValue: 'SEC',
+      summary: 'Wait this long at most (default: as long as it takes)',
+    }),
+    ...localFlags,
+  };
+
+  async run(): Promise<undefined> {
+    const { flags } = await this.parse(DaemonDrain);
+    const limit = flags.timeout === undefined ? {} : { timeout_sec: flags.timeout };
+    const answer = await askDaemon(flags, this.around.env, { op: 'drain', ...limit });
+    await (flags.json ? this.printJson(answer) : this.print(answerFacts(answer)));
+  }
+}

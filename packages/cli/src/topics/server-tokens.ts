@@ -1,0 +1,182 @@
+import { ROLES } from '@aegis/protocol/access/roles';
+import { AegisError } from '@aegis/protocol/errors';
+import * as Args from '@oclif/core/args';
+import * as Flags from '@oclif/core/flags';
+import { AegisCommand } from '../base-command.ts';
+import { labelOf } from '../daemon-flags.ts';
+import { settingsOf } from '../settings-flags.ts';
+import { table } from '../ui/table.ts';
+import { secondsOf } from '../ui/time.ts';
+
+/** Tokens are made on the data directory, by whoever may read it; no server need run. */
+
+const storeFlags = {
+  'data-dir': Flags.string({
+    helpValue: 'DIR',
+    summary: "The server's data directory (default: $AEGIS_DATA_DIR/server, else /var/lib/aegis/server)",
+  }),
+  config: Flags.string({
+    helpValue: 'FILE',
+    summary: "The server's configuration file (default: /etc/aegis/server.toml)",
+  }),
+};
+
+type Store = { dataDir: string; databaseUrl?: string };
+
+const storeOf = async (
+  flags: { 'data-dir'?: string | undefined; config?: string | undefined },
+  env: Readonly<Record<string, string | undefined>>,
+): Promise<Store> => {
+  const { loadServerConfig } = await import('@aegis/server/config');
+  const { config } = loadServerConfig({
+    flags: settingsOf({ 'data-dir': flags['data-dir'] }),
+    env,
+    configFile: flags.config,
+  });
+  if (config.data_dir === null) throw new AegisError('cli.usage', 'Name the data directory with --data-dir.');
+  return { dataDir: config.data_dir, ...(config.database_url === null ? {} : { databaseUrl: config.database_url }) };
+};
+
+const ttlOf = (text: string): number => {
+  const seconds = secondsOf(text);
+  if (seconds === null || seconds <= 0)
+    throw new AegisError('cli.usage', `--ttl ${text}: not a time; write 90, 15m, 1h or 30d.`);
+  return Math.round(seconds);
+};
+
+export class ServerToken extends AegisCommand {
+  static override description =
+    `Prints a new operator token alone on stdout; it is shown this once and stored only as a hash. Works on the data directory, whether the server runs or not.
+
+Roles: viewer (read), operator (also submit and change), admin (also retire nodes and manage access).`;
+  static override examples = [
+    {
+      description: 'Into a context',
+      command:
+        'aegis server token --role operator --name alice | aegis context set home --server http://127.0.0.1:8080 --token-file -',
+    },
+    {
+      description: 'For a dashboard, for 30 days',
+      command: 'aegis server token --role viewer --name grafana --ttl 30d',
+    },
+  ];
+  static override flags = {
+    role: Flags.option({ options: ROLES, default: 'admin' as const, summary: 'What it allows' })(),
+    name: Flags.string({
+      default: 'operator',
+      helpValue: 'NAME',
+      summary: 'Whose it is; shown in lists and with commands',
+    }),
+    ttl: Flags.string({ helpValue: 'TIME', summary: 'How long it is valid (default: until revoked)' }),
+    ...storeFlags,
+  };
+
+  async run(): Promise<undefined> {
+    const { flags } = await this.parse(ServerToken);
+    const store = await storeOf(flags, this.around.env);
+    const { issueToken } = await import('@aegis/server/offline');
+    const ttl = flags.ttl === undefined ? {} : { ttlSec: ttlOf(flags.ttl) };
+    const token = await issueToken({ ...store, role: flags.role, name: flags.name, ...ttl });
+    await (flags.json ? this.printJson({ token, role: flags.role, name: flags.name }) : this.print(`${token}\n`));
+  }
+}
+
+export class ServerTokenList extends AegisCommand {
+  static override description = 'Lists operator tokens by their ids; the tokens themselves are not stored.';
+  static override examples = [
+    { description: 'As a table', command: 'aegis server token list' },
+    {
+      description: 'Of a server elsewhere on this machine',
+      command: 'aegis server token list --data-dir /srv/aegis --json',
+    },
+  ];
+  static override flags = storeFlags;
+
+  async run(): Promise<undefined> {
+    const { flags } = await this.parse(ServerTokenList);
+    const store = await storeOf(flags, this.around.env);
+    const { listTokens } = await import('@aegis/server/offline');
+    const tokens = await listTokens(store);
+    if (flags.json) return await this.printJson({ tokens });
+    const rows = tokens.map(({ id, role, name, created_at, expires_at, revoked_at }) => [
+      id,
+      role,
+      name,
+      created_at,
+      revoked_at ? 'revoked' : (expires_at ?? 'never'),
+    ]);
+    await this.print(table(['ID', 'ROLE', 'NAME', 'CREATED', 'EXPIRES'], rows, this.width));
+  }
+}
+
+export class ServerTokenRevoke extends AegisCommand {
+  static override description =
+    'Ends the life of an operator token; requests with it are refused from then on, also by a running server.';
+  static override examples = [
+    { description: 'By its id', command: 'aegis server token revoke 01981c2e' },
+    { description: 'Find the id first', command: 'aegis server token list' },
+  ];
+  static override args = {
+    id: Args.string({
+      required: true,
+      ignoreStdin: true,
+      description: 'Id of the token (its second part, never the token itself)',
+    }),
+  };
+  static override flags = storeFlags;
+
+  async run(): Promise<undefined> {
+    const { flags, args } = await this.parse(ServerTokenRevoke);
+    if (/^aegis_[^_]+_/.test(args.id))
+      throw new AegisError(
+        'cli.usage',
+        "That is the token itself; name its id (the part after 'aegis_'), as 'aegis server token list' shows it.",
+      );
+    const store = await storeOf(flags, this.around.env);
+    const { revokeToken } = await import('@aegis/server/offline');
+    await revokeToken({ ...store, id: args.id });
+    await (flags.json ? this.printJson({ revoked: args.id }) : this.print(`${args.id} is revoked\n`));
+  }
+}
+
+export class ServerJoinToken extends AegisCommand {
+  static override description =
+    "Prints a join token alone on stdout. It holds the fingerprint of the fleet's root key, so that a machine that joins knows whom it joins. Works on the data directory, whether the server runs or not.";
+  static override examples = [
+    { description: 'For one machine, within the hour', command: 'aegis server join-token' },
+    {
+      description: 'For a rack in Frankfurt',
+      command: 'aegis server join-token --uses 20 --ttl 1d --site fra --label rack=12',
+    },
+  ];
+  static override flags = {
+    ttl: Flags.string({ default: '1h', helpValue: 'TIME', summary: 'How long it is valid' }),
+    uses: Flags.integer({ default: 1, min: 1, helpValue: 'N', summary: 'How many machines may join with it' }),
+    site: Flags.string({ helpValue: 'SITE', summary: 'Site of the machines that join with it' }),
+    label: Flags.string({
+      multiple: true,
+      multipleNonGreedy: true,
+      helpValue: 'KEY=VALUE',
+      summary: 'Label of the machines that join with it; repeatable',
+    }),
+    'tls-fingerprint': Flags.string({ helpValue: 'HEX', summary: "SHA-256 of the server's certificate, to pin it" }),
+    ...storeFlags,
+  };
+
+  async run(): Promise<undefined> {
+    const { flags } = await this.parse(ServerJoinToken);
+    const store = await storeOf(flags, this.around.env);
+    const { issueJoinToken } = await import('@aegis/server/offline');
+    const token = await issueJoinToken({
+      ...store,
+      ttlSec: ttlOf(flags.ttl),
+      uses: flags.uses,
+      ...(flags.site === undefined ? {} : { site: flags.site }),
+      ...(flags.label === undefined ? {} : { labels: Object.fromEntries(flags.label.map(labelOf)) }),
+      ...(flags['tls-fingerprint'] === undefined ? {} : { tlsFingerprint: flags['tls-fingerprint'] }),
+    });
+    await (flags.json
+      ? this.printJson({ join_token: token, uses: flags.uses, ttl_sec: ttlOf(flags.ttl) })
+      : this.print(`${token}\n`));
+  }
+}
