@@ -33,6 +33,7 @@ export const runPollLoop = async (options: PollLoopOptions): Promise<void> => {
   while (!signal.aborted) {
     let retryAfterMs = 0;
     try {
+      await acknowledgeAll(unacknowledged, options); // what the last round could not: not after another long poll
       const answer = await poll({ waitSec: handlers.hasRoom() ? waitSec : 0, resume });
       onContact(null);
       resume = false;
