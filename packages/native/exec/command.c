@@ -57,9 +57,9 @@ static void switch_user(const char *user) {
   gid_t gid = to->pw_gid, rg = 0, eg = 0, sg = 0;
   if (geteuid() != 0 && uid == geteuid() && uid == getuid()) return; /* already there, and not able to be anyone else */
   /* Pipes and stdin belong to the supervisor's user: without this the command could not open /dev/stdout or /dev/stdin. */
-  if (fchown(STDOUT_FILENO, uid, gid) != 0 || fchown(STDERR_FILENO, uid, gid) != 0) fail(CANNOT_RUN, "cannot hand the pipes to user '%.100s': %s", user, strerror(errno));
-  if (initgroups(to->pw_name, gid) != 0 || setresgid(gid, gid, gid) != 0 || setresuid(uid, uid, uid) != 0)
-    fail(CANNOT_RUN, "cannot become user '%.100s': %s", user, strerror(errno));
+  bool moved = fchown(STDOUT_FILENO, uid, gid) == 0 && fchown(STDERR_FILENO, uid, gid) == 0 && initgroups(to->pw_name, gid) == 0 &&
+               setresgid(gid, gid, gid) == 0 && setresuid(uid, uid, uid) == 0;
+  if (!moved) fail(CANNOT_RUN, "cannot become user '%.100s': %s", user, strerror(errno));
   bool held = getresuid(&r, &e, &s) == 0 && getresgid(&rg, &eg, &sg) == 0 && r == uid && e == uid && s == uid && rg == gid && eg == gid && sg == gid;
   if (!held || (uid != 0 && setuid(0) == 0)) fail(CANNOT_RUN, "cannot become user '%.100s': the change did not hold", user);
 }

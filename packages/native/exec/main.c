@@ -35,6 +35,10 @@ static int prepare(void) {
   /* A machine going down tells everyone to end: the command then does, and the supervisor reports it. */
   const int ignored[] = {SIGPIPE, SIGTERM, SIGINT, SIGHUP};
   for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++) signal(ignored[i], SIG_IGN);
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, NULL);
+  signal(SIGCHLD, SIG_DFL); /* ignored, it would make the kernel reap in our place */
   return 0;
 }
 
@@ -42,8 +46,9 @@ int main(int argc, char **argv) {
   if (argc == 2 && strcmp(argv[1], "--version") == 0) return puts("aegis-exec " AEGIS_EXEC_VERSION) < 0;
   if (argc == 2 && strcmp(argv[1], "--self-test") == 0) return sha256_paths_agree() ? 0 : EXIT_FAILED;
   if (argc == 2 && strcmp(argv[1], "--launcher") == 0) {
-    int flags = prepare() == 0 ? fcntl(STDOUT_FILENO, F_GETFL) : -1;
-    if (flags < 0 || fcntl(STDOUT_FILENO, F_SETFL, flags | O_NONBLOCK) < 0 || chdir("/") != 0) return EXIT_FAILED;
+    if (prepare() != 0 || chdir("/") != 0) return EXIT_FAILED;
+    int in = fcntl(STDIN_FILENO, F_GETFL), out = fcntl(STDOUT_FILENO, F_GETFL);
+    if (fcntl(STDIN_FILENO, F_SETFL, in & ~O_NONBLOCK) < 0 || fcntl(STDOUT_FILENO, F_SETFL, out | O_NONBLOCK) < 0) return EXIT_FAILED;
     return launch();
   }
   if (argc != 3 || strcmp(argv[1], "--run") != 0) return usage();

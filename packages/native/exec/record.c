@@ -62,7 +62,10 @@ int claim_make(int dir, const char *boot_id, int64_t started_at_ms, char *error)
     reason(error, "cannot make the claim: %s", strerror(errno));
   }
   unlinkat(dir, "claim.tmp", 0);
-  if (made == 1 && (fsync(fd) != 0 || fsync(dir) != 0)) reason(error, "cannot sync the claim: %s", strerror(errno)), made = -1;
+  /* The parent as well: had a power cut taken the whole folder, the daemon would think that nothing was ever started. */
+  int parent = openat(dir, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (made == 1 && (fsync(fd) != 0 || fsync(dir) != 0 || fsync(parent) != 0)) reason(error, "cannot sync the claim: %s", strerror(errno)), made = -1;
+  if (parent >= 0) close(parent);
   close(fd);
   return made;
 }
@@ -122,7 +125,7 @@ static size_t compose(char *text, const struct outcome *o, const struct stream s
          (long long)usage.ru_utime.tv_sec * 1000000 + usage.ru_utime.tv_usec,
          (long long)usage.ru_stime.tv_sec * 1000000 + usage.ru_stime.tv_usec, usage.ru_maxrss);
   append(text, &size, ",\"error\":");
-  if (failed) append_quoted(text, &size, o->failure.text);
+  if (o->failure.text[0] != '\0') append_quoted(text, &size, o->failure.text);
   else append(text, &size, "null");
   append(text, &size, "}\n");
   return size;

@@ -15,7 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { PIPE_BYTES = 1 << 20, HINT_EVERY_MS = 5, KILL_AGAIN_MS = 5, UNKILLABLE_MS = 10000, SETTLE_MS = 20, KILL_ROUNDS = 64 };
+enum { PIPE_BYTES = 1 << 20, HINT_EVERY_MS = 5, KILL_AGAIN_MS = 5, UNKILLABLE_MS = 10000, SETTLE_MS = 20, KILL_ROUNDS = 64, SPIN_MS = 200 };
 
 /* RUNNING → (TERMINATING → KILLING →) DRAINING. A cancel during DRAINING goes back to TERMINATING for the left-overs. */
 enum phase { RUNNING, TERMINATING, KILLING, DRAINING };
@@ -168,7 +168,8 @@ static bool tree_left(struct execution *x, int64_t now) {
 
 static bool kill_tree(struct execution *x, int64_t now) {
   cgroup_kill(&x->cgroup);
-  for (int round = 0; round < KILL_ROUNDS; round++) {
+  int rounds = now - x->progress_at < SPIN_MS ? KILL_ROUNDS : 1; /* at first without a pause: a fork storm must not gain ground */
+  for (int round = 0; round < rounds; round++) {
     if (x->command > 0) {
       kill(-x->command, SIGKILL);
       kill(x->command, SIGKILL);
@@ -311,7 +312,14 @@ static void end(struct execution *x) {
   }
   cgroup_remove(&x->cgroup);
   if (x->abandoned) return;
-  if (x->outcome.finished_at_ms == 0) x->outcome.finished_at_ms = real_ms(); /* could not fork, or cannot be killed */
+  if (x->outcome.finished_at_ms == 0) { /* could not fork, or did not die */
+    x->outcome.finished_at_ms = real_ms();
+    x->outcome.duration_ms = boot_ms() - x->started;
+  }
+  if (x->command > 0) {
+    x->outcome.wait_status = SIGKILL; /* as waitpid would have told it */
+    reason(x->outcome.failure.text, "the command still exists: SIGKILL had no effect for %d s", UNKILLABLE_MS / 1000);
+  }
   for (int i = 0; i < 2; i++) stream_sync(&x->streams[i]);
   status_write(x->dir, x->status, &x->outcome, x->streams);
   hint(x->id, "exited", NULL);

@@ -5,7 +5,18 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { cancelExecution } from '../src/execution-folder.ts';
-import { Bench, binaryOf, buildBoth, builds, markEnv, marked, procFile, readOutput, until } from './harness.ts';
+import {
+  Bench,
+  binaryOf,
+  buildBoth,
+  builds,
+  collect,
+  markEnv,
+  marked,
+  procFile,
+  readOutput,
+  until,
+} from './harness.ts';
 
 beforeAll(buildBoth, 120_000);
 
@@ -134,6 +145,14 @@ describe.each(builds)('%s', (build) => {
     const run = bench.sh('setsid sleep 1000 </dev/null >/dev/null 2>&1 & exit 0', { env, drainMs: 600_000 });
     expect(await bench.status(run)).toMatchObject({ exitCode: 0, treeEmpty: false, leftover: 1 });
     for (const pid of marked(mark)) process.kill(pid, 'SIGKILL');
+  });
+
+  test('a left-over that writes for ever is cut off after drain_ms, and what it wrote until then is kept', async () => {
+    await using bench = new Bench(build);
+    const run = bench.sh('echo start; yes & exit 3', { spoolBytes: 1 << 30, drainMs: 100 });
+    const out = await collect(run, 'stdout');
+    const status = await bench.status(run);
+    expect(status).toMatchObject({ exitCode: 3, stdout: { bytes: out.bytes, sha256: out.sha256 } });
   });
 
   test('with a cgroup the command is alone in it, and it is removed', async () => {
