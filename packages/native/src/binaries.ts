@@ -1,4 +1,5 @@
-/** Where the compiled parts are: `AEGIS_NATIVE_DIR`, else this package's build folder, else beside a bundle. */
+/** Where the compiled parts are: `AEGIS_NATIVE_DIR`, else this package's build folder (seen from its sources or from another
+ *  package's bundle), else beside a bundle. */
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
@@ -15,7 +16,7 @@ const nativeFile = (name: string, env: NodeJS.ProcessEnv): string => {
   const here = dirname(fileURLToPath(import.meta.url));
   const folders = env.AEGIS_NATIVE_DIR
     ? [env.AEGIS_NATIVE_DIR]
-    : [join(here, '../build/Release'), here, join(here, 'native')];
+    : [join(here, '../build/Release'), join(here, '../../native/build/Release'), here, join(here, 'native')];
   for (const folder of folders) {
     const path = join(folder, name);
     if (existsSync(path)) return path;
