@@ -28,8 +28,10 @@ export const openPostgres = <DB>(options: {
       keepAlive: true,
       types,
     });
-    // An idle connection that breaks is no failure of any request; the pool has dropped it already.
+    // A connection that breaks fails whatever query it had and is dropped. The event itself must be heard all the same, on the
+    // pool for idle ones and on each client while it is in use: unheard it would end the process.
     pool.on('error', (error) => options.onConnectionError?.(error));
+    pool.on('connect', (client) => client.on('error', () => undefined));
     return new Kysely<DB>({ dialect: new PostgresDialect({ pool: withNamedStatements(pool) }) });
   };
   const read = connect('aegis-read', options.readers ?? 8, '-c statement_timeout=30s');

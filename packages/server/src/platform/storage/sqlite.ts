@@ -1,4 +1,5 @@
 import { closeSync, constants, openSync } from 'node:fs';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { FaultPoints } from '@aegis/protocol/fault-points';
 import Database from 'better-sqlite3';
 import {
@@ -21,7 +22,9 @@ import type { Storage } from './storage.ts';
  *  Kysely's own SQLite driver prepares each statement anew; this one keeps them, which is most of a small query's cost. */
 
 const STATEMENTS_KEPT = 300;
-const BUSY_TIMEOUT_MS = 5000; // other processes write too: `aegis server token` while the server runs
+/** Other processes write too: `aegis server token` while the server runs. */
+const BUSY_TIMEOUT_MS = 5000;
+const BUSY_PAUSE_MS = 5;
 
 export const openSqlite = <DB>(options: {
   file: string;
@@ -39,6 +42,8 @@ export const openSqlite = <DB>(options: {
     database.pragma('cache_size = -16384');
     database.pragma('foreign_keys = ON');
   }
+  // From here on `beginWaiting` waits for other writers: SQLite's own wait would hold up every request meanwhile.
+  main.pragma('busy_timeout = 0');
   const writer = new Kysely<DB>({ dialect: dialectOn(main) });
   const read = new Kysely<DB>({ dialect: dialectOn(reader) });
   const group = groupCommit({ kind: 'sqlite', writer }, options.faults, options.limits);
@@ -91,14 +96,27 @@ const sqliteDriver = (database: Database.Database): Driver => {
     init: async () => undefined,
     acquireConnection: async () => connection,
     releaseConnection: async () => undefined,
-    // Immediate: a transaction that reads first and writes later could otherwise fail with SQLITE_BUSY in its middle.
-    beginTransaction: () => run('begin immediate'),
+    beginTransaction: () => beginWaiting(() => run('begin immediate')),
     commitTransaction: () => run('commit'),
     rollbackTransaction: () => run('rollback'),
     destroy: async () => {
       database.close();
     },
   };
+};
+
+/** Immediate: a transaction that reads first and writes later could otherwise fail with SQLITE_BUSY in its middle. */
+const beginWaiting = async (begin: () => Promise<void>): Promise<void> => {
+  const deadline = performance.now() + BUSY_TIMEOUT_MS;
+  for (;;) {
+    try {
+      return await begin();
+    } catch (error) {
+      const busy = error instanceof Database.SqliteError && error.code.startsWith('SQLITE_BUSY');
+      if (!busy || performance.now() > deadline) throw error;
+      await delay(BUSY_PAUSE_MS);
+    }
+  }
 };
 
 const sqliteConnection = (database: Database.Database): DatabaseConnection => {
