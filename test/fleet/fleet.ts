@@ -39,6 +39,8 @@ export interface FleetOptions {
   env?: Readonly<Record<string, string>>;
   /** Leave the daemons for the test to start. */
   startDaemons?: boolean;
+  /** Daemons talk to the server itself, without the bad network between them: for measurements. */
+  direct?: boolean;
 }
 
 export const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
@@ -111,7 +113,7 @@ export const startFleet = async (options: FleetOptions = {}): Promise<Fleet> => 
         '--data-dir',
         dataDir,
         '--server',
-        network.url,
+        options.direct ? url : network.url,
         '--name',
         name,
         '--json',

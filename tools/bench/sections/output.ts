@@ -1,0 +1,137 @@
+import { randomFillSync } from 'node:crypto';
+import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
+import { aegis } from '../../../test/fleet/fleet.ts';
+import { type BenchFleet, startBenchFleet, wallClockMs } from '../bench-fleet.ts';
+import { atLeast, atMost, figure } from '../figure.ts';
+import { peakResidentMb, resetPeakResident } from '../proc.ts';
+import { type BenchContext, type Section, times } from '../section.ts';
+import { runProcess } from '../stopwatch.ts';
+
+/** One command's output from its write(2) to the server's disk, and on to an operator's pipe; and what that costs in memory. */
+
+const RAM_FOLDER = '/dev/shm';
+
+interface Taken {
+  stored: number[];
+  piped: number[];
+}
+interface Peaks {
+  daemon: number[];
+  server: number[];
+}
+
+export const output: Section = {
+  name: 'output',
+  what: "one command's output, and the memory that it takes",
+  run: async (context) => {
+    const bytes = times(context, 2 ** 30, 2 ** 27);
+    const folder = mkdtempSync(join(RAM_FOLDER, 'aegis-bench-'));
+    const noise = join(folder, 'noise');
+    try {
+      writeNoise(noise, bytes);
+      await using one = await startBenchFleet({ nodes: 1 });
+      const peaks: Peaks = { daemon: [], server: [] };
+      const kinds = { zeros: ['head', '-c', String(bytes), '/dev/zero'], noise: ['cat', noise] };
+      const taken: Record<keyof typeof kinds, Taken> = { zeros: empty(), noise: empty() };
+      for (let round = 0; round < times(context, 3, 1); round++)
+        for (const kind of ['zeros', 'noise'] as const) {
+          context.say(`round ${round + 1}: ${kind}`);
+          taken[kind].stored.push(await storedRate(one, kinds[kind], bytes, peaks));
+          taken[kind].piped.push(await pipedRate(one, kinds[kind], bytes, peaks));
+        }
+      return figuresOf(taken, peaks, bytes, context);
+    } finally {
+      rmSync(folder, { recursive: true, force: true });
+    }
+  },
+};
+
+const empty = (): Taken => ({ stored: [], piped: [] });
+
+const figuresOf = (taken: Record<'zeros' | 'noise', Taken>, peaks: Peaks, bytes: number, { quick }: BenchContext) => {
+  const size = `${bytes / 2 ** 20} MiB`;
+  const rate = (name: string, samples: number[], note: string, barred = true) =>
+    figure('output', { name, unit: 'MB/s', samples, ...(barred ? { bar: atLeast(100, 'median') } : {}), note });
+  const memory = (name: string, samples: number[], limit: number) =>
+    figure('output', { name, unit: 'MB', samples, bar: atMost(limit, 'max'), note: 'VmHWM, reset before each run' });
+  return [
+    rate(`incompressible, ${size}`, taken.noise.stored, 'submission to final report: every byte on the server’s disk'),
+    rate(`zeros, ${size}`, taken.zeros.stored, 'likewise'),
+    rate('incompressible, through aegis submit into a pipe', taken.noise.piped, 'until the CLI has exited', false),
+    rate('zeros, through aegis submit into a pipe', taken.zeros.piped, quick ? 'short' : 'likewise', false),
+    memory('daemon, most resident', peaks.daemon, 150),
+    memory('server, most resident', peaks.server, 250),
+  ];
+};
+
+const storedRate = async (
+  { operator, fleet }: BenchFleet,
+  argv: string[],
+  bytes: number,
+  peaks: Peaks,
+): Promise<number> =>
+  watched(fleet, peaks, async () => {
+    const before = wallClockMs();
+    const id = await operator.submit({
+      command_type: 'RunCommand',
+      payload: { argv },
+      targets: 'web-1',
+      output_limit_bytes: 0,
+    });
+    const completed = await endOf(operator, id);
+    const { items } = await operator.ask<{ items: Ended[] }>('GET', `/api/v1/commands/${id}/executions`);
+    const [execution] = items;
+    const whole =
+      execution?.state === 'succeeded' &&
+      execution.output.stdout.bytes === bytes &&
+      execution.output.stdout.missing === 0;
+    if (!whole || execution.output.stdout.next !== bytes)
+      throw new Error(`not the whole output: ${JSON.stringify(items)}`);
+    return bytes / 1e6 / ((completed - before) / 1000);
+  });
+
+interface Ended {
+  state: string;
+  output: { stdout: { bytes: number | null; next: number; missing: number } };
+}
+
+/** Asks now and then: following the log would read all of it. */
+const endOf = async (operator: BenchFleet['operator'], id: string): Promise<number> => {
+  for (;;) {
+    const { completed_at } = await operator.ask<{ completed_at: string | null }>('GET', `/api/v1/commands/${id}`);
+    if (completed_at) return Date.parse(completed_at);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+};
+
+const pipedRate = ({ cliEnv, fleet }: BenchFleet, argv: string[], bytes: number, peaks: Peaks): Promise<number> =>
+  watched(fleet, peaks, async () => {
+    const words = [aegis, 'submit', '--target', 'web-1', '--output-limit-bytes', '0', '--', ...argv];
+    const piped = ['/bin/sh', '-c', '"$@" | wc -c', 'sh', ...words];
+    const { ms, stdout } = await runProcess(piped, cliEnv);
+    if (Number(stdout) !== bytes) throw new Error(`${stdout.trim()} bytes came through the pipe, not ${bytes}`);
+    return bytes / 1e6 / (ms / 1000);
+  });
+
+/** Notes what was most resident meanwhile. */
+const watched = async (fleet: BenchFleet['fleet'], peaks: Peaks, run: () => Promise<number>): Promise<number> => {
+  const daemon = fleet.nodes[0]?.daemon.pid ?? 0;
+  const server = fleet.server.pid ?? 0;
+  for (const pid of [daemon, server]) resetPeakResident(pid);
+  const measured = await run();
+  peaks.daemon.push(peakResidentMb(daemon));
+  peaks.server.push(peakResidentMb(server));
+  return measured;
+};
+
+/** Random bytes in memory, so that neither a disk nor a generator is what is measured. */
+const writeNoise = (path: string, bytes: number): void => {
+  const block = Buffer.alloc(8 * 2 ** 20);
+  const fd = openSync(path, 'wx', 0o600);
+  for (let written = 0; written < bytes; written += block.length) {
+    randomFillSync(block);
+    writeSync(fd, block);
+  }
+  closeSync(fd);
+};

@@ -1,0 +1,32 @@
+import { Pool } from 'undici';
+import { wallClockMs } from './bench-fleet.ts';
+import { enrolSimulatedNode, type SimulatedNode } from './simulated-node.ts';
+import type { FromSimulator, ToSimulator } from './simulator-process.ts';
+
+/** A process with some simulated nodes. Started by simulator-process.ts and told what to do over IPC. */
+
+const say = (message: FromSimulator): void => void process.send?.(message);
+
+let nodes: SimulatedNode[] = [];
+
+const obey = async (message: ToSimulator): Promise<void> => {
+  if (message.do === 'enrol') {
+    const pool = new Pool(message.url, { connections: 2 * message.names.length, bodyTimeout: 0, headersTimeout: 0 });
+    nodes = await Promise.all(message.names.map((name) => enrolSimulatedNode(pool, message.joinToken, name)));
+    say({ did: 'enrol' });
+  } else {
+    const counts = await Promise.all(nodes.map((node) => node.work(message.perNode)));
+    say({
+      did: 'work',
+      finishedAtMs: wallClockMs(),
+      polls: counts.reduce((sum, one) => sum + one.polls, 0),
+      reports: counts.reduce((sum, one) => sum + one.reports, 0),
+      cpuMs: process.cpuUsage().user / 1000 + process.cpuUsage().system / 1000,
+    });
+  }
+};
+
+process.on('message', (message: ToSimulator) => {
+  obey(message).catch((error: unknown) => say({ did: 'fail', reason: String(error) }));
+});
+process.on('disconnect', () => process.exit());
