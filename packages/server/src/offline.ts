@@ -19,13 +19,14 @@ export interface OnData {
   dataDir: string;
   /** Where the tables are in PostgreSQL. */
   databaseUrl?: string | undefined;
+  clock?: Clock | undefined;
 }
 
 /** @throws AegisError config.invalid */
 export const initialiseServer = async (
   options: OnData & { fleet?: string | undefined },
 ): Promise<{ fleet: string; rootFingerprint: string; created: boolean }> => {
-  const now = systemClock.now();
+  const now = (options.clock ?? systemClock).now();
   const known = loadFleetKeys(options.dataDir, now);
   const keys = known ?? createFleetKeys(options.dataDir, options.fleet, now);
   if (known && options.fleet !== undefined && options.fleet !== known.fleet)
@@ -78,7 +79,6 @@ export const openServerStorage = async (
   options: OnData & {
     keys: FleetKeys;
     faults?: FaultPoints;
-    clock?: Clock;
     onConnectionError?: (error: Error) => void;
   },
 ): Promise<Storage> => {
@@ -101,13 +101,14 @@ export const openServerStorage = async (
 };
 
 const withTokens = async <T>(options: OnData, work: (tokens: TokensService) => Promise<T>): Promise<T> => {
-  const keys = requireFleetKeys(options.dataDir, systemClock.now());
+  const clock = options.clock ?? systemClock;
+  const keys = requireFleetKeys(options.dataDir, clock.now());
   const storage = await openServerStorage({ ...options, keys });
   try {
     return await work(
       tokensService({
         repository: accessRepository(storage),
-        clock: systemClock,
+        clock,
         rootFingerprint: keys.rootFingerprint,
         joinMaster: keys.secrets.join_master,
       }),

@@ -1,3 +1,4 @@
+import { TRUST } from '@aegis/protocol/access/endpoints';
 import { openEnvelope, PAYLOAD_TYPES } from '@aegis/protocol/access/dsse';
 import { keyIdOf, publicKeyFromRaw } from '@aegis/protocol/access/keys';
 import { cancelCommand, pollCommands } from '@aegis/protocol/commands/endpoints';
@@ -60,9 +61,11 @@ describe.each(STORAGES)('%s', (storage) => {
       payload: { argv: ['echo', 'ü'], timeout_sec: 5 },
     });
     const [offer] = (await poll(node)).commands;
-    const bundle = (await server.as('anyone').raw('GET', '/api/v1/trust')).json as { payload: string };
-    const keys = (JSON.parse(Buffer.from(bundle.payload, 'base64').toString()) as { keys: { public_key: string }[] }).keys;
-    const raw = Buffer.from(keys[0]?.public_key ?? '', 'base64');
+    const { trust_bundle } = await server.as('anyone').call(trustBundle);
+    const { keys } = JSON.parse(Buffer.from(trust_bundle.payload, 'base64').toString()) as {
+      keys: { public_key: string; usage: string[] }[];
+    };
+    const raw = Buffer.from(keys.find(({ usage }) => usage.includes('serve'))?.public_key ?? '', 'base64');
     if (!offer) throw new Error('nothing was offered');
     const { payload, signedBy } = openEnvelope(
       offer.directive,

@@ -1,7 +1,18 @@
 import { randomBytes } from 'node:crypto';
 import { type LogLine, pushLogs, readLogs } from '@aegis/protocol/commands/endpoints';
 import { describe, expect, test } from 'vitest';
-import { ack, EMPTY, finish, onlyExecution, poll, put, refusal, STORAGES, sha256, submitTo } from './commands-support.ts';
+import {
+  ack,
+  EMPTY,
+  finish,
+  onlyExecution,
+  poll,
+  put,
+  refusal,
+  STORAGES,
+  sha256,
+  submitTo,
+} from './commands-support.ts';
 import { type EnrolledNode, startTestServer, type TestServer } from './start-test-server.ts';
 
 const lines = (text: string): LogLine[] =>

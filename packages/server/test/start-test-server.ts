@@ -65,7 +65,8 @@ export interface TestServer extends AsyncDisposable {
 export const startTestServer = async (options: TestServerOptions = {}): Promise<TestServer> => {
   const dataDir = options.dataDir ?? mkdtempSync(join(tmpdir(), 'aegis-server-test-'));
   const databaseUrl = options.databaseUrl ?? (options.storage === 'postgres' ? await freshDatabase() : undefined);
-  await initialiseServer({ dataDir, databaseUrl });
+  const onData = { dataDir, databaseUrl, clock: options.clock };
+  await initialiseServer(onData);
   const { config } = loadServerConfig({
     flags: {
       data_dir: dataDir,
@@ -88,12 +89,12 @@ export const startTestServer = async (options: TestServerOptions = {}): Promise<
   const urlOf = () => Object.values(running.addresses)[0] ?? '';
   const issued = new Map<Role, Promise<string>>();
   const tokenOf = (role: Role): Promise<string> => {
-    const known = issued.get(role) ?? issueToken({ dataDir, databaseUrl, role, name: `test-${role}` });
+    const known = issued.get(role) ?? issueToken({ ...onData, role, name: `test-${role}` });
     issued.set(role, known);
     return known;
   };
   const joinToken: TestServer['joinToken'] = (wanted = {}) =>
-    issueJoinToken({ dataDir, databaseUrl, ttlSec: 3600, uses: 1, ...wanted });
+    issueJoinToken({ ...onData, ttlSec: 3600, uses: 1, ...wanted });
   const client = (bearer: () => Promise<string | undefined>) => testClient(urlOf, bearer);
   const withToken = (bearer: string) => client(async () => bearer);
   const anyone = client(async () => undefined);
