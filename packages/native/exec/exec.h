@@ -100,7 +100,7 @@ int64_t boot_ms(void);
 int64_t real_ms(void);
 bool folder_gone(int dir);
 void hint(const char *id, const char *kind, const char *detail);
-/* 1 made, 0 someone else has it, -1 with `error`. Durable when it returns 1. */
+/* 1 made, 0 someone else has it, -1 neither, with `error`. Made but with an `error`: not durable, so nothing may start. */
 int claim_make(int dir, const char *boot_id, int64_t started_at_ms, char *error);
 int status_preallocate(int dir, char *error); /* a descriptor, or -1 with `error` */
 void status_write(int dir, int fd, const struct outcome *outcome, const struct stream streams[2]);

@@ -51,22 +51,23 @@ void hint(const char *id, const char *kind, const char *detail) {
 int claim_make(int dir, const char *boot_id, int64_t started_at_ms, char *error) {
   char text[160];
   int size = snprintf(text, sizeof text, "{\"boot_id\":\"%s\",\"started_at_ms\":%lld}\n", boot_id, (long long)started_at_ms);
+  /* The parent is synced as well: had a power cut taken the whole folder, the daemon would think that nothing was started. */
+  int parent = openat(dir, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   int fd = openat(dir, "claim.tmp", O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
-  if (fd < 0) return reason(error, "cannot create the claim: %s", strerror(errno)), -1;
-  int made = 1;
+  int made = -1;
   errno = 0;
-  if (write(fd, text, (size_t)size) != size) {
-    reason(error, "cannot write the claim: %s", strerror(errno == 0 ? ENOSPC : errno)), made = -1;
+  if (parent < 0 || fd < 0 || write(fd, text, (size_t)size) != size) {
+    reason(error, "cannot write the claim: %s", strerror(errno == 0 ? ENOSPC : errno));
   } else if (linkat(dir, "claim.tmp", dir, "claim", 0) != 0) {
     made = errno == EEXIST ? 0 : -1;
     reason(error, "cannot make the claim: %s", strerror(errno));
+  } else {
+    made = 1;
   }
   unlinkat(dir, "claim.tmp", 0);
-  /* The parent as well: had a power cut taken the whole folder, the daemon would think that nothing was ever started. */
-  int parent = openat(dir, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (made == 1 && (fsync(fd) != 0 || fsync(dir) != 0 || fsync(parent) != 0)) reason(error, "cannot sync the claim: %s", strerror(errno)), made = -1;
+  if (made == 1 && (fsync(fd) != 0 || fsync(dir) != 0 || fsync(parent) != 0)) reason(error, "cannot sync the claim: %s", strerror(errno));
   if (parent >= 0) close(parent);
-  close(fd);
+  if (fd >= 0) close(fd);
   return made;
 }
 

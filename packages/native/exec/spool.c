@@ -93,8 +93,11 @@ bool stream_read(struct stream *stream, int64_t now) {
   if (want > BUFFER_BYTES) want = BUFFER_BYTES;
   if (stream->last_bytes >= 0 && want > stream->last_bytes) want = stream->last_bytes;
   ssize_t n = read(stream->pipe, stream->buffer, (size_t)want);
-  if (n < 0 && (errno == EAGAIN || errno == EINTR)) return false;
-  if (n <= 0) {
+  if (n < 0) {
+    if (errno != EAGAIN && errno != EINTR) stream->retry_at = now + ERROR_RETRY_MS; /* only an end is an end */
+    return false;
+  }
+  if (n == 0) {
     end_input(stream);
     return false;
   }

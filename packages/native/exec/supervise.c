@@ -118,7 +118,8 @@ static int begin(struct execution *x, char *error) {
   if (claimed == 1) {
     cgroup_create(&x->cgroup, x->spec.cgroup, x->id);
     x->started = boot_ms();
-    start_command(x, &files);
+    if (error[0] == '\0') start_command(x, &files);
+    else x->outcome.failure.exit_code = 126, reason(x->outcome.failure.text, "%s", error);
   }
   if (files.out >= 0) close(files.out);
   if (files.err >= 0) close(files.err);
