@@ -1,5 +1,5 @@
-import { TRUST } from '@aegis/protocol/access/endpoints';
 import { openEnvelope, PAYLOAD_TYPES } from '@aegis/protocol/access/dsse';
+import { showTrust } from '@aegis/protocol/access/endpoints';
 import { keyIdOf, publicKeyFromRaw } from '@aegis/protocol/access/keys';
 import { cancelCommand, pollCommands } from '@aegis/protocol/commands/endpoints';
 import { describe, expect, test } from 'vitest';
@@ -61,7 +61,7 @@ describe.each(STORAGES)('%s', (storage) => {
       payload: { argv: ['echo', 'ü'], timeout_sec: 5 },
     });
     const [offer] = (await poll(node)).commands;
-    const { trust_bundle } = await server.as('anyone').call(trustBundle);
+    const { trust_bundle } = await server.as('anyone').call(showTrust);
     const { keys } = JSON.parse(Buffer.from(trust_bundle.payload, 'base64').toString()) as {
       keys: { public_key: string; usage: string[] }[];
     };

@@ -91,7 +91,7 @@ export const listingRepository = (storage: Storage) => {
         .where(isIn(kind, 'id', ids))
         .execute(),
 
-    /** Those that a log reader follows: small rows, in the order in which they were made. */
+    /** Those that a log reader follows: small rows, first attempts first, each in the order of the targets. */
     executionKeys: (
       commandId: string,
     ): Promise<Pick<ExecutionRow, 'id' | 'node_uid' | 'node_name' | 'attempt' | 'newest'>[]> =>
@@ -99,8 +99,8 @@ export const listingRepository = (storage: Storage) => {
         .selectFrom('commands_executions')
         .select(['id', 'node_uid', 'node_name', 'attempt', 'newest'])
         .where('command_id', '=', commandId)
-        .orderBy('id')
         .orderBy('attempt')
+        .orderBy('id')
         .execute(),
 
     hasNode: async (commandId: string, node: string): Promise<boolean> => {

@@ -18,8 +18,8 @@ export const outputRepository = (storage: Storage) => {
     },
 
     /** What an output push needs to know of its execution; locked. */
-    target: (tx: Tx, nodeUid: string, execution: { id: string } | { commandId: string; attempt: number }) =>
-      tx
+    target: (tx: Tx, nodeUid: string, execution: { id: string } | { commandId: string; attempt: number }) => {
+      const query = tx
         .selectFrom('commands_executions')
         .innerJoin('commands', 'commands.id', 'commands_executions.command_id')
         .select([
@@ -34,16 +34,13 @@ export const outputRepository = (storage: Storage) => {
           'commands.output_limit_bytes',
         ])
         .where('node_uid', '=', nodeUid)
-        .$if('id' in execution, (query) =>
-          query.where('commands_executions.id', '=', 'id' in execution ? execution.id : ''),
-        )
-        .$if('commandId' in execution, (query) =>
-          'commandId' in execution
-            ? query.where('command_id', '=', execution.commandId).where('attempt', '=', execution.attempt)
-            : query,
-        )
-        .$if(kind === 'postgres', (query) => query.forUpdate('commands_executions'))
-        .executeTakeFirst(),
+        .$if(kind === 'postgres', (locked) => locked.forUpdate('commands_executions'));
+      const found =
+        'id' in execution
+          ? query.where('commands_executions.id', '=', execution.id)
+          : query.where('command_id', '=', execution.commandId).where('attempt', '=', execution.attempt);
+      return found.executeTakeFirst();
+    },
 
     advance: async (
       tx: Tx,

@@ -8,7 +8,7 @@ import type { Log } from '../log.ts';
 import type { Actor } from './actor.ts';
 import { decode } from './decode.ts';
 import { asShown } from './failures.ts';
-import { parseJsonBody, unpackBody } from './json-body.ts';
+import { ANYONES_BODY_LIMIT_BYTES, BODY_LIMIT_BYTES, parseJsonBody, unpackBody } from './json-body.ts';
 import type { RateLimiter } from './rate-limit.ts';
 import type { Route, RouteContext } from './route.ts';
 
@@ -61,6 +61,8 @@ export const mountRoutes = (app: FastifyInstance, routes: readonly Route[], opti
   app.addHook('onResponse', async (request) => {
     const { route } = request.routeOptions.config;
     if (route) options.faults.at(`server.after-answer.${route.endpoint.id}`);
+    // A stream that was begun earlier could not say 'connection: close': kept alive, it would hold up the stop.
+    if (options.stopping.aborted) request.raw.socket.destroySoon();
   });
   app.setErrorHandler((error, request, reply) => answerError(error, request, reply, options.log));
   app.setNotFoundHandler((request, reply) => refuseUnknown(request, reply, routes));
@@ -70,6 +72,7 @@ export const mountRoutes = (app: FastifyInstance, routes: readonly Route[], opti
       url: route.endpoint.path.replace(/\{(\w+)\}/g, ':$1'),
       exposeHeadRoute: route.endpoint.door === 'every', // elsewhere a HEAD would poll, stream or count like the GET
       config: { route },
+      bodyLimit: bodyLimitOf(route),
       handler: (request, reply) => answer(route, request, reply, options),
     });
   }
@@ -170,11 +173,15 @@ const answer = async (
     : reply.header('content-type', JSON_TYPE).send(JSON.stringify(result));
 };
 
-const decodedBody = async ({ endpoint }: Route, request: FastifyRequest): Promise<unknown> => {
+const bodyLimitOf = ({ endpoint }: Route): number =>
+  endpoint.caller === 'anyone' ? ANYONES_BODY_LIMIT_BYTES : BODY_LIMIT_BYTES;
+
+const decodedBody = async (route: Route, request: FastifyRequest): Promise<unknown> => {
+  const { endpoint } = route;
   if (!endpoint.body && !endpoint.rawBody) return undefined;
   const sent = Buffer.isBuffer(request.body) ? request.body : Buffer.alloc(0);
   requireType(request.headers['content-type'], endpoint.rawBody ? RAW_TYPE : /^application\/json$/i, sent.length);
-  const body = await unpackBody(sent, request.headers['content-encoding']);
+  const body = await unpackBody(sent, request.headers['content-encoding'], bodyLimitOf(route));
   if (endpoint.rawBody) return body;
   return endpoint.body ? decode(endpoint.body, parseJsonBody(body), 'body') : undefined;
 };
