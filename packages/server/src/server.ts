@@ -26,7 +26,7 @@ import { presenceLoop } from './nodes/presence-loop.ts';
 import { registrationsRepository } from './nodes/registrations-repository.ts';
 import { nodesRepository } from './nodes/repository.ts';
 import { nodesRoutes } from './nodes/routes.ts';
-import { nodesService } from './nodes/service.ts';
+import { type NodesService, nodesService } from './nodes/service.ts';
 import { sweepLoop } from './nodes/sweep-loop.ts';
 import { openServerStorage, requireFleetKeys } from './offline.ts';
 import { processBus } from './platform/bus.ts';
@@ -49,6 +49,7 @@ export interface RunningServer extends AsyncDisposable {
   /** For tests. */
   storage: Storage;
   commands: CommandsService;
+  nodes: NodesService;
   /** Resolves when all is closed; safe to call again. */
   close(): Promise<void>;
 }
@@ -205,6 +206,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     dataDir,
     storage,
     commands,
+    nodes,
     close,
     [Symbol.asyncDispose]: close,
   };

@@ -57,7 +57,12 @@ export const testClient = (urlOf: () => string, bearer: () => Promise<string | u
     const answer = await fetch(`${urlOf()}${path}`, { ...init, method, headers });
     const text = await answer.text();
     const isJson = answer.headers.get('content-type')?.startsWith('application/json');
-    return { status: answer.status, headers: answer.headers, text, json: isJson ? JSON.parse(text) : undefined };
+    return {
+      status: answer.status,
+      headers: answer.headers,
+      text,
+      json: isJson && text !== '' ? JSON.parse(text) : undefined,
+    };
   };
   const send: TestClient['send'] = (endpoint, call = {}) => {
     const { params, query, body, headers, signal } = call;

@@ -1,5 +1,6 @@
 import { AegisError } from '@aegis/protocol/errors';
 import { asUnavailable } from '../storage/failures.ts';
+import { TOO_LARGE } from './json-body.ts';
 
 /** Every error as one that may be shown. What we did not foresee becomes http.internal, its cause for the log alone. */
 export const asShown = (error: unknown): AegisError => {
@@ -22,7 +23,7 @@ export const asShown = (error: unknown): AegisError => {
 
 type Shown = readonly [ConstructorParameters<typeof AegisError>[0], string];
 const FRAMEWORK: Readonly<Record<string, Shown>> = {
-  FST_ERR_CTP_BODY_TOO_LARGE: ['http.too_large', 'The body is larger than 8 MiB. Send less at once.'],
+  FST_ERR_CTP_BODY_TOO_LARGE: ['http.too_large', TOO_LARGE],
   FST_ERR_CTP_INVALID_MEDIA_TYPE: ['http.unsupported_media_type', 'Send the body as application/json.'],
   FST_ERR_CTP_INVALID_CONTENT_LENGTH: ['http.malformed', 'The body does not have the length that Content-Length says.'],
   FST_ERR_BAD_URL: ['http.malformed', 'The path is not a valid URL path.'],

@@ -3,16 +3,17 @@ import { AegisError } from '@aegis/protocol/errors';
 
 /** Request bodies: unpacked within a bound, parsed, and refused where JSON could surprise whoever reads it. */
 
-export const BODY_LIMIT_BYTES = 8 * 1024 * 1024; // as sent and as unpacked
+/** As sent and as unpacked. */
+export const BODY_LIMIT_BYTES = 8 * 1024 * 1024;
+/** Where anyone may call: an enrolment is a few KiB, and nobody in particular shall keep us busy with megabytes. */
+export const ANYONES_BODY_LIMIT_BYTES = 256 * 1024;
 const MAX_DEPTH = 32;
 
-const tooLarge = () =>
-  new AegisError('http.too_large', 'The body is larger than 8 MiB. Send less at once.', {
-    details: { limit_bytes: BODY_LIMIT_BYTES },
-  });
+export const TOO_LARGE =
+  'The body is larger than is taken here (8 MiB; 256 KiB where no credential is asked for). Send less at once.';
 
 /** Undoes `Content-Encoding`. @throws AegisError http.too_large, http.malformed, http.unsupported_media_type */
-export const unpackBody = async (body: Buffer, encoding: string | undefined): Promise<Buffer> => {
+export const unpackBody = async (body: Buffer, encoding: string | undefined, limitBytes: number): Promise<Buffer> => {
   switch (encoding?.trim().toLowerCase()) {
     case undefined:
     case '':
@@ -20,9 +21,9 @@ export const unpackBody = async (body: Buffer, encoding: string | undefined): Pr
       return body;
     case 'gzip':
     case 'x-gzip':
-      return unpackedBy(gunzip, body, 'gzip');
+      return unpackedBy(gunzip, body, 'gzip', limitBytes);
     case 'zstd':
-      return unpackedBy(zstdDecompress, body, 'zstd');
+      return unpackedBy(zstdDecompress, body, 'zstd', limitBytes);
     default:
       throw new AegisError(
         'http.unsupported_media_type',
@@ -37,11 +38,12 @@ type Unpack = (
   done: (error: Error | null, unpacked: Buffer) => void,
 ) => void;
 
-const unpackedBy = (unpack: Unpack, body: Buffer, name: string): Promise<Buffer> =>
+const unpackedBy = (unpack: Unpack, body: Buffer, name: string, limitBytes: number): Promise<Buffer> =>
   new Promise((resolve, reject) => {
-    unpack(body, { maxOutputLength: BODY_LIMIT_BYTES }, (error, unpacked) => {
+    unpack(body, { maxOutputLength: limitBytes }, (error, unpacked) => {
       if (!error) resolve(unpacked);
-      else if ('code' in error && error.code === 'ERR_BUFFER_TOO_LARGE') reject(tooLarge());
+      else if ('code' in error && error.code === 'ERR_BUFFER_TOO_LARGE')
+        reject(new AegisError('http.too_large', TOO_LARGE));
       else reject(new AegisError('http.malformed', `The body is not what its Content-Encoding says: not ${name}.`));
     });
   });
@@ -49,13 +51,14 @@ const unpackedBy = (unpack: Unpack, body: Buffer, name: string): Promise<Buffer>
 /** @throws AegisError http.malformed */
 export const parseJsonBody = (body: Buffer): unknown => {
   if (body.length === 0) return {};
+  refuseDeepNesting(body);
   let value: unknown;
   try {
     value = JSON.parse(utf8.decode(body));
   } catch (cause) {
     throw new AegisError('http.malformed', `The body is not JSON: ${jsonFault(cause)}.`, { cause });
   }
-  refuseSurprises(value, 0);
+  refuseSurprises(value);
   return value;
 };
 
@@ -68,21 +71,44 @@ const jsonFault = (cause: unknown): string => {
   return position ? `malformed at ${position}` : 'it ends too early or is malformed';
 };
 
-/** Keys that change what an object is, for whoever copies it carelessly, and nesting without end. */
-const refuseSurprises = (value: unknown, depth: number): void => {
+/** Before it is parsed: to build millions of nested objects takes seconds, in which nobody else is answered. */
+const refuseDeepNesting = (body: Buffer): void => {
+  let depth = 0;
+  for (let at = 0; at < body.length; at++) {
+    const byte = body[at];
+    if (byte === QUOTE) at = stringEnd(body, at);
+    else if (byte === OPEN_OBJECT || byte === OPEN_ARRAY) {
+      if (++depth > MAX_DEPTH)
+        throw new AegisError('http.malformed', `The body's JSON is nested more than ${MAX_DEPTH} levels deep.`);
+    } else if (byte === CLOSE_OBJECT || byte === CLOSE_ARRAY) depth--;
+  }
+};
+const [QUOTE, BACKSLASH, OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY, CLOSE_ARRAY] = Buffer.from('"\\{}[]');
+
+/** The closing quote of the string that opens at `start`, or the end. Found by jumps: most of a large body is strings. */
+const stringEnd = (body: Buffer, start: number): number => {
+  for (let end = body.indexOf('"', start + 1); end >= 0; end = body.indexOf('"', end + 1)) {
+    let escapes = 0;
+    while (body[end - 1 - escapes] === BACKSLASH) escapes++;
+    if (escapes % 2 === 0) return end;
+  }
+  return body.length;
+};
+
+/** Keys that change what an object is, for whoever copies it carelessly. */
+const refuseSurprises = (value: unknown): void => {
   if (typeof value !== 'object' || value === null) return;
-  if (depth >= MAX_DEPTH)
-    throw new AegisError('http.malformed', `The body's JSON is nested more than ${MAX_DEPTH} levels deep.`);
   if (Array.isArray(value)) {
-    for (const item of value) refuseSurprises(item, depth + 1);
+    for (const item of value) refuseSurprises(item);
     return;
   }
-  for (const [key, item] of Object.entries(value)) {
+  for (const key of Object.keys(value)) {
+    const item: unknown = (value as Record<string, unknown>)[key];
     if (
       key === '__proto__' ||
       (key === 'constructor' && typeof item === 'object' && item !== null && 'prototype' in item)
     )
       throw new AegisError('http.malformed', `The body's JSON may not have the key '${key}'.`);
-    refuseSurprises(item, depth + 1);
+    refuseSurprises(item);
   }
 };

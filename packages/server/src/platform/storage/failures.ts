@@ -32,10 +32,13 @@ const BROKEN =
 export const asUnavailable = (error: unknown): unknown => {
   if (error instanceof AegisError || !(error instanceof Error)) return error;
   const code = 'code' in error && typeof error.code === 'string' ? error.code : '';
-  if (code === '22021')
-    return new AegisError('http.malformed', 'Text may not contain the character U+0000. Remove it.', { cause: error });
+  if (code === '22021') return nulInText(error);
   const sentence =
     SENTENCES.find(([pattern]) => code !== '' && pattern.test(code))?.[1] ??
     (BROKEN.test(error.message) ? SENTENCES.at(-1)?.[1] : undefined);
   return sentence ? new AegisError('http.unavailable', sentence, { cause: error, retryAfterSec: 2 }) : error;
 };
+
+/** PostgreSQL cannot store it and SQLite stores it half-heartedly: refused alike on both. */
+export const nulInText = (cause?: unknown): AegisError =>
+  new AegisError('http.malformed', 'Text may not contain the character U+0000. Remove it.', { cause });

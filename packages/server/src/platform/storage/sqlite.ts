@@ -14,7 +14,7 @@ import {
   SqliteQueryCompiler,
   sql,
 } from 'kysely';
-import { asUnavailable } from './failures.ts';
+import { asUnavailable, nulInText } from './failures.ts';
 import { type GroupCommitLimits, groupCommit } from './group-commit.ts';
 import type { Storage } from './storage.ts';
 
@@ -131,6 +131,7 @@ const sqliteConnection = (database: Database.Database): DatabaseConnection => {
   };
   return {
     executeQuery: async <R>({ sql: text, parameters }: CompiledQuery): Promise<QueryResult<R>> => {
+      for (const value of parameters) if (typeof value === 'string' && value.includes('\0')) throw nulInText();
       const statement = prepared(text);
       if (statement.reader) return { rows: statement.all(...parameters) as R[] };
       const { changes, lastInsertRowid } = statement.run(...parameters);
