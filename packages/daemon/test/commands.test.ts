@@ -188,7 +188,7 @@ test('a server that forgot an execution is told again how it ended; one that for
   };
   server.offer(offer);
   const report = await final(one);
-  await waitFor('it to be freed', () => daemon.status().unreported === 0);
+  await waitFor('it to be freed', () => readdirSync(join(node.dataDir, 'executions')).length === 0);
   const restored = server.know(directive.id, 1, one.id); // an older backup: queued, no output
   server.offer(offer);
   expect(await final(restored)).toEqual(report);

@@ -70,16 +70,15 @@ export const processSpec = (
 
 /** passwd(5) by name or uid; an account that is not in the file (LDAP and the like) gets neutral values, and aegis-exec, which
  *  asks the system's own account database, decides whether it exists. */
-export const accountLookup =
-  (passwdFile = '/etc/passwd') =>
-  (user: string | null): Account => {
-    if (user === null) {
-      const { username, homedir, shell } = userInfo();
-      return { name: username, home: homedir, shell: shell ?? '/bin/sh' };
-    }
+export const accountLookup = (passwdFile = '/etc/passwd'): ((user: string | null) => Account) => {
+  const { username, homedir, shell: ownShell } = userInfo();
+  const own: Account = { name: username, home: homedir, shell: ownShell ?? '/bin/sh' };
+  return (user) => {
+    if (user === null) return own;
     for (const line of readFileSync(passwdFile, 'utf8').split('\n')) {
       const [name, , uid, , , home, shell] = line.split(':');
       if (name && (name === user || uid === user)) return { name, home: home || '/', shell: shell || '/bin/sh' };
     }
     return { name: user, home: '/', shell: '/bin/sh' };
   };
+};

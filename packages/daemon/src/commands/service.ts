@@ -1,6 +1,6 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { readClaim, removeExecutionFolder } from '@aegis/native/execution-folder';
+import { readClaim } from '@aegis/native/execution-folder';
 import type { HintKind } from '@aegis/native/launcher';
 import type { Envelope } from '@aegis/protocol/access/dsse';
 import type { Chunk, NextOffsets, PostedReport, Report, ReportResult, Stream } from '@aegis/protocol/commands/carrier';
@@ -11,6 +11,7 @@ import type { Journal } from '../platform/journal/journal.ts';
 import type { Logger } from '../platform/log.ts';
 import { drainLoop } from './drain-loop.ts';
 import { type Execution, executionOf } from './execution.ts';
+import { folderRemover } from './folder-remover.ts';
 import { commandsInbox, type InboxOptions } from './inbox.ts';
 import type { SpecSettings } from './process-spec.ts';
 import { reportLoop } from './report-loop.ts';
@@ -78,6 +79,8 @@ export const commandsService = (options: CommandsOptions) => {
   const { signal } = stopping;
   let accepting = true;
 
+  const removeFolder = folderRemover(log);
+
   const setUndelivered = (execution: Execution, bytes: number): void => {
     undeliveredBytes += bytes - (undelivered.get(execution.id) ?? 0);
     if (bytes > 0) undelivered.set(execution.id, bytes);
@@ -138,7 +141,7 @@ export const commandsService = (options: CommandsOptions) => {
       .then(
         () => {
           live.delete(execution.id);
-          removeExecutionFolder(join(root, execution.id));
+          removeFolder(join(root, execution.id));
         },
         (error: unknown) => {
           if (signal.aborted) return;

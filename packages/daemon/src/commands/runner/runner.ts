@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import {
   cancelExecution,
   createExecutionFolder,
+  type ExecutionStatus,
   listSegments,
   readStatus,
   voidClaim,
@@ -23,7 +24,7 @@ import type { CommandsRepository } from '../repository.ts';
 import { decideNext, type NextStep, viewFolder } from './adoption.ts';
 
 /** Starts what waits, follows what runs, ends what is cancelled. Each execution leaves through `onEnd` once, with a report that
- *  is in the journal. Hints say when to look; a timer looks anyway while something runs, and no timer stands when nothing does. */
+ *  the journal holds or the supervisor's status file. Hints say when to look; a timer looks anyway while something runs, and no timer stands when nothing does. */
 
 export interface RunnerOptions {
   root: string;
@@ -66,13 +67,27 @@ export const commandsRunner = (options: RunnerOptions) => {
   const dirOf = (execution: Execution): string => join(root, execution.id);
   const fields = (execution: Execution) => ({ command_id: execution.commandId, execution_id: execution.id });
 
-  /** Journals the end, however long the journal takes to have room, then passes the execution on. */
-  const end = (execution: Execution, report: Report): void => {
-    if (execution.phase === 'ended') return;
+  const leave = (execution: Execution): void => {
     execution.phase = 'ended';
     active.delete(execution.id);
     askedAt.delete(execution.id);
     queue.remove(execution.id);
+  };
+
+  /** The supervisor's status is on disk and stays there until the server has everything: it needs no commit of ours, and
+   *  another daemon would make the same report of it. */
+  const finish = (execution: Execution, status: ExecutionStatus): void => {
+    if (execution.phase === 'ended') return;
+    leave(execution);
+    execution.report = reportOfStatus(execution, status);
+    options.onEnd(execution);
+    startNext();
+  };
+
+  /** An end that nothing but the journal knows: told only after the commit, however long that takes to find room. */
+  const end = (execution: Execution, report: Report): void => {
+    if (execution.phase === 'ended') return;
+    leave(execution);
     const store = (): void => {
       journal
         .group('final', () => repository.setReport(execution.id, report))
@@ -178,7 +193,7 @@ export const commandsRunner = (options: RunnerOptions) => {
   };
 
   const apply = (execution: Execution, next: NextStep): void => {
-    if (next.do === 'finish') end(execution, reportOfStatus(execution, next.status));
+    if (next.do === 'finish') finish(execution, next.status);
     else if (next.do === 'lost') {
       log.warn(fields(execution), next.why);
       const written = writtenBytes(dirOf(execution));
@@ -269,7 +284,7 @@ export const commandsRunner = (options: RunnerOptions) => {
   const finishIfEnded = (execution: Execution): void => {
     try {
       const status = readStatus(dirOf(execution));
-      if (status) end(execution, reportOfStatus(execution, status));
+      if (status) finish(execution, status);
     } catch (error) {
       log.error({ err: error, ...fields(execution) }, 'cannot read how a command ended');
       stepSafely(execution);

@@ -37,6 +37,7 @@ export interface JournalOptions {
 }
 
 const LAZY_MS = 50;
+const MAX_REST_MS = 20;
 const PAGE_BYTES = 4096;
 
 interface Waiting {
@@ -74,21 +75,30 @@ export const openJournal = ({ path, migrations, faults, maxBytes }: JournalOptio
   };
 
   let waiting: Waiting[] = [];
-  let scheduled: NodeJS.Immediate | null = null;
-  let lazyTimer: NodeJS.Timeout | null = null;
+  let soon: NodeJS.Immediate | null = null;
+  let timer: NodeJS.Timeout | null = null;
+  /** Something waits that is not lazy. */
+  let hasty = false;
+  let lastEnd = 0;
+  let lastMs = 0;
   const flush = (): void => {
-    if (scheduled) clearImmediate(scheduled);
-    if (lazyTimer) clearTimeout(lazyTimer);
-    scheduled = lazyTimer = null;
+    if (soon) clearImmediate(soon);
+    if (timer) clearTimeout(timer);
+    soon = timer = null;
+    hasty = false;
     const batch = waiting;
     if (batch.length === 0) return;
     waiting = [];
     let results: unknown[];
+    const begun = performance.now();
     try {
       results = transact(new Set(batch.map((one) => one.label)), () => batch.map((one) => one.change()));
     } catch (error) {
       for (const one of batch) one.reject(error);
       return;
+    } finally {
+      lastEnd = performance.now();
+      lastMs = lastEnd - begun;
     }
     for (const [index, one] of batch.entries()) one.resolve(results[index]);
   };
@@ -96,16 +106,26 @@ export const openJournal = ({ path, migrations, faults, maxBytes }: JournalOptio
     new Promise<T>((resolve, reject) => {
       waiting.push({ label, change, resolve: resolve as (value: unknown) => void, reject });
     });
+  /** At once when the disk is quick. On a busy one at most every other moment goes into commits, and more share each. */
+  const flushSoon = (): void => {
+    if (soon) return;
+    const restMs = Math.min(lastEnd + lastMs - performance.now(), MAX_REST_MS);
+    if (timer) clearTimeout(timer);
+    timer = null;
+    if (restMs > 0.5) timer = setTimeout(flush, restMs);
+    else soon = setImmediate(flush);
+  };
 
   return {
     db,
     transaction: (label, change) => transact([label], change),
     group: (label, change) => {
-      scheduled ??= setImmediate(flush);
+      if (!hasty) flushSoon();
+      hasty = true;
       return enqueue(label, change);
     },
     lazily: (label, change) => {
-      if (!scheduled) lazyTimer ??= setTimeout(flush, LAZY_MS);
+      if (!soon) timer ??= setTimeout(flush, LAZY_MS);
       return enqueue(label, change);
     },
     prove: () => {
