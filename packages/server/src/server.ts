@@ -177,6 +177,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     listeners.push(
       await listen(at, routes, {
         authenticate: authenticator({ tokens, nodeTokens: issuer, nodeOf: nodes.actorOf, dev: config.dev }),
+        attending: ({ uid }) => nodes.attend(uid),
         faults,
         log,
         limits: {

@@ -114,6 +114,29 @@ describe.each(['sqlite', 'postgres'] as const)('%s', (storage) => {
     });
   });
 
+  test('a node whose poll waits is online for as long as that is open', async () => {
+    const node = await server.enrol('f-6');
+    const hangUp = new AbortController();
+    const waiting = node.send(pollCommands, { query: { wait: 60 }, signal: hangUp.signal });
+    const statusOf = async () => (await server.as('viewer').call(showAgent, { params: { id: 'f-6' } })).status;
+    // Only an open request keeps it online over so long a time.
+    await expect
+      .poll(async () => {
+        clock.advance(3_600_000);
+        return statusOf();
+      })
+      .toBe('online');
+    hangUp.abort();
+    await waiting.catch(() => undefined);
+    await expect
+      .poll(async () => {
+        clock.advance(3_600_000);
+        return statusOf();
+      })
+      .toBe('offline');
+    await server.as('admin').call(apiRetireNode, { params: { id: 'f-6' } });
+  });
+
   test('a retired node leaves lists and targets, stays by uid, and gives its name back', async () => {
     const node = await server.enrol('e-5');
     const admin = server.as('admin');

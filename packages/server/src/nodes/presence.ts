@@ -11,6 +11,9 @@ export interface PresenceRules {
 export interface Presence {
   readonly rules: PresenceRules;
   seen(uid: string): void;
+  /** A request of the node is open, which is a sign of life for as long as it is: a poll may wait longer than `degraded` takes.
+   *  Call the result once, when it is over. */
+  attend(uid: string): () => void;
   /** The latest sign of life: what this process saw, or what is stored. */
   lastSeen(uid: string, stored: number | null): number | null;
   statusOf(node: { uid: string; state: NodeState; maintenance: boolean; lastSeen: number | null }): NodeStatus;
@@ -21,14 +24,25 @@ export interface Presence {
 
 export const presence = (rules: PresenceRules, clock: Clock): Presence => {
   let fresh = new Map<string, number>();
+  const open = new Map<string, number>();
+  const seen = (uid: string): void => {
+    fresh.set(uid, clock.now());
+  };
   const lastSeen = (uid: string, stored: number | null): number | null => {
-    const here = fresh.get(uid);
+    const here = open.has(uid) ? clock.now() : fresh.get(uid);
     return here === undefined ? stored : Math.max(here, stored ?? here);
   };
   return {
     rules,
-    seen: (uid) => {
-      fresh.set(uid, clock.now());
+    seen,
+    attend: (uid) => {
+      open.set(uid, (open.get(uid) ?? 0) + 1);
+      return () => {
+        seen(uid);
+        const left = (open.get(uid) ?? 1) - 1;
+        if (left > 0) open.set(uid, left);
+        else open.delete(uid);
+      };
     },
     lastSeen,
     statusOf: (node) => {
@@ -40,6 +54,7 @@ export const presence = (rules: PresenceRules, clock: Clock): Presence => {
       return age > rules.offlineAfterMs ? 'offline' : age > rules.degradedAfterMs ? 'degraded' : 'online';
     },
     take: () => {
+      for (const uid of open.keys()) seen(uid);
       const taken = fresh;
       fresh = new Map();
       return taken;

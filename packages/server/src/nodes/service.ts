@@ -131,6 +131,7 @@ export const nodesService = (parts: {
   return {
     byUid,
     seen: presence.seen,
+    attend: presence.attend,
     storeSeen,
     /** Those of the nodes that are not retired. */
     activeOf: async (uids: readonly string[]): Promise<string[]> =>

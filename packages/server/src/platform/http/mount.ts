@@ -5,7 +5,7 @@ import { AegisError, errorBody, httpStatusOf } from '@aegis/protocol/errors';
 import type { FaultPoints } from '@aegis/protocol/fault-points';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Log } from '../log.ts';
-import type { Actor } from './actor.ts';
+import type { Actor, NodeActor } from './actor.ts';
 import { decode } from './decode.ts';
 import { asShown } from './failures.ts';
 import { ANYONES_BODY_LIMIT_BYTES, BODY_LIMIT_BYTES, parseJsonBody, unpackBody } from './json-body.ts';
@@ -29,6 +29,8 @@ export type Authenticate = (request: RequestFacts) => Promise<Actor | null>;
 
 export interface MountOptions {
   authenticate: Authenticate;
+  /** Told of each node's request, when it has been admitted; what it gives back is called when that request is over. */
+  attending: (node: NodeActor) => () => void;
   faults: FaultPoints;
   log: Log;
   limits: { enrolment: RateLimiter; failedAuth: RateLimiter };
@@ -56,7 +58,9 @@ export const mountRoutes = (app: FastifyInstance, routes: readonly Route[], opti
   app.addHook('onRequest', async (request, reply) => {
     setCommonHeaders(request, reply, options.tls);
     const { route } = request.routeOptions.config;
-    if (route) request.actor = await admit(route, request, options);
+    if (!route) return;
+    request.actor = await admit(route, request, options);
+    if (request.actor?.kind === 'node') reply.raw.once('close', options.attending(request.actor));
   });
   app.addHook('onResponse', async (request) => {
     const { route } = request.routeOptions.config;
