@@ -191,7 +191,7 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
     // Carrier: last, when everything can take what it brings.
     commands.adopt();
     tidy();
-    carrier.start({ offers: commands.accept, hasRoom: commands.hasRoom });
+    carrier.start({ offers: commands.accept, hasRoom: commands.hasRoom, hasBacklog: commands.hasBacklog });
 
     let closed: Promise<void> | null = null;
     const close = async (): Promise<void> => {

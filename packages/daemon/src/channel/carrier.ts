@@ -9,6 +9,8 @@ export interface CarrierHandlers {
   offers(offers: readonly unknown[]): Promise<string[]>;
   /** Whether there is room for more work. Without room the carrier asks only now and then, for cancels. */
   hasRoom(): boolean;
+  /** Whether work waits for its turn here: then more is fetched in fewer, larger answers. */
+  hasBacklog(): boolean;
   /** The server was reached, or not, for the first time since it was otherwise. */
   reachable?(reachable: boolean): void;
 }

@@ -24,6 +24,7 @@ export interface PollLoopOptions {
 }
 
 const FULL_PAUSE_MS = 5000;
+const BACKLOG_PAUSE_MS = 25;
 const ACK_LIMIT = 1000;
 
 export const runPollLoop = async (options: PollLoopOptions): Promise<void> => {
@@ -42,6 +43,7 @@ export const runPollLoop = async (options: PollLoopOptions): Promise<void> => {
       backoff.reset();
       if (answer.retry_after_ms !== undefined) retryAfterMs = answer.retry_after_ms * (1 + random() / 4);
       else if (!handlers.hasRoom()) retryAfterMs = FULL_PAUSE_MS;
+      else if (handlers.hasBacklog()) retryAfterMs = BACKLOG_PAUSE_MS;
     } catch (error) {
       if (signal.aborted) return;
       const failure = error instanceof Error ? error : new Error(String(error));

@@ -30,7 +30,10 @@ export interface ReportLoopOptions {
 const BATCH = 100;
 const BATCH_CHARS = 3 * 1024 * 1024;
 /** A command that ends within this needs no word that it runs. */
-const RUNNING_AFTER_MS = 25;
+const RUNNING_AFTER_MS = 100;
+/** Between two requests, unless many reports wait: one that comes alone never waits. */
+const PACE_MS = 10;
+const MANY = 20;
 const REFUSED_AGAIN_MS = 60_000;
 
 interface Item {
@@ -137,6 +140,7 @@ export const reportLoop = (options: ReportLoopOptions) => {
       try {
         await post(items, posted);
         backoff.reset();
+        if (finals.size + runnings.size < MANY) await pause(PACE_MS, signal);
       } catch (error) {
         if (signal.aborted) break;
         if (!(error instanceof Unreachable)) log.error({ err: error }, 'cannot report, trying again');

@@ -216,6 +216,7 @@ export const commandsService = (options: CommandsOptions) => {
       return acknowledge;
     },
     hasRoom: (): boolean => live.size < limits.maxExecutions,
+    hasBacklog: (): boolean => runner.counts().queued >= limits.maxConcurrent,
     /** Hourly: what a crash or a full disk left behind. */
     tidy: (): void => {
       sweepFolders(root, (id) => live.has(id), log);
