@@ -20,6 +20,7 @@ struct sha256 {
 };
 void sha256_init(struct sha256 *hash);
 void sha256_update(struct sha256 *hash, const uint8_t *data, size_t size);
+bool sha256_paths_agree(void);
 void sha256_hex(const struct sha256 *hash, char hex[65]); /* leaves the hash usable */
 
 /* spec.c: what to run. All pointers point into `text`. */
@@ -76,7 +77,10 @@ void cgroup_kill(const struct cgroup *cgroup);
 void cgroup_remove(struct cgroup *cgroup); /* when empty; else it stays */
 
 /* tree.c: all descendants of this process, which is their subreaper. */
-size_t tree_signal(int signal); /* 0 only counts; returns how many live processes were seen */
+/* Each returns how many live processes it saw. */
+size_t tree_terminate(void); /* SIGTERM and SIGCONT */
+size_t tree_kill(void);      /* SIGKILL */
+size_t tree_count(void);
 
 /* command.c: the child's side. */
 struct command_files {

@@ -9,8 +9,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-bool sha256_paths_agree(void);
-
 static int usage(void) {
   fputs("usage: aegis-exec --launcher        start supervisors on request (see docs/execution.md)\n"
         "       aegis-exec --run FOLDER     supervise one execution in the foreground\n"
@@ -33,7 +31,7 @@ static int prepare(void) {
   if (!settle_descriptors()) return EXIT_FAILED;
   umask(077);
   /* A machine going down tells everyone to end: the command then does, and the supervisor reports it. */
-  const int ignored[] = {SIGPIPE, SIGTERM, SIGINT, SIGHUP};
+  const int ignored[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGPIPE, SIGXFSZ}; /* the last two come back as errors of write */
   for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++) signal(ignored[i], SIG_IGN);
   sigset_t none;
   sigemptyset(&none);

@@ -117,7 +117,6 @@ void sha256_hex(const struct sha256 *hash, char hex[65]) {
 }
 
 /* Lets `aegis-exec --self-test` compare both paths without another build. */
-bool sha256_paths_agree(void);
 bool sha256_paths_agree(void) {
   uint8_t data[64 * 7];
   for (size_t i = 0; i < sizeof data; i++) data[i] = (uint8_t)(i * 167 + 13);

@@ -175,7 +175,7 @@ static bool kill_tree(struct execution *x, int64_t now) {
       kill(-x->command, SIGKILL);
       kill(x->command, SIGKILL);
     }
-    tree_signal(SIGKILL);
+    tree_kill();
     if (!tree_left(x, now)) return true;
   }
   return false;
@@ -185,8 +185,7 @@ static void begin_termination(struct execution *x, int64_t now) {
   x->phase = TERMINATING;
   x->kill_at = now + x->spec.grace_ms;
   if (x->spec.grace_ms == 0) return;
-  if (tree_signal(SIGTERM) == 0 && x->command > 0) kill(x->command, SIGTERM);
-  tree_signal(SIGCONT); /* a stopped process would not notice */
+  if (tree_terminate() == 0 && x->command > 0) kill(x->command, SIGTERM); /* no /proc */
 }
 
 static void begin_killing(struct execution *x, int64_t now) {
@@ -308,7 +307,7 @@ static void loop(struct execution *x) {
 static void end(struct execution *x) {
   x->outcome.tree_empty = !tree_left(x, boot_ms());
   if (!x->outcome.tree_empty) {
-    x->outcome.leftover = tree_signal(0);
+    x->outcome.leftover = tree_count();
     if (x->outcome.leftover == 0) x->outcome.leftover = 1; /* it ends this instant, or only its cgroup knows it */
   }
   cgroup_remove(&x->cgroup);

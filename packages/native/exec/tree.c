@@ -19,7 +19,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { DEPTH_LIMIT = 128, SEEN_LIMIT = 65536 };
+enum { DEPTH_LIMIT = 128, SEEN_LIMIT = 65536, HELD_LIMIT = 512 }; /* descriptors: well below the usual 1,024 */
 
 struct pids {
   pid_t *list;
@@ -94,7 +94,9 @@ static bool pidfd_signal(int fd, int signal) { return fd >= 0 && syscall(SYS_pid
 
 struct walk {
   pid_t self;
-  int signal;
+  int signal;      /* sent at once; 0 none */
+  int *held;       /* with this, verified pidfds are kept here instead, parents before children */
+  size_t held_count;
   size_t live, seen;
 };
 
@@ -105,24 +107,42 @@ static void visit(struct walk *walk, pid_t parent, int parent_fd, int depth) {
     pid_t pid = pids.list[i], found_parent = 0;
     char state = 0;
     int fd = pidfd_open_(pid);
-    bool ours = look(pid, &state, &found_parent);
-    if (parent == walk->self || (ours && found_parent == walk->self)) {
-      if (ours && walk->signal != 0) kill(pid, walk->signal);
-    } else {
-      ours = ours && fd >= 0 && found_parent == parent && pidfd_signal(parent_fd, 0);
-      if (ours && walk->signal != 0) pidfd_signal(fd, walk->signal);
-    }
-    if (ours && state != 'Z' && state != 'X') {
+    bool found = look(pid, &state, &found_parent);
+    bool direct = found && (parent == walk->self || found_parent == walk->self);
+    bool verified = direct || (found && fd >= 0 && found_parent == parent && pidfd_signal(parent_fd, 0));
+    bool hold = verified && walk->held != NULL && fd >= 0 && walk->held_count < HELD_LIMIT;
+    if (hold) walk->held[walk->held_count++] = fd;
+    else if (direct && walk->signal != 0) kill(pid, walk->signal);
+    else if (verified && walk->signal != 0) pidfd_signal(fd, walk->signal);
+    if (verified && state != 'Z' && state != 'X') {
       walk->live++;
       if (depth < DEPTH_LIMIT) visit(walk, pid, fd, depth + 1);
     }
-    if (fd >= 0) close(fd);
+    if (fd >= 0 && !hold) close(fd);
   }
   free(pids.list);
 }
 
-size_t tree_signal(int signal) {
-  struct walk walk = {.self = getpid(), .signal = signal};
-  visit(&walk, walk.self, -1, 0);
-  return walk.live;
+static size_t walk_all(struct walk *walk) {
+  walk->self = getpid();
+  visit(walk, walk->self, -1, 0);
+  return walk->live;
+}
+
+size_t tree_kill(void) { return walk_all(&(struct walk){.signal = SIGKILL}); }
+
+size_t tree_count(void) { return walk_all(&(struct walk){.signal = 0}); }
+
+/* First finds all, then signals: a parent that died during the walk would hand children on unseen. Parents come first, or a shell would
+ * go on to its next command when its child ends. SIGCONT, as a stopped process would not notice. */
+size_t tree_terminate(void) {
+  int held[HELD_LIMIT];
+  struct walk walk = {.signal = SIGTERM, .held = held};
+  size_t live = walk_all(&walk);
+  for (size_t i = 0; i < walk.held_count; i++) pidfd_signal(held[i], SIGTERM);
+  for (size_t i = 0; i < walk.held_count; i++) {
+    pidfd_signal(held[i], SIGCONT);
+    close(held[i]);
+  }
+  return live;
 }

@@ -90,13 +90,11 @@ export const voidClaim = (dir: string): boolean => {
   const fd = openSync(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600);
   try {
     writeFileSync(fd, '{"void":true}\n');
-    try {
-      linkSync(temporary, join(dir, 'claim'));
-    } catch (error) {
-      if (errorCode(error) === 'EEXIST') return readClaim(dir)?.kind === 'void';
-      throw error;
-    }
     fsyncSync(fd);
+    linkSync(temporary, join(dir, 'claim'));
+  } catch (error) {
+    if (errorCode(error) !== 'EEXIST') throw error;
+    if (readClaim(dir)?.kind !== 'void') return false; // else ours of before a crash, perhaps not durable yet
   } finally {
     closeSync(fd);
     unlinkSync(temporary);

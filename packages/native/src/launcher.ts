@@ -1,5 +1,6 @@
 /** native/launcher: the tiny resident process that forks supervisors for the daemon. It is a convenience, not a
  *  dependency: supervisors outlive it, and nothing is read from it that the folders do not say too. */
+import type { ChildProcess } from 'node:child_process';
 import { spawn } from 'node:child_process';
 import { basename } from 'node:path';
 
@@ -31,24 +32,25 @@ const isHintKind = (text: string | undefined): text is HintKind =>
   text === 'claimed' || text === 'output' || text === 'exited' || text === 'busy' || text === 'failed';
 
 export const startLauncher = ({ binary, onHint, onExit, env = {} }: LauncherOptions): Launcher => {
-  const child = spawn(binary, ['--launcher'], { stdio: ['pipe', 'pipe', 'inherit'], env, cwd: '/' });
+  // Typed as what it is when no descriptor is left: a child without streams, whose 'error' follows.
+  const child: ChildProcess = spawn(binary, ['--launcher'], { stdio: ['pipe', 'pipe', 'inherit'], env, cwd: '/' });
   const gone = Promise.withResolvers<void>();
   let over = false;
   const end = (code: number | null, signal: NodeJS.Signals | null, error: Error | null): void => {
     if (over) return;
     over = true;
-    child.stdout.destroy(); // supervisors hold the other end; their hints go nowhere now
+    child.stdout?.destroy(); // supervisors hold the other end; their hints go nowhere now
     gone.resolve();
     onExit({ code, signal, error });
   };
   child.on('error', (error) => end(null, null, error));
   child.on('exit', (code, signal) => end(code, signal, null));
-  child.stdin.on('error', () => undefined); // EPIPE: 'exit' tells
-  child.stdout.on('error', () => undefined);
-  child.stdout.setEncoding('utf8');
+  child.stdin?.on('error', () => undefined); // EPIPE: 'exit' tells
+  child.stdout?.on('error', () => undefined);
+  child.stdout?.setEncoding('utf8');
 
   let rest = '';
-  child.stdout.on('data', (text: string) => {
+  child.stdout?.on('data', (text: string) => {
     const lines = (rest + text).split('\n');
     rest = lines.pop() ?? '';
     if (rest.length > LINE_LIMIT) rest = '';
@@ -62,10 +64,10 @@ export const startLauncher = ({ binary, onHint, onExit, env = {} }: LauncherOpti
     pid: child.pid,
     start: (dir) => {
       if (dir.includes('\n')) return onHint(basename(dir), 'failed', 'the folder name contains a line break');
-      if (!over && child.stdin.writable) child.stdin.write(`start ${dir}\n`);
+      if (!over && child.stdin?.writable) child.stdin.write(`start ${dir}\n`);
     },
     close: () => {
-      if (!over) child.stdin.end();
+      if (!over) child.stdin?.end();
       return gone.promise;
     },
   };

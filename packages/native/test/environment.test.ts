@@ -6,7 +6,7 @@ import { Bench, buildBoth, builds, readOutput } from './harness.ts';
 
 beforeAll(buildBoth, 120_000);
 
-describe.each(builds)('%s', (build) => {
+describe.each(builds)('%s', { timeout: 60_000 }, (build) => {
   const output = async (bench: Bench, run: { id: string; dir: string }): Promise<string> => {
     const status = await bench.status(run);
     expect([status.error, String(readOutput(run, 'stderr')), status.exitCode]).toEqual([null, '', 0]);

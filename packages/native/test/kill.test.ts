@@ -72,7 +72,7 @@ const makeCgroup = (mount: string, unmount: () => void): { path: string } & Disp
   };
 };
 
-describe.each(builds)('%s', (build) => {
+describe.each(builds)('%s', { timeout: 60_000 }, (build) => {
   test.each(['timeout', 'cancel'] as const)('after a %s nobody of a stubborn tree is left', async (how) => {
     await using bench = new Bench(build);
     const { mark, env } = markEnv();
@@ -90,6 +90,7 @@ describe.each(builds)('%s', (build) => {
     expect(String(readOutput(run, 'stdout'))).toBe('ready\n');
   });
 
+  // Ten times: whether a process is missed depends on who dies while the tree is being walked.
   test('a tree that obeys SIGTERM needs no SIGKILL, stopped members and grandchildren included', async () => {
     await using bench = new Bench(build);
     const { mark, env } = markEnv();
@@ -97,13 +98,15 @@ describe.each(builds)('%s', (build) => {
       (sh -c 'trap "echo deep; exit 0" TERM; echo up; while :; do sleep 0.02; done' &)
       sh -c 'kill -STOP $$' &
       trap 'echo main; exit 3' TERM; echo up; while :; do sleep 0.02; done`;
-    const run = bench.sh(script, { env, graceMs: 20_000 });
-    await until('both to be ready', () => String(readOutput(run, 'stdout')) === 'up\nup\n');
-    await until('a stopped process', () => marked(mark).some((pid) => stateOf(pid) === 'T'));
-    cancelExecution(run.dir);
-    const status = await bench.status(run);
-    expect(status).toMatchObject({ outcome: 'exited', exitCode: 3, cancelled: true, killed: false, treeEmpty: true });
-    expect(String(readOutput(run, 'stdout')).trim().split('\n').sort()).toEqual(['deep', 'main', 'up', 'up']);
+    for (let i = 0; i < 10; i++) {
+      const run = bench.sh(script, { env, graceMs: 20_000 });
+      await until('both to be ready', () => String(readOutput(run, 'stdout')) === 'up\nup\n');
+      await until('a stopped process', () => marked(mark).some((pid) => stateOf(pid) === 'T'));
+      cancelExecution(run.dir);
+      const status = await bench.status(run);
+      expect(status).toMatchObject({ outcome: 'exited', exitCode: 3, cancelled: true, killed: false, treeEmpty: true });
+      expect(String(readOutput(run, 'stdout')).trim().split('\n').sort()).toEqual(['deep', 'main', 'up', 'up']);
+    }
   });
 
   test.each([0, 200])('a fork storm of sessions ends (grace %i ms)', async (graceMs) => {

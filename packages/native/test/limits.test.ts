@@ -20,7 +20,7 @@ const smallDisk = (root: string, size: string): { path: string } & Disposable =>
   return { path, [Symbol.dispose]: () => execFileSync('umount', ['-l', path]) };
 };
 
-describe.each(builds)('%s', (build) => {
+describe.each(builds)('%s', { timeout: 60_000 }, (build) => {
   test('a slow reader of a small spool gets everything and the bound holds', async () => {
     await using bench = new Bench(build);
     const run = bench.sh('seq 1 1500000', { spoolBytes: 2_500_000 });

@@ -1,12 +1,13 @@
 /** aegis-exec stores exactly the bytes that a command wrote. */
+import { execFileSync } from 'node:child_process';
 import { readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { Bench, buildBoth, builds, collect, readOutput, sha256, until } from './harness.ts';
+import { Bench, binaryOf, buildBoth, builds, collect, readOutput, sha256, until } from './harness.ts';
 
 beforeAll(buildBoth, 120_000);
 
-describe.each(builds)('%s', (build) => {
+describe.each(builds)('%s', { timeout: 60_000 }, (build) => {
   test('64 MiB and 16 MiB of random bytes, both streams at once, arrive whole while the spool is being emptied', async () => {
     await using bench = new Bench(build);
     const run = bench.sh(
@@ -65,6 +66,11 @@ describe.each(builds)('%s', (build) => {
       return statSync(join(run.dir, name)).size;
     });
     expect(sizes.slice(0, -1).every((size) => size === 1000)).toBe(true);
+  });
+
+  test('the two SHA-256 paths agree, and the version is told', () => {
+    execFileSync(binaryOf(build), ['--self-test']);
+    expect(String(execFileSync(binaryOf(build), ['--version']))).toBe('aegis-exec 0.1.0\n');
   });
 
   test('every hash length is right', async () => {

@@ -25,7 +25,7 @@ import { Bench, buildBoth, builds, defaults, markEnv, marked, readOutput, until 
 
 beforeAll(buildBoth, 120_000);
 
-describe.each(builds)('%s', (build) => {
+describe.each(builds)('%s', { timeout: 60_000 }, (build) => {
   test('the life of an execution, seen from its folder', async () => {
     await using bench = new Bench(build);
     const run = bench.prepare(['/bin/sh', '-c', 'while [ ! -e go ]; do sleep 0.01; done; echo done'], {
