@@ -24,10 +24,15 @@ export interface ChangeRules {
   retentionMs: number;
 }
 
+export interface Changed<R> {
+  id: string;
+  before: R;
+  after: R;
+}
 export interface Outcome {
-  changed: ExecutionRow[];
+  changed: Changed<ExecutionRow>[];
   created: ExecutionRow[];
-  commands: CommandHead[];
+  commands: Changed<CommandHead>[];
   /** Node uid → by how much its queue grew. */
   queued: Map<string, number>;
   topics: string[];
@@ -54,18 +59,18 @@ const holdsPlace = (state: string): boolean => state === 'delivered' || state ==
 
 export class Changes {
   readonly #rules: ChangeRules;
-  readonly #commands: Map<string, CommandHead>;
+  readonly #commands: Map<string, { before: CommandHead; after: CommandHead }>;
   readonly #rows: Map<string, ExecutionRow>;
-  readonly #before = new Map<string, { state: string; newest: number }>();
+  readonly #before: Map<string, ExecutionRow>;
   readonly #touched = new Set<ExecutionRow>();
   readonly #created: ExecutionRow[] = [];
   readonly #topics = new Set<string>();
 
   constructor(executions: readonly ExecutionRow[], commands: readonly CommandHead[], rules: ChangeRules) {
     this.#rules = rules;
-    this.#commands = new Map(commands.map((command) => [command.id, { ...command }]));
+    this.#commands = new Map(commands.map((command) => [command.id, { before: command, after: { ...command } }]));
     this.#rows = new Map(executions.map((row) => [row.id, { ...row }]));
-    for (const { id, state, newest } of executions) this.#before.set(id, { state, newest });
+    this.#before = new Map(executions.map((row) => [row.id, row]));
   }
 
   get now(): number {
@@ -82,7 +87,7 @@ export class Changes {
   }
 
   commandOf(row: ExecutionRow): CommandHead {
-    const command = this.#commands.get(row.command_id);
+    const command = this.#commands.get(row.command_id)?.after;
     if (!command) throw new Error(`the command ${row.command_id} of execution ${row.id} was not loaded`);
     return command;
   }
@@ -141,10 +146,13 @@ export class Changes {
       counts.set(commandId, of.set(state, (of.get(state) ?? 0) + by));
     };
     const queue = (uid: string, by: number) => queued.set(uid, (queued.get(uid) ?? 0) + by);
+    const changed: Changed<ExecutionRow>[] = [];
     for (const row of this.#touched) {
+      const before = this.#before.get(row.id);
+      if (!before) throw new RangeError(`the execution ${row.id} was not loaded`);
+      changed.push({ id: row.id, before, after: row });
       const executedAt = row.started_at ?? row.delivered_at;
       if (executedAt !== null) this.commandOf(row).executed_at ??= executedAt;
-      const before = this.#before.get(row.id) ?? { state: row.state, newest: row.newest };
       this.#topics.add(outputTopic(row.id));
       if (before.state === row.state && before.newest === row.newest) continue;
       if (before.newest === 1) count(row.command_id, before.state, -1);
@@ -158,18 +166,18 @@ export class Changes {
       queue(row.node_uid, 1);
     }
     for (const [uid, by] of queued) if (by === 0) queued.delete(uid);
-    const commands = [...counts].map(([id, of]) => this.#recount(id, of));
+    for (const [id, of] of counts) this.#recount(id, of);
     return {
-      changed: [...this.#touched],
+      changed,
       created: this.#created,
-      commands,
+      commands: [...this.#commands].map(([id, command]) => ({ id, ...command })),
       queued,
       topics: [...this.#topics],
     };
   }
 
-  #recount(id: string, differences: ReadonlyMap<string, number>): CommandHead {
-    const command = this.#commands.get(id);
+  #recount(id: string, differences: ReadonlyMap<string, number>): void {
+    const command = this.#commands.get(id)?.after;
     if (!command) throw new RangeError(`the command ${id} was not loaded`);
     const result = JSON.parse(command.result) as Record<string, number>;
     for (const [state, by] of differences) {
@@ -179,7 +187,6 @@ export class Changes {
     }
     command.result = JSON.stringify(result);
     this.#newState(command, commandStateOf(Object.keys(result) as ExecutionState[]));
-    return command;
   }
 
   #newState(command: CommandHead, state: CommandState): void {

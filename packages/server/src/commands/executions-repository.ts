@@ -1,7 +1,7 @@
 import { type RawBuilder, type SqlBool, sql } from 'kysely';
 import type { Storage, Tx } from '../tables.ts';
 import type { CommandHead, Outcome } from './changes.ts';
-import { type ColumnType, isIn, jsonRows, updateRows } from './set-queries.ts';
+import { type ColumnType, isIn, jsonRows, type RowChange, updatesOf } from './set-queries.ts';
 import type { ExecutionRow } from './tables.ts';
 
 /** Executions and their commands inside one transaction: loaded (and on PostgreSQL locked, in the order of their ids), then
@@ -159,11 +159,11 @@ export const executionsRepository = (storage: Storage) => {
         .execute(),
 
     save: async (tx: Tx, outcome: Outcome): Promise<void> => {
-      if (outcome.changed.length > 0)
-        await updateRows(kind, 'commands_executions', 'id', MUTABLE, outcome.changed as never).execute(tx);
+      for (const update of updatesOf(kind, 'commands_executions', MUTABLE, outcome.changed as unknown as RowChange[]))
+        await update.execute(tx);
       for (const row of outcome.created) await tx.insertInto('commands_executions').values(row).execute();
-      if (outcome.commands.length > 0)
-        await updateRows(kind, 'commands', 'id', COMMAND_MUTABLE, outcome.commands as never).execute(tx);
+      for (const update of updatesOf(kind, 'commands', COMMAND_MUTABLE, outcome.commands as unknown as RowChange[]))
+        await update.execute(tx);
       if (outcome.queued.size > 0) await addToQueues(kind, tx, outcome.queued);
     },
   };

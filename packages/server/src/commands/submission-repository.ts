@@ -4,11 +4,7 @@ import { addToQueues } from './executions-repository.ts';
 import { isIn, jsonRows } from './set-queries.ts';
 import type { CommandRow } from './tables.ts';
 
-export interface NewExecution {
-  id: string;
-  uid: string;
-  name: string;
-}
+export type NewExecution = Readonly<Record<'id' | 'uid' | 'name', string>>;
 export interface KnownSubmission {
   request_sha256: string | null;
   answer: string | null;
