@@ -46,19 +46,19 @@ test('the table names the machine, each section once, and what was missed', () =
     }),
     figure('idle', { name: 'memory', unit: 'MB', samples: [61.25], bar: atMost(80, 'max') }),
   ];
-  expect(tableOf(machine, figures)).toBe(
+  expect(tableOf(machine, figures, { start: 0.5, idle: 2 })).toBe(
     [
       'A CPU, 2 cores, 8000 MB, Linux 6.1, Node.js 24.0.0',
-      '2026-01-01, load 0.5 at the start',
+      '2026-01-01',
       '',
       '  figure       median    min – max  bar            ratio',
       '',
-      'start',
+      'start (load 0.5)',
       '  node        40.0 ms  40.0 – 40.0',
       '  aegis       55.0 ms  50.0 – 60.0  ≤ 1.3 × node  1.38 ×  MISSED',
       '      a remark',
       '',
-      'idle',
+      'idle (load 2.0)',
       '  memory  max 61.3 MB  61.3 – 61.3  ≤ 80 MB               met',
     ].join('\n'),
   );

@@ -1,4 +1,4 @@
-import { cpus, loadavg, release, totalmem } from 'node:os';
+import { cpus, release, totalmem } from 'node:os';
 
 /** What the figures were taken on. */
 export interface Machine {
@@ -8,7 +8,6 @@ export interface Machine {
   kernel: string;
   node: string;
   date: string;
-  load: number;
 }
 
 export const thisMachine = (): Machine => ({
@@ -18,5 +17,4 @@ export const thisMachine = (): Machine => ({
   kernel: release(),
   node: process.versions.node,
   date: new Date().toISOString().slice(0, 16).replace('T', ' '),
-  load: loadavg()[0] ?? 0,
 });

@@ -1,3 +1,4 @@
+import { loadavg } from 'node:os';
 import type { Figure } from './figure.ts';
 import { thisMachine } from './machine.ts';
 import type { BenchContext, Section } from './section.ts';
@@ -61,8 +62,10 @@ const runBench = async ({ json, quick, sections }: Options): Promise<number> => 
   const context: BenchContext = { quick, say: (line) => process.stderr.write(`bench: ${line}\n`) };
   const figures: Figure[] = [];
   const broken: { section: string; reason: string }[] = [];
+  const loads: Record<string, number> = {};
   for (const section of sections) {
     context.say(`${section.name}: ${section.what}`);
+    loads[section.name] = loadavg()[0] ?? 0;
     try {
       figures.push(...(await section.run(context)));
     } catch (error) {
@@ -73,11 +76,11 @@ const runBench = async ({ json, quick, sections }: Options): Promise<number> => 
   }
   const judged = figures.filter(({ met }) => met !== null);
   const missed = judged.filter(({ met }) => met === false).length;
-  if (json) process.stdout.write(`${JSON.stringify({ machine, quick, figures, missed, broken })}\n`);
+  if (json) process.stdout.write(`${JSON.stringify({ machine, quick, loads, figures, missed, broken })}\n`);
   else {
     const sum = `${judged.length - missed} bars met, ${missed} missed${quick ? ' (a quick run: for a look only)' : ''}`;
     const worse = broken.map(({ section }) => `${section}: broke, see above`);
-    process.stdout.write(`\n${[tableOf(machine, figures), '', ...worse, sum].join('\n')}\n`);
+    process.stdout.write(`\n${[tableOf(machine, figures, loads), '', ...worse, sum].join('\n')}\n`);
   }
   return broken.length > 0 ? 1 : 0;
 };

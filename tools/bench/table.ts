@@ -3,9 +3,12 @@ import type { Machine } from './machine.ts';
 
 /** The figures as a table for people, of which docs/performance.md holds the last. */
 
+/** The machine's load average when each section began, by its name: on a shared machine it explains much. */
+export type Loads = Readonly<Record<string, number>>;
+
 const HEAD = ['figure', 'median', 'min – max', 'bar', 'ratio', ''];
 
-export const tableOf = (machine: Machine, figures: readonly Figure[]): string => {
+export const tableOf = (machine: Machine, figures: readonly Figure[], loads: Loads): string => {
   const rows = figures.map((one) => [
     one.name,
     judgedText(one),
@@ -23,7 +26,9 @@ export const tableOf = (machine: Machine, figures: readonly Figure[]): string =>
       .join('  ')
       .trimEnd();
   const body = figures.flatMap((one, at) => [
-    ...(one.section === figures[at - 1]?.section ? [] : ['', one.section]),
+    ...(one.section === figures[at - 1]?.section
+      ? []
+      : ['', `${one.section} (load ${loads[one.section]?.toFixed(1) ?? 'unknown'})`]),
     `  ${line(rows[at] ?? [])}`,
     ...(one.note ? [`      ${one.note}`] : []),
   ]);
@@ -33,7 +38,7 @@ export const tableOf = (machine: Machine, figures: readonly Figure[]): string =>
 const machineText = (machine: Machine): string =>
   [
     `${machine.cpu}, ${machine.cores} cores, ${machine.memoryMb} MB, Linux ${machine.kernel}, Node.js ${machine.node}`,
-    `${machine.date}, load ${machine.load} at the start`,
+    machine.date,
   ].join('\n');
 
 /** The median, or what the bar is about where that is another number. */

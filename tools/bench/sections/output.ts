@@ -1,11 +1,11 @@
 import { randomFillSync } from 'node:crypto';
-import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, fdatasyncSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { aegis } from '../../../test/fleet/fleet.ts';
 import { type BenchFleet, startBenchFleet, wallClockMs } from '../bench-fleet.ts';
-import { atLeast, atMost, figure } from '../figure.ts';
+import { atLeast, atMost, type Bar, type Figure, figure } from '../figure.ts';
 import { peakResidentMb, resetPeakResident } from '../proc.ts';
-import { type BenchContext, type Section, times } from '../section.ts';
+import { type Section, times } from '../section.ts';
 import { runProcess } from '../stopwatch.ts';
 
 /** One command's output from its write(2) to the server's disk, and on to an operator's pipe; and what that costs in memory. */
@@ -34,32 +34,52 @@ export const output: Section = {
       const peaks: Peaks = { daemon: [], server: [] };
       const kinds = { zeros: ['head', '-c', String(bytes), '/dev/zero'], noise: ['cat', noise] };
       const taken: Record<keyof typeof kinds, Taken> = { zeros: empty(), noise: empty() };
-      for (let round = 0; round < times(context, 3, 1); round++)
+      const disk: number[] = [];
+      for (let round = 0; round < times(context, 3, 1); round++) {
+        disk.push(diskRate(join(one.fleet.folder, 'disk'), bytes));
         for (const kind of ['zeros', 'noise'] as const) {
           context.say(`round ${round + 1}: ${kind}`);
           taken[kind].stored.push(await storedRate(one, kinds[kind], bytes, peaks));
           taken[kind].piped.push(await pipedRate(one, kinds[kind], bytes, peaks));
         }
-      return figuresOf(taken, peaks, bytes, context);
+      }
+      return figuresOf(taken, peaks, disk, bytes);
     } finally {
       rmSync(folder, { recursive: true, force: true });
     }
   },
 };
 
+const DISK_PIECE_MIB = 4;
+
 const empty = (): Taken => ({ stored: [], piped: [] });
 
-const figuresOf = (taken: Record<'zeros' | 'noise', Taken>, peaks: Peaks, bytes: number, { quick }: BenchContext) => {
+const figuresOf = (
+  taken: Record<'zeros' | 'noise', Taken>,
+  peaks: Peaks,
+  disk: readonly number[],
+  bytes: number,
+): Figure[] => {
   const size = `${bytes / 2 ** 20} MiB`;
-  const rate = (name: string, samples: number[], note: string, barred = true) =>
-    figure('output', { name, unit: 'MB/s', samples, ...(barred ? { bar: atLeast(100, 'median') } : {}), note });
-  const memory = (name: string, samples: number[], limit: number) =>
+  const rate = (name: string, samples: readonly number[], note: string, bar?: Bar) =>
+    figure('output', { name, unit: 'MB/s', samples, note, ...(bar ? { bar } : {}) });
+  const memory = (name: string, samples: readonly number[], limit: number) =>
     figure('output', { name, unit: 'MB', samples, bar: atMost(limit, 'max'), note: 'VmHWM, reset before each run' });
   return [
-    rate(`incompressible, ${size}`, taken.noise.stored, 'submission to final report: every byte on the server’s disk'),
-    rate(`zeros, ${size}`, taken.zeros.stored, 'likewise'),
-    rate('incompressible, through aegis submit into a pipe', taken.noise.piped, 'until the CLI has exited', false),
-    rate('zeros, through aegis submit into a pipe', taken.zeros.piped, quick ? 'short' : 'likewise', false),
+    rate('the disk alone', disk, `${size} into one file in pieces of ${DISK_PIECE_MIB} MiB, each with fdatasync`),
+    rate(
+      `incompressible, ${size}`,
+      taken.noise.stored,
+      'submission to final report, all stored',
+      atLeast(100, 'median'),
+    ),
+    rate(`zeros, ${size}`, taken.zeros.stored, 'likewise', atLeast(100, 'median')),
+    rate(
+      'incompressible, through aegis submit into a pipe',
+      taken.noise.piped,
+      'from the start of the CLI to its exit',
+    ),
+    rate('zeros, through aegis submit into a pipe', taken.zeros.piped, 'likewise'),
     memory('daemon, most resident', peaks.daemon, 150),
     memory('server, most resident', peaks.server, 250),
   ];
@@ -134,4 +154,19 @@ const writeNoise = (path: string, bytes: number): void => {
     writeSync(fd, block);
   }
   closeSync(fd);
+};
+
+/** What the server's disk takes when nobody else wants it: every byte is written there at least once by SQLite's log. */
+const diskRate = (path: string, bytes: number): number => {
+  const piece = randomFillSync(Buffer.alloc(DISK_PIECE_MIB * 2 ** 20));
+  const fd = openSync(path, 'wx', 0o600);
+  const started = performance.now();
+  for (let written = 0; written < bytes; written += piece.length) {
+    writeSync(fd, piece);
+    fdatasyncSync(fd);
+  }
+  const ms = performance.now() - started;
+  closeSync(fd);
+  rmSync(path);
+  return bytes / 1e6 / (ms / 1000);
 };
