@@ -10,11 +10,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { REPORT_FD = 3, CANNOT_RUN = 126, NOT_FOUND = 127 };
+enum { REPORT_FD = 3, CANNOT_RUN = 126, NOT_FOUND = 127, SOFT_FILES = 1024 };
 
 __attribute__((format(printf, 2, 3))) static _Noreturn void fail(int exit_code, const char *format, ...) {
   struct spawn_failure failure = {.exit_code = exit_code};
@@ -37,6 +38,21 @@ static void default_signals(void) {
   for (int number = 1; number < NSIG; number++) signal(number, SIG_DFL);
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+/* What the daemon's unit or Node.js set for the daemon itself is not for its commands: protection from the OOM killer, and a soft limit of
+ * open files beyond what programs with select() stand. The hard limit stays, so a command may raise its own. */
+static void default_limits(void) {
+  struct rlimit files;
+  int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+  if (fd >= 0) {
+    if (write(fd, "0", 1) != 1) errno = 0; /* lowering it again takes a privilege; then it was not protected either */
+    close(fd);
+  }
+  if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur > SOFT_FILES) {
+    files.rlim_cur = SOFT_FILES;
+    setrlimit(RLIMIT_NOFILE, &files);
+  }
 }
 
 static const struct passwd *account(const char *user) {
@@ -72,6 +88,7 @@ _Noreturn void command_become(const struct spec *spec, const struct cgroup *cgro
   fcntl(REPORT_FD, F_SETFD, FD_CLOEXEC);
   close_from(REPORT_FD + 1);
   default_signals();
+  default_limits();
   umask(spec->umask);
   if (spec->user != NULL) switch_user(spec->user);
   if (chdir(spec->cwd) != 0) fail(CANNOT_RUN, "cannot change to '%.250s': %s", spec->cwd, strerror(errno));

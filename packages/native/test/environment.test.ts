@@ -46,6 +46,14 @@ describe.each(builds)('%s', { timeout: 60_000 }, (build) => {
     expect(await output(bench, bench.sh('id -u', { user: 'root' }))).toBe('0\n');
   });
 
+  test("the daemon's own limits are not the command's: soft limit of files, OOM protection", async () => {
+    await using bench = new Bench(build);
+    // Node.js raises its own soft limit to the hard one, so without the reset this would be that number.
+    expect(await output(bench, bench.sh('ulimit -Sn; ulimit -n 1025; ulimit -Sn; cat /proc/self/oom_score_adj'))).toBe(
+      '1024\n1025\n0\n',
+    );
+  });
+
   test('standard input is the given bytes, or empty', async () => {
     await using bench = new Bench(build);
     const bytes = Buffer.from(Array.from({ length: 100_000 }, (_, i) => i % 256));
