@@ -99,8 +99,11 @@ export const startTestServer = async (options: TestServerOptions = {}): Promise<
   const withToken = (bearer: string) => client(async () => bearer);
   const anyone = client(async () => undefined);
   const close = async () => {
-    await running.close();
-    if (options.dataDir === undefined) rmSync(dataDir, { recursive: true, force: true });
+    try {
+      await running.close();
+    } finally {
+      if (options.dataDir === undefined) rmSync(dataDir, { recursive: true, force: true });
+    }
   };
   return {
     get url() {

@@ -209,6 +209,21 @@ describe.each(['sqlite', 'postgres'] as const)('%s', (kind) => {
   });
 });
 
+test('on PostgreSQL a work that swallows its own SQL error takes its batch with it: nothing is acknowledged that is not stored', async () => {
+  const storage = await open(await place('postgres'));
+  const swallows = storage.write('test', async (tx) => {
+    await tx.insertInto('things').values({ id: 1, big: 1, bytes: null, words: 'x' }).execute();
+    await sql`select nonsense`.execute(tx).catch(() => undefined);
+  });
+  const outcomes = await Promise.allSettled([insert(storage, 0), swallows, insert(storage, 2), insert(storage, 3)]);
+  const stored = await ids(storage);
+  const acknowledged = outcomes.flatMap(({ status }, id) => (status === 'fulfilled' ? [id] : []));
+  expect(acknowledged.filter((id) => !stored.includes(id))).toEqual([]);
+  expect(outcomes[1]?.status).toBe('rejected');
+  expect(await insert(storage, 4)).toBe(4);
+  await storage.close();
+});
+
 test('PostgreSQL restarted under load: every write is stored or refused with 503, and it goes on by itself', async () => {
   await using cluster = await startPostgres();
   const storage = await open({ file: '', databaseUrl: await cluster.createDatabase() });

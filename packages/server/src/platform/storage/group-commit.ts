@@ -23,9 +23,9 @@ interface QueuedWork<DB> {
 }
 type Outcome = { value: unknown } | { error: unknown };
 
-const SAVEPOINT = CompiledQuery.raw('savepoint work');
+export const SAVEPOINT = CompiledQuery.raw('savepoint work');
 /** From one work to the next, in as few round trips as the database allows. */
-const NEXT_WORK = {
+export const NEXT_WORK = {
   sqlite: [CompiledQuery.raw('release savepoint work'), SAVEPOINT],
   postgres: [CompiledQuery.raw('release savepoint work; savepoint work')],
 } as const satisfies Record<StorageKind, readonly CompiledQuery[]>;

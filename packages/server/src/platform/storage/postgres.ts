@@ -2,7 +2,7 @@ import type { FaultPoints } from '@aegis/protocol/fault-points';
 import { Kysely, PostgresDialect, type PostgresPool, type PostgresPoolClient, sql } from 'kysely';
 import pg from 'pg';
 import { asUnavailable } from './failures.ts';
-import { type GroupCommitLimits, groupCommit } from './group-commit.ts';
+import { type GroupCommitLimits, groupCommit, NEXT_WORK, SAVEPOINT } from './group-commit.ts';
 import type { Storage } from './storage.ts';
 
 /** PostgreSQL: a pool for reads and one connection for the group commits. A broken connection is thrown away and the next use
@@ -26,6 +26,7 @@ export const openPostgres = <DB>(options: {
       connectionTimeoutMillis: 5000,
       idleTimeoutMillis: 60_000,
       keepAlive: true,
+      pipeline: true, // lets what is sent ahead travel together with what follows
       types,
     });
     // A connection that breaks fails whatever query it had and is dropped. The event itself must be heard all the same, on the
@@ -74,6 +75,11 @@ const types = {
       : pg.types.getTypeParser(id, format as 'text')) as typeof pg.types.getTypeParser,
 };
 
+/** Between two works nothing needs an answer before the next query: waiting for it would cost a round trip per work. PostgreSQL
+ *  answers in order, so when one of these fails that is known before the commit, which then fails for the whole batch. */
+const SENT_AHEAD: ReadonlySet<string> = new Set([SAVEPOINT, ...NEXT_WORK.postgres].map(({ sql: text }) => text));
+const NOTHING = { command: 'SELECT', rowCount: 0, rows: [] };
+
 /** A named statement is parsed and planned once per connection. Names are given to the first texts that come; there are few. */
 const withNamedStatements = (pool: pg.Pool): PostgresPool => {
   const names = new Map<string, string>();
@@ -86,8 +92,17 @@ const withNamedStatements = (pool: pg.Pool): PostgresPool => {
   };
   const wrapped = new WeakMap<pg.PoolClient, PostgresPoolClient>();
   const wrap = (client: pg.PoolClient): PostgresPoolClient => {
+    let failedAhead: unknown = null;
     const query = async (text: unknown, values?: readonly unknown[]) => {
       if (typeof text !== 'string') throw new Error('queries are not streamed: read in pages');
+      if (text === 'begin') failedAhead = null;
+      if (text === 'commit' && failedAhead !== null) throw failedAhead;
+      if (SENT_AHEAD.has(text)) {
+        client.query(text).catch((error: unknown) => {
+          failedAhead ??= error;
+        });
+        return NOTHING;
+      }
       const parameters = [...(values ?? [])];
       const name = parameters.length > 0 ? nameOf(text) : undefined;
       return client.query({ text, values: parameters, ...(name ? { name } : {}) });
