@@ -6,7 +6,13 @@ export type Log = pino.Logger;
 
 const SECRET = ['authorization', 'token', 'secret', 'password', 'token_mac', 'database_url', 'jwt_signing_secret'];
 
-export const stderrLog = (level: string, format: 'json' | 'pretty'): Log =>
+export const stderrLog = (
+  level: string,
+  format: 'json' | 'pretty',
+  destination: pino.DestinationStream = format === 'pretty'
+    ? prettyStderr()
+    : pino.destination({ dest: 2, sync: true }),
+): Log =>
   pino(
     {
       level,
@@ -15,7 +21,7 @@ export const stderrLog = (level: string, format: 'json' | 'pretty'): Log =>
       formatters: { level: (label) => ({ level: label }) },
       timestamp: pino.stdTimeFunctions.isoTime,
     },
-    format === 'pretty' ? prettyStderr() : pino.destination({ dest: 2, sync: true }),
+    destination,
   );
 
 export const silentLog = (): Log => pino({ level: 'silent' });
