@@ -57,8 +57,17 @@ const lazyOclif: Plugin = {
   },
 };
 
+/** ink loads React's developer tools under DEV=true, from a package that is not there. */
+const noDevtools: Plugin = {
+  name: 'no-devtools',
+  setup(bundle) {
+    bundle.onResolve({ filter: /^react-devtools-core$/ }, ({ path }) => ({ path, namespace: 'nothing' }));
+    bundle.onLoad({ filter: /.*/, namespace: 'nothing' }, () => ({ contents: 'export default {};' }));
+  },
+};
+
 /** Loaded at run time from node_modules (its binary lies beside it), or never. */
-const external = ['better-sqlite3', 'pg-native', 'react-devtools-core'];
+const external = ['better-sqlite3', 'pg-native'];
 
 /** In CommonJS `import.meta.url` has to be made; native/binaries.ts looks beside it. */
 const metaUrl = {
@@ -97,13 +106,14 @@ const bundleInto = async (outdir: string): Promise<void> => {
     format: 'cjs',
     outExtension: { '.js': '.cjs' },
     minify: true,
-    keepNames: false,
     legalComments: 'none',
     logLevel: 'warning',
     external,
     define: { 'process.env.NODE_ENV': '"production"', 'process.env.DEV': '"false"' },
   };
-  const node = { ...common, ...metaUrl, define: { ...common.define, ...metaUrl.define } };
+  // Long-lived processes keep their names: a stack trace in a log has to be read.
+  const readable = { minify: false, minifySyntax: true, minifyWhitespace: true };
+  const node = { ...common, ...readable, ...metaUrl, define: { ...common.define, ...metaUrl.define } };
   const into = { outdir };
   await Promise.all([
     build({ ...common, ...into, entryPoints: { aegis: source('entry.ts') } }),
@@ -119,6 +129,7 @@ const bundleInto = async (outdir: string): Promise<void> => {
       format: 'esm',
       outExtension: { '.js': '.mjs' },
       banner: esmRequire,
+      plugins: [noDevtools],
       entryPoints: { 'live-view': source('ui/live-view.tsx') },
     }),
     build({ ...node, ...into, entryPoints: { server: source('server-entry.ts') } }),

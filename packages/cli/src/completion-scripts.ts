@@ -46,15 +46,14 @@ const bash = (table: CompletionTable): string => {
   return `# bash completion for aegis; made by 'aegis completion bash'
 _aegis() {
   local current=\${COMP_WORDS[COMP_CWORD]} previous=\${COMP_WORDS[COMP_CWORD-1]}
-  local command='' word candidate next flags words takes i
+  local command='' word candidate next flags words takes ended i
   COMPREPLY=()
   for ((i = 1; i < COMP_CWORD; i++)); do
     word=\${COMP_WORDS[i]}
     [[ $word == -- ]] && return
     candidate=\${command:+$command }$word
     _aegis_next "$command"
-    [[ " $next " == *" $word "* ]] || break
-    command=$candidate
+    if [[ -z $ended && " $next " == *" $word "* ]]; then command=$candidate; else ended=1; fi
   done
   words='' takes=''
   case "$command $previous" in

@@ -11,6 +11,7 @@ export const usageOf = (error: unknown): AegisError | null => {
   if (!(error instanceof Error) || error instanceof AegisError || !isRecord((error as { oclif?: unknown }).oclif))
     return null;
   const sentence = plainText(error.message.replace(/\nSee more help with --help$/, '').replaceAll('\n', ' '))
+    .replace(/^The following errors? occurred:/, '')
     .replace(/ {2,}/g, ' ')
     .trim();
   return new AegisError('cli.usage', `${sentence.replace(/[.:]?$/, '.')} See --help.`);

@@ -21,10 +21,10 @@ export const liveSink = async (
   title: string,
   nodes: readonly string[],
 ): Promise<LiveSink> => {
+  const startedAt = now();
   const { showLiveView } = await import('../ui/live-view.tsx');
   const rows = nodeRows(nodes);
   const listeners = new Set<() => void>();
-  const startedAt = now();
   let answer: ((answer: Answer) => void) | null = null;
   let strike: () => void = () => undefined;
   let state = { title, rows: rows.all() as readonly NodeRow[], startedAt, asking: false };

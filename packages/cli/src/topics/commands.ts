@@ -101,10 +101,10 @@ export class CommandsList extends ServerCommand {
 export class CommandsShow extends ServerCommand {
   static override description = 'Shows one command: what it runs, for whom, by whom, and what became of it.';
   static override examples = [
-    { description: 'As text', command: 'aegis commands show 01981c2e-7f3a-7bd2-a4c1-3f0e8f1d2b6a' },
+    { description: 'As text', command: 'aegis commands show $ID' },
     {
       description: 'Its state alone',
-      command: 'aegis commands show 01981c2e-7f3a-7bd2-a4c1-3f0e8f1d2b6a --json | jq -r .state',
+      command: 'aegis commands show $ID --json | jq -r .state',
     },
   ];
   static override args = { command: idArg };
@@ -123,11 +123,10 @@ export class CommandsExecutions extends ServerCommand {
   static override description =
     "A command's executions: one for each node and attempt, with how it ended and how much it wrote.";
   static override examples = [
-    { description: 'As a table', command: 'aegis commands executions 01981c2e-7f3a-7bd2-a4c1-3f0e8f1d2b6a' },
+    { description: 'As a table', command: 'aegis commands executions $ID' },
     {
       description: 'Nodes on which it failed',
-      command:
-        'aegis commands executions 01981c2e-7f3a-7bd2-a4c1-3f0e8f1d2b6a --json | jq -r \'.executions[] | select(.state == "failed").node\'',
+      command: 'aegis commands executions $ID --json | jq -r \'.executions[] | select(.state == "failed").node\'',
     },
   ];
   static override args = { command: idArg };
@@ -164,8 +163,8 @@ export class CommandsCancel extends ServerCommand {
   static override description =
     'Cancels a command where it has not ended: what is queued never starts, what runs is ended with its whole process tree.';
   static override examples = [
-    { description: 'Everywhere', command: 'aegis commands cancel 01981c2e-7f3a-7bd2-a4c1-3f0e8f1d2b6a' },
-    { description: 'On one node', command: 'aegis commands cancel 01981c2e-7f3a-7bd2-a4c1-3f0e8f1d2b6a --node web-1' },
+    { description: 'Everywhere', command: 'aegis commands cancel $ID' },
+    { description: 'On one node', command: 'aegis commands cancel $ID --node web-1' },
   ];
   static override args = { command: idArg };
   static override flags = { node: Flags.string({ helpValue: 'NODE', summary: 'Only on this node' }), ...serverFlags };
@@ -186,10 +185,10 @@ export class CommandsRetry extends ServerCommand {
   static override description =
     'Submits the same command anew for the nodes on which it did not succeed, and prints the new command id.';
   static override examples = [
-    { description: 'Try the rest again', command: 'aegis commands retry 01981c2e-7f3a-7bd2-a4c1-3f0e8f1d2b6a' },
+    { description: 'Try the rest again', command: 'aegis commands retry $ID' },
     {
       description: 'And follow it',
-      command: 'aegis logs -f "$(aegis commands retry 01981c2e-7f3a-7bd2-a4c1-3f0e8f1d2b6a)"',
+      command: 'aegis logs -f "$(aegis commands retry $ID)"',
     },
   ];
   static override args = { command: idArg };

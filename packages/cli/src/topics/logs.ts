@@ -19,10 +19,10 @@ Without COMMAND it is the latest command; with -f and without COMMAND, everythin
 
   static override examples = [
     { description: 'What the latest command wrote', command: 'aegis logs' },
-    { description: 'Follow a command', command: 'aegis logs -f 01981c2e-7f3a-7bd2-a4c1-3f0e8f1d2b6a' },
+    { description: 'Follow a command', command: 'aegis logs -f $ID' },
     {
       description: "One node's stdout into a file, exactly",
-      command: 'aegis logs 01981c2e-7f3a-7bd2-a4c1-3f0e8f1d2b6a --node web-1 --stream stdout > out.bin',
+      command: 'aegis logs $ID --node web-1 --stream stdout > out.bin',
     },
     { description: 'Everything new in the fleet', command: 'aegis logs -f' },
   ];

@@ -77,9 +77,7 @@ export const Frame = ({ title, rows, startedAt, asking, now, columns, lines }: F
         </Text>
       )}
       <Text wrap="truncate" {...(asking ? { color: 'yellow' } : { dimColor: true })}>
-        {asking
-          ? 'Cancel the command? c: cancel  d: detach, let it run  Enter: keep following'
-          : `${countsText(countStates(rows))}  (Ctrl-C: cancel or detach)`}
+        {asking ? 'c: cancel  d: detach  Enter: go on' : `${countsText(countStates(rows))}  (Ctrl-C: cancel or detach)`}
       </Text>
     </Box>
   );
@@ -132,15 +130,19 @@ export interface Shown {
 
 export const showLiveView = (store: ViewStore, keys: Keys, tick: () => void): Shown => {
   const keyboard = process.stdin.isTTY === true;
+  // A terminal that becomes narrower wraps the old frame's lines, which ink then no longer finds: start over on a clean screen.
+  const startOver = () => process.stdout.write('\x1b[2J\x1b[H');
+  process.stdout.on('resize', startOver); // before ink's own listener, which draws
   const view = render(<LiveView store={store} keys={keys} keyboard={keyboard} tick={tick} />, {
     exitOnCtrlC: false,
     patchConsole: false,
     interactive: true,
+    alternateScreen: true,
     maxFps: 15,
   });
   return {
     close: async () => {
-      view.clear();
+      process.stdout.off('resize', startOver);
       view.unmount();
       await view.waitUntilExit();
     },
