@@ -3,9 +3,10 @@ import type { Output } from '../ui/output.ts';
 import { plainText } from '../ui/plain-text.ts';
 import { gapText, type Sink } from './sink.ts';
 
-/** One node: its bytes to our own stdout and stderr, untouched. What we have to say ourselves goes to stderr. */
-export const rawSink = (output: Output): Sink => ({
-  chunk: ({ stream, bytes }) => output[stream === 'stdout' ? 'out' : 'err'](bytes),
+/** One node: its bytes to our own stdout and stderr, untouched. What we have to say ourselves goes to stderr.
+ *  `ontoStdout`: whichever stream comes goes to stdout, for who has asked for one stream by name. */
+export const rawSink = (output: Output, { ontoStdout = false } = {}): Sink => ({
+  chunk: ({ stream, bytes }) => output[ontoStdout || stream === 'stdout' ? 'out' : 'err'](bytes),
   gap: (gap) => output.err(`aegis: ${plainText(gapText(gap))}\n`),
   state: async ({ attempt, node, state }) => {
     if (attempt > 1 && state === 'running') await output.err(`aegis: ${plainText(node)}: attempt ${attempt}\n`);

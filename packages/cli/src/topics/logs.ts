@@ -13,7 +13,7 @@ import type { Sink } from '../following/sink.ts';
 
 export class Logs extends ServerCommand {
   static override description =
-    `Writes what a command wrote: stdout to stdout, stderr to stderr, byte for byte. Of a command on several nodes each line is prefixed with its node, unless --node chooses one. Bytes that are missing are announced on stderr, with their offset and reason.
+    `Writes what a command wrote: stdout to stdout, stderr to stderr, byte for byte; a stream chosen by --stream goes to stdout. Of a command on several nodes each line is prefixed with its node, unless --node chooses one. Bytes that are missing are announced on stderr, with their offset and reason.
 
 Without COMMAND it is the latest command; with -f and without COMMAND, everything that runs now or starts later. With -f it goes on until the command has ended. The exit code tells whether the output could be read, not how the command ended.`;
 
@@ -38,7 +38,7 @@ Without COMMAND it is the latest command; with -f and without COMMAND, everythin
     stream: Flags.option({
       options: ['stdout', 'stderr', 'both'] as const,
       default: 'both' as const,
-      summary: 'Which stream',
+      summary: 'Which stream; one alone is written to stdout',
     })(),
     offset: Flags.integer({ min: 0, helpValue: 'BYTES', summary: 'Start at this byte of the stream' }),
     prefix: Flags.boolean({ allowNo: true, summary: "Prefix lines with 'node│' (default: with several nodes)" }),
@@ -68,7 +68,7 @@ Without COMMAND it is the latest command; with -f and without COMMAND, everythin
         ? jsonSink(output)
         : (flags.prefix ?? (flags.node === undefined && (await isOnSeveral(api, id))))
           ? prefixedSink(output, now, { summary: false })
-          : rawSink(output);
+          : rawSink(output, { ontoStdout: stream !== undefined });
       const { node, attempt, offset, follow } = flags;
       const options = {
         ...reading,
