@@ -86,7 +86,6 @@ export class ServerInit extends AegisCommand {
     });
     if (flags.json)
       return await this.printJson({
-        ...made,
         data_dir: dataDirectory,
         fleet: made.fleet,
         root_fingerprint: made.rootFingerprint,

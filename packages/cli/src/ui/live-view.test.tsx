@@ -69,7 +69,7 @@ test('40 columns, and a question', () => {
       "web-1      ▸ running         12s Readin…",
       "web-2      ✔ succeeded      3.5s done",
       "web-3      ✖ failed 100     9.0s E: Una…",
-      "Cancel the command? c: cancel  d: detac…",
+      "c: cancel  d: detach  Enter: go on",
     ]
   `);
   expect(Math.max(...lines.map((line) => line.length))).toBeLessThanOrEqual(40);

@@ -130,9 +130,14 @@ export interface Shown {
 
 export const showLiveView = (store: ViewStore, keys: Keys, tick: () => void): Shown => {
   const keyboard = process.stdin.isTTY === true;
-  // A terminal that becomes narrower wraps the old frame's lines, which ink then no longer finds: start over on a clean screen.
-  const startOver = () => process.stdout.write('\x1b[2J\x1b[H');
-  process.stdout.on('resize', startOver); // before ink's own listener, which draws
+  // ink draws the old frame once more before React hears of the new width; in a narrower terminal its lines wrap and ink loses count of
+  // them. So once it has, the screen is wiped, and the next tick's frame stands alone.
+  let wipe: NodeJS.Timeout | undefined;
+  const onResize = () => {
+    clearTimeout(wipe);
+    wipe = setTimeout(() => process.stdout.write('\x1b[2J\x1b[H'), TICK_MS / 2);
+  };
+  process.stdout.on('resize', onResize);
   const view = render(<LiveView store={store} keys={keys} keyboard={keyboard} tick={tick} />, {
     exitOnCtrlC: false,
     patchConsole: false,
@@ -142,7 +147,8 @@ export const showLiveView = (store: ViewStore, keys: Keys, tick: () => void): Sh
   });
   return {
     close: async () => {
-      process.stdout.off('resize', startOver);
+      process.stdout.off('resize', onResize);
+      clearTimeout(wipe);
       view.unmount();
       await view.waitUntilExit();
     },
