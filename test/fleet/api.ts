@@ -21,9 +21,12 @@ export interface Run {
   text(stream: 'stdout' | 'stderr', node?: string): Promise<string>;
 }
 
-export const apiOf = (url: string, token: () => string): Api => {
+export const apiOf = (url: string | (() => string), token: () => string): Api => {
   const fetchApi = (path: string, init: RequestInit = {}) =>
-    fetch(`${url}${path}`, { ...init, headers: { authorization: `Bearer ${token()}`, ...init.headers } });
+    fetch(`${typeof url === 'string' ? url : url()}${path}`, {
+      ...init,
+      headers: { authorization: `Bearer ${token()}`, ...init.headers },
+    });
 
   const call: Api['call'] = async (method, path, body) => {
     const answer = await fetchApi(path, {

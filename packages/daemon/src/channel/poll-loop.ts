@@ -29,6 +29,8 @@ const ACK_LIMIT = 1000;
 
 export const runPollLoop = async (options: PollLoopOptions): Promise<void> => {
   const { poll, handlers, waitSec, backoff, random, log, signal, onContact } = options;
+  // Asks for all that the server believes open here: after our start, and whenever it was away. The answer that broke off may have
+  // held an offer, and the server that comes back may have been restored from a backup older than what we told it.
   let resume = true;
   const unacknowledged = new Set<string>();
   while (!signal.aborted) {
@@ -41,13 +43,16 @@ export const runPollLoop = async (options: PollLoopOptions): Promise<void> => {
       if (answer.commands.length > 0) for (const id of await handlers.offers(answer.commands)) unacknowledged.add(id);
       await acknowledgeAll(unacknowledged, options);
       backoff.reset();
-      if (answer.retry_after_ms !== undefined) retryAfterMs = answer.retry_after_ms * (1 + random() / 4);
-      else if (!handlers.hasRoom()) retryAfterMs = FULL_PAUSE_MS;
+      if (answer.retry_after_ms !== undefined) {
+        resume = true; // it is going away
+        retryAfterMs = answer.retry_after_ms * (1 + random() / 4);
+      } else if (!handlers.hasRoom()) retryAfterMs = FULL_PAUSE_MS;
       else if (handlers.hasBacklog()) retryAfterMs = BACKLOG_PAUSE_MS;
     } catch (error) {
       if (signal.aborted) return;
       const failure = error instanceof Error ? error : new Error(String(error));
       onContact(failure);
+      resume = true;
       retryAfterMs = backoff.next(error instanceof Unreachable ? error.retryAfterMs : 0);
       if (backoff.failures === 1)
         log.warn(

@@ -107,7 +107,8 @@ export const reportLoop = (options: ReportLoopOptions) => {
   const take = (item: Item, result: ReportResult | undefined): void => {
     if (!result) return; // not answered: sent again
     const { execution, report } = item;
-    if (result.error?.code === 'commands.output_incomplete') {
+    // Ahead: a server that was restored from a backup holds less than it did.
+    if (result.error?.code === 'commands.output_incomplete' || result.error?.code === 'commands.offset_ahead') {
       execution.next = result.next;
       finals.delete(execution.id);
       onIncomplete(execution);
