@@ -1,5 +1,5 @@
 import * as z from 'zod/mini';
-import { type Envelope, PAYLOAD_TYPES, signEnvelope } from './dsse.ts';
+import { type Envelope, PAYLOAD_TYPES, signEnvelope, signEnvelopeInPool } from './dsse.ts';
 import type { KeyPair } from './keys.ts';
 
 /** A directive: the only thing a daemon obeys. Signed as DSSE; (id, attempt) is seen once. */
@@ -28,6 +28,9 @@ export type Directive = z.infer<typeof Directive>;
 
 export const signDirective = (directive: Directive, key: KeyPair): Envelope =>
   signEnvelope(PAYLOAD_TYPES.directive, directive, key);
+/** The same bytes, made in the thread pool. */
+export const signDirectiveInPool = (directive: Directive, key: KeyPair): Promise<Envelope> =>
+  signEnvelopeInPool(PAYLOAD_TYPES.directive, directive, key);
 
 /** Directives may be issued this much in the future of the node's clock, and are remembered this long. */
 export const FUTURE_TOLERANCE_MS = 5 * 60_000;

@@ -57,3 +57,35 @@ export const openEnvelope = (
   }
   return { payload, signedBy: [...signedBy] };
 };
+
+/** As `signEnvelope` with one key, in libuv's thread pool: a server that signs thousands a second keeps its event loop free. */
+export const signEnvelopeInPool = (payloadType: PayloadType, payload: unknown, key: KeyPair): Promise<Envelope> =>
+  new Promise((resolve, reject) => {
+    const bytes = Buffer.from(JSON.stringify(payload), 'utf8');
+    sign(null, preAuthEncoding(payloadType, bytes), key.privateKey, (error, signature) => {
+      if (error) reject(error);
+      else
+        resolve({
+          payloadType,
+          payload: bytes.toString('base64'),
+          signatures: [{ keyid: key.keyId, sig: signature.toString('base64') }],
+        });
+    });
+  });
+
+/** As `openEnvelope` for one key, in libuv's thread pool: the payload's bytes, and whether that key signed them. */
+export const openEnvelopeInPool = (
+  envelope: Envelope,
+  payloadType: PayloadType,
+  keyId: string,
+  key: KeyObject,
+): Promise<{ payload: Buffer; signed: boolean }> =>
+  new Promise((resolve) => {
+    const payload = Buffer.from(envelope.payload, 'base64');
+    const signature = envelope.signatures.find(({ keyid }) => keyid === keyId);
+    if (envelope.payloadType !== payloadType || !signature) return resolve({ payload, signed: false });
+    const message = preAuthEncoding(payloadType, payload);
+    verify(null, message, key, Buffer.from(signature.sig, 'base64'), (error, good) =>
+      resolve({ payload, signed: error === null && good }),
+    );
+  });

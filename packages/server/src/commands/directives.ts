@@ -1,4 +1,4 @@
-import { type Directive, MAX_LIFETIME_MS, signDirective } from '@aegis/protocol/access/directive';
+import { type Directive, MAX_LIFETIME_MS, signDirectiveInPool } from '@aegis/protocol/access/directive';
 import type { Envelope } from '@aegis/protocol/access/dsse';
 import type { KeyPair } from '@aegis/protocol/access/keys';
 import type { CancelBody, RunBody } from '@aegis/protocol/commands/carrier';
@@ -36,7 +36,12 @@ export type CommandText = Pick<
 const targetsOf = ({ name, keyId }: Addressee): Directive['targets'] =>
   keyId === null ? { selector: `name=${name}` } : { node_keys: [keyId] };
 
-export const runDirective = (signer: Signer, node: Addressee, command: CommandText, payload: unknown): Envelope => {
+export const runDirective = (
+  signer: Signer,
+  node: Addressee,
+  command: CommandText,
+  payload: unknown,
+): Promise<Envelope> => {
   const body: RunBody = {
     command_type: command.command_type,
     payload,
@@ -44,7 +49,7 @@ export const runDirective = (signer: Signer, node: Addressee, command: CommandTe
     delivery: command.delivery,
     output_limit_bytes: command.output_limit_bytes,
   };
-  return signDirective(
+  return signDirectiveInPool(
     {
       fleet: signer.fleet,
       id: command.id,
@@ -64,9 +69,9 @@ export const cancelDirective = (
   signer: Signer,
   node: Addressee,
   execution: Pick<ExecutionRow, 'command_id'> & { cancel_id: string; cancel_at: number },
-): Envelope => {
+): Promise<Envelope> => {
   const body: CancelBody = { command_id: execution.command_id };
-  return signDirective(
+  return signDirectiveInPool(
     {
       fleet: signer.fleet,
       id: execution.cancel_id,

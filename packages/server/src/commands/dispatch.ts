@@ -3,7 +3,7 @@ import type { Bus } from '../platform/bus.ts';
 import { type Clock, isoTime } from '../platform/clock.ts';
 import type { Storage } from '../tables.ts';
 import { nodeTopic, roomTopic } from './changes.ts';
-import { type Addressee, cancelDirective, runDirective, type Signer } from './directives.ts';
+import { type Addressee, type CommandText, cancelDirective, runDirective, type Signer } from './directives.ts';
 import type { DispatchRepository, DueCancel, DueRun } from './dispatch-repository.ts';
 import { type Wakeup, wakeup } from './wakeup.ts';
 
@@ -52,16 +52,14 @@ export const dispatchService = (on: {
       runs: runs.length > 0 ? await repository.markOffered(tx, idsOf(runs), now, redeliverAt) : NONE,
       cancels: cancels.length > 0 ? await repository.markCancelsOffered(tx, idsOf(cancels), now, redeliverAt) : NONE,
     }));
-    return {
-      full,
-      commands: [
-        ...cancels.filter(({ id }) => offered.cancels.has(id)).map((cancel) => offeredCancel(on.signer, node, cancel)),
-        ...(await offeredRuns(
-          node,
-          runs.filter(({ id }) => offered.runs.has(id)),
-        )),
-      ],
-    };
+    const commands = await Promise.all([
+      ...cancels.filter(({ id }) => offered.cancels.has(id)).map((cancel) => offeredCancel(on.signer, node, cancel)),
+      ...(await offeredRuns(
+        node,
+        runs.filter(({ id }) => offered.runs.has(id)),
+      )),
+    ]);
+    return { full, commands };
   };
 
   const runsFor = async (
@@ -82,23 +80,12 @@ export const dispatchService = (on: {
     return { runs, full: fresh.length > Math.max(0, room) };
   };
 
-  const offeredRuns = async (node: PollingNode, runs: readonly DueRun[]): Promise<OfferedCommand[]> => {
+  const offeredRuns = async (node: PollingNode, runs: readonly DueRun[]): Promise<Promise<OfferedCommand>[]> => {
     if (runs.length === 0) return [];
     const commands = new Map((await repository.commandTexts(runs.map((run) => run.command_id))).map((c) => [c.id, c]));
-    return runs.flatMap((run): OfferedCommand[] => {
+    return runs.flatMap((run) => {
       const command = commands.get(run.command_id);
-      if (!command) return []; // deleted since: its retention ended
-      const payload: unknown = JSON.parse(command.payload);
-      return [
-        {
-          kind: 'command.run',
-          command_id: run.command_id,
-          execution_id: run.id,
-          attempt: run.attempt,
-          ...(node.keyId === null ? { command_type: command.command_type, payload } : {}),
-          directive: runDirective(on.signer, node, command, payload),
-        },
-      ];
+      return command ? [offeredRun(on.signer, node, run, command)] : []; // deleted since: its retention ended
     });
   };
 
@@ -163,10 +150,27 @@ const withinSize = (runs: readonly DueRun[]): DueRun[] => {
   return tooMuch < 0 ? [...runs] : runs.slice(0, Math.max(1, tooMuch));
 };
 
-const offeredCancel = (signer: Signer, node: PollingNode, cancel: DueCancel): OfferedCommand => ({
+const offeredRun = async (
+  signer: Signer,
+  node: PollingNode,
+  run: DueRun,
+  command: CommandText,
+): Promise<OfferedCommand> => {
+  const payload: unknown = JSON.parse(command.payload);
+  return {
+    kind: 'command.run',
+    command_id: run.command_id,
+    execution_id: run.id,
+    attempt: run.attempt,
+    ...(node.keyId === null ? { command_type: command.command_type, payload } : {}),
+    directive: await runDirective(signer, node, command, payload),
+  };
+};
+
+const offeredCancel = async (signer: Signer, node: PollingNode, cancel: DueCancel): Promise<OfferedCommand> => ({
   kind: 'command.cancel',
   command_id: cancel.command_id,
   execution_id: cancel.id,
   attempt: cancel.attempt,
-  directive: cancelDirective(signer, node, cancel),
+  directive: await cancelDirective(signer, node, cancel),
 });

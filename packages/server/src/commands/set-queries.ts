@@ -45,16 +45,18 @@ export const updatesOf = (
   columns: Readonly<Record<string, ColumnType>>,
   changes: readonly RowChange[],
 ): RawBuilder<unknown>[] => {
-  const sets = new Map<string, { names: string[]; changes: RowChange[] }>();
+  const all = Object.keys(columns);
+  const sets = new Map<string, RowChange[]>();
   for (const change of changes) {
-    const names = Object.keys(columns).filter((name) => change.before[name] !== change.after[name]);
-    if (names.length === 0) continue;
-    const key = names.join();
+    const { before, after } = change;
+    let key = '';
+    for (const name of all) if (before[name] !== after[name]) key = key === '' ? name : `${key},${name}`;
+    if (key === '') continue;
     const set = sets.get(key);
-    if (set) set.changes.push(change);
-    else sets.set(key, { names, changes: [change] });
+    if (set) set.push(change);
+    else sets.set(key, [change]);
   }
-  return [...sets.values()].map((set) => updateOf(kind, table, columns, set.names, set.changes));
+  return [...sets].map(([key, set]) => updateOf(kind, table, columns, key.split(','), set));
 };
 
 const updateOf = (

@@ -1,5 +1,5 @@
 import type { KeyObject } from 'node:crypto';
-import { openEnvelope, PAYLOAD_TYPES } from '@aegis/protocol/access/dsse';
+import { openEnvelopeInPool, PAYLOAD_TYPES } from '@aegis/protocol/access/dsse';
 import { publicKeyFromRaw } from '@aegis/protocol/access/keys';
 import { parseStrictJson } from '@aegis/protocol/access/strict-json';
 import { type PostedReport, Report } from '@aegis/protocol/commands/carrier';
@@ -39,8 +39,8 @@ export const reportChecker = (publicKeyOf: PublicKeyOf) => {
     if (!isFinal(posted.state) || node.keyId === null) return { report: posted, signed: false };
     if (!posted.report) throw badSignature('it has none');
     const key = await keyOf(node.uid, node.keyId);
-    const { payload, signedBy } = openEnvelope(posted.report, PAYLOAD_TYPES.report, new Map([[node.keyId, key]]));
-    if (signedBy.length === 0) throw badSignature("it is not the node key's");
+    const { payload, signed } = await openEnvelopeInPool(posted.report, PAYLOAD_TYPES.report, node.keyId, key);
+    if (!signed) throw badSignature("it is not the node key's");
     const report = parsed(payload);
     const same = (['command_id', 'execution_id', 'attempt', 'state'] as const).every(
       (field) => report[field] === posted[field],
