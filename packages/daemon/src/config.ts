@@ -34,7 +34,7 @@ export const DaemonConfig = z.strictObject({
   /** Per stream of an execution, on disk. */
   spool_bytes: z._default(whole(8192, 1024 * 1024 * MIB), 64 * MIB),
   segment_bytes: z._default(whole(1024, 64 * MIB), 4 * MIB),
-  /** Overrides no command's own grace; what a command without one gets. */
+  /** From SIGTERM to SIGKILL, for commands that name no grace of their own. */
   grace_sec: z._default(whole(0, 600), 10),
   /** How long pipes that left-over processes hold open are still read. */
   drain_sec: z._default(whole(0, 600), 2),

@@ -132,6 +132,7 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
         nodeName: identity.name,
         bootId,
         tools: gatherFacts().tools,
+        graceMs: config.grace_sec * 1000,
         drainMs: config.drain_sec * 1000,
         spoolBytes: config.spool_bytes,
         segmentBytes: config.segment_bytes,

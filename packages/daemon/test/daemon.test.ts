@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
@@ -164,4 +164,23 @@ test('the process: ready line, readiness and watchdog for systemd, SIGTERM leave
   await once(second, 'exit');
   listener.kill('SIGKILL');
   await once(listener, 'exit');
+});
+
+test("the node's disk is full while a command writes: it is slowed, and every byte arrives", async () => {
+  await using server = await startContractServer();
+  await using node = testNode(server);
+  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=6m,mode=700', 'tmpfs', node.dataDir]); // needs root: run the tests as root
+  try {
+    const daemon = await node.start({ flags: { segment_bytes: 262_144 } });
+    const command = server.submit({ cmd: 'head -c 40000000 /dev/zero | tr "\\\\0" x; echo end >&2' });
+    const second = server.submit({ cmd: 'echo beside' });
+    await waitFor('both to end', () => command.state === 'succeeded' && second.state === 'succeeded', 60_000);
+    expect(server.output(command).equals(Buffer.alloc(40_000_000, 'x'))).toBe(true);
+    expect(server.output(command, 'stderr').toString()).toBe('end\n');
+    expect(command.gaps).toEqual([]);
+    daemon.prove();
+    await daemon.close();
+  } finally {
+    execFileSync('umount', [node.dataDir]);
+  }
 });

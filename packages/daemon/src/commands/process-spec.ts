@@ -11,6 +11,8 @@ export interface SpecSettings {
   nodeName: string;
   bootId: string;
   tools: NodeTools;
+  /** For a payload that names none. */
+  graceMs: number;
   drainMs: number;
   spoolBytes: number;
   segmentBytes: number;
@@ -57,7 +59,7 @@ export const processSpec = (
       ...(plan.cwd === null ? {} : { cwd: plan.cwd }),
       ...(plan.umask === null ? {} : { umask: Number.parseInt(plan.umask, 8) }),
       timeoutMs: Math.round(plan.timeoutSec * 1000),
-      graceMs: Math.round(plan.graceSec * 1000),
+      graceMs: namesGrace(body.payload) ? Math.round(plan.graceSec * 1000) : settings.graceMs,
       drainMs: settings.drainMs,
       spoolBytes: settings.spoolBytes,
       segmentBytes: settings.segmentBytes,
@@ -67,6 +69,9 @@ export const processSpec = (
     stdin: plan.stdin ?? undefined,
   };
 };
+
+const namesGrace = (payload: unknown): boolean =>
+  typeof payload === 'object' && payload !== null && 'grace_sec' in payload;
 
 /** passwd(5) by name or uid; an account that is not in the file (LDAP and the like) gets neutral values, and aegis-exec, which
  *  asks the system's own account database, decides whether it exists. */

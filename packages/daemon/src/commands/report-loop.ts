@@ -124,6 +124,8 @@ export const reportLoop = (options: ReportLoopOptions) => {
       for (const item of items) take(item, results.get(item.execution.id));
     } catch (error) {
       if (!(error instanceof AegisError)) throw error;
+      // Who we are, not what we say: no report is at fault, and all wait.
+      if (/^(access|nodes)\./.test(error.code)) throw new Unreachable(error.message, 0, error);
       const [only] = items;
       if (items.length === 1 && only) return refused(only, error.code, error.message);
       for (const [index, item] of items.entries()) {

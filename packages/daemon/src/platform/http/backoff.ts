@@ -20,8 +20,8 @@ export const backoff = ({
     next: (atLeastMs = 0) => {
       const bound = Math.min(maxMs, firstMs * 2 ** Math.min(failures, 30));
       failures++;
-      const drawn = bound / 2 + (random() * bound) / 2;
-      return atLeastMs > 0 ? atLeastMs + (random() * Math.min(atLeastMs, maxMs)) / 4 : drawn;
+      if (atLeastMs > 0) return atLeastMs + (random() * Math.min(atLeastMs, maxMs)) / 4;
+      return bound / 2 + (random() * bound) / 2;
     },
     reset: () => {
       failures = 0;

@@ -1,5 +1,5 @@
 import { Agent as HttpAgent, request as httpRequest, type IncomingHttpHeaders, type IncomingMessage } from 'node:http';
-import { Agent as HttpsAgent, request as httpsRequest } from 'node:https';
+import type { Agent as HttpsAgent } from 'node:https';
 import type { PeerCertificate } from 'node:tls';
 
 /** One HTTP exchange, the only way out of this process to the server. Tests put a bad network in its place. */
@@ -36,12 +36,17 @@ const IDLE_SOCKET_MS = 55_000;
 export const nodeHttpDoor = ({ tls = {} }: { tls?: TlsTrust } = {}): HttpDoor & { close(): void } => {
   const options = { keepAlive: true, maxSockets: 16, maxFreeSockets: 4, timeout: IDLE_SOCKET_MS };
   const plain = new HttpAgent(options);
-  const secure = new HttpsAgent({ ...options, ...tlsOptions(tls), minVersion: 'TLSv1.2' });
+  // Loaded when it is needed: TLS costs a daemon that talks to loopback 5 MB.
+  const https = () => process.getBuiltinModule('node:https');
+  let secure: HttpsAgent | null = null;
+  const secureAgent = (): HttpsAgent => {
+    secure ??= new (https().Agent)({ ...options, ...tlsOptions(tls), minVersion: 'TLSv1.2' });
+    return secure;
+  };
 
   const once = (asked: HttpRequest): Promise<HttpAnswer> =>
     new Promise((resolve, reject) => {
       const { method, url, headers, body, timeoutMs, signal } = asked;
-      const https = url.startsWith('https:');
       const settings = { method, headers: body ? { ...headers, 'content-length': String(body.length) } : headers };
       const timer = setTimeout(() => request.destroy(new Error(`no answer within ${timeoutMs} ms`)), timeoutMs);
       const onAbort = (): void => void request.destroy(new Error('aborted'));
@@ -56,8 +61,8 @@ export const nodeHttpDoor = ({ tls = {} }: { tls?: TlsTrust } = {}): HttpDoor & 
           (error: unknown) => settle(() => reject(error)),
         );
       };
-      const request = https
-        ? httpsRequest(url, { ...settings, agent: secure }, answered)
+      const request = url.startsWith('https:')
+        ? https().request(url, { ...settings, agent: secureAgent() }, answered)
         : httpRequest(url, { ...settings, agent: plain }, answered);
       request.on('error', (error: NodeJS.ErrnoException) =>
         settle(() =>
@@ -81,7 +86,7 @@ export const nodeHttpDoor = ({ tls = {} }: { tls?: TlsTrust } = {}): HttpDoor & 
   return Object.assign(exchange, {
     close: () => {
       plain.destroy();
-      secure.destroy();
+      secure?.destroy();
     },
   });
 };

@@ -1,5 +1,4 @@
 import { createHash } from 'node:crypto';
-import { connect } from 'node:tls';
 import { AegisError } from '@aegis/protocol/errors';
 
 const TIMEOUT_MS = 10_000;
@@ -10,7 +9,9 @@ export const fetchPinnedCertificate = (server: URL, fingerprint: string): Promis
   new Promise((resolve, reject) => {
     const host = server.hostname.replace(/^\[|\]$/g, '');
     // Not authorised by any authority, on purpose: nothing is sent or read before the hash below has been compared.
-    const socket = connect({ host, port: Number(server.port || 443), rejectUnauthorized: false, timeout: TIMEOUT_MS });
+    const socket = process
+      .getBuiltinModule('node:tls')
+      .connect({ host, port: Number(server.port || 443), rejectUnauthorized: false, timeout: TIMEOUT_MS });
     const fail = (cause?: unknown): void => {
       socket.destroy();
       reject(
