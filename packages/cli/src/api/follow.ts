@@ -1,15 +1,14 @@
-import type { LogLine } from '@aegis/protocol/commands/endpoints';
 import { AegisError } from '@aegis/protocol/errors';
 import { type Api, unreachable } from './client.ts';
+import { type LogChunk, type ParsedLine, parseLogLine } from './log-line.ts';
 import { ndjson } from './ndjson.ts';
 import { routes } from './routes.ts';
 
 /** A command's output and states as they come, across broken connections: every byte once, in order, per execution and stream.
  *  After a break the reader names the offsets that it has (`from`); whatever comes twice all the same is trimmed here. */
 
-type Line<T extends LogLine['type']> = Extract<LogLine, { type: T }>;
-export type OutputChunk = Omit<Line<'chunk'>, 'data' | 'encoding'> & { bytes: Buffer };
-export type FollowEvent = OutputChunk | Line<'gap'> | Line<'state'> | Line<'end'>;
+export type OutputChunk = LogChunk;
+export type FollowEvent = ParsedLine;
 
 export interface FollowOptions {
   node?: string | undefined;
@@ -46,9 +45,10 @@ export async function* followLogs(api: Api, commandId: string, options: FollowOp
       for await (const line of ndjson(response, options.follow ? SILENCE_MS : 0)) {
         failures = 0;
         lastContact = options.now();
-        if (line === null) continue;
-        for (const event of fresh(line as LogLine, next, options)) yield event;
-        if ((line as LogLine).type === 'end') return;
+        if (line.length === 0) continue;
+        const parsed = parseLogLine(line);
+        for (const event of fresh(parsed, next, options)) yield event;
+        if (parsed.type === 'end') return;
       }
       if (!options.follow) return; // complete, by a server that closes without an end line
       failures++;
@@ -80,7 +80,7 @@ const open = (api: Api, id: string, options: FollowOptions, next: ReadonlyMap<st
 };
 
 /** What of a line is new, as events; a hole that the server did not announce becomes a gap, so that none is silent. */
-function* fresh(line: LogLine, next: Map<string, number>, options: FollowOptions): Generator<FollowEvent> {
+function* fresh(line: ParsedLine, next: Map<string, number>, options: FollowOptions): Generator<FollowEvent> {
   if (line.type !== 'chunk' && line.type !== 'gap') return yield line;
   const { execution_id, node, attempt, stream } = line;
   const key = `${execution_id}:${stream}`;
@@ -96,7 +96,7 @@ function* fresh(line: LogLine, next: Map<string, number>, options: FollowOptions
     yield { ...line, offset: line.offset + skip, gap: line.gap - skip };
     return;
   }
-  const bytes = Buffer.from(line.data, line.encoding === 'base64' ? 'base64' : 'utf8');
+  const { bytes } = line;
   if (bytes.length <= skip) return;
   next.set(key, line.offset + bytes.length);
   yield { type: 'chunk', execution_id, node, attempt, stream, offset: line.offset + skip, bytes: bytes.subarray(skip) };

@@ -1,8 +1,8 @@
 import type { IncomingMessage } from 'node:http';
 
-/** The lines of an NDJSON answer, parsed; an empty line (a sign of life) is null. Pulls only as fast as the caller reads.
- *  @throws when the connection breaks, nothing comes for `silenceMs` (0: wait for ever), or a line is not JSON */
-export async function* ndjson(response: IncomingMessage, silenceMs: number): AsyncGenerator<unknown> {
+/** The lines of an NDJSON answer, as bytes; an empty line (a sign of life) is empty. Pulls only as fast as the caller reads.
+ *  @throws when the connection breaks, or nothing comes for `silenceMs` (0: wait for ever) */
+export async function* ndjson(response: IncomingMessage, silenceMs: number): AsyncGenerator<Buffer> {
   const pieces = (response as AsyncIterable<Buffer>)[Symbol.asyncIterator]();
   let partial: Buffer[] = [];
   let size = 0;
@@ -17,7 +17,7 @@ export async function* ndjson(response: IncomingMessage, silenceMs: number): Asy
         partial = [];
         size = 0;
         start = end + 1;
-        yield line.length === 0 ? null : JSON.parse(line.toString('utf8'));
+        yield line;
       }
       if (start < piece.length) {
         partial.push(piece.subarray(start));
