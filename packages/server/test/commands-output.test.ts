@@ -12,6 +12,7 @@ import {
   STORAGES,
   sha256,
   submitTo,
+  until,
 } from './commands-support.ts';
 import { type EnrolledNode, startTestServer, type TestServer } from './start-test-server.ts';
 
@@ -204,6 +205,27 @@ describe.each(STORAGES)('%s', (storage) => {
     expect(await last(reader)).toMatchObject({ type: 'end', command: { state: 'succeeded', retry_count: 1 } });
     expect(await last(resumed)).toMatchObject({ type: 'end', command: { state: 'succeeded' } });
     expect(server.running.storage.kind).toBe(storage);
+  });
+
+  test('who stops following leaves nothing behind; a stopping server ends what is followed', async () => {
+    await using server = await startTestServer({ storage });
+    await server.enrol('n');
+    const { commandId } = await submitTo(server, 'n');
+    const { bus } = server.running.commands;
+    const authorization = `Bearer ${await operatorToken(server)}`;
+    const path = `${server.url}/api/v1/commands/${commandId}/logs?follow=1&stream=stdout`;
+    const open = (accept: string, signal?: AbortSignal) =>
+      fetch(path, { headers: { accept, authorization }, ...(signal ? { signal } : {}) });
+    const kinds = ['application/x-ndjson', 'text/event-stream', 'application/octet-stream'];
+    const gone = new AbortController();
+    await Promise.all(kinds.map((accept) => open(accept, gone.signal)));
+    await until('all follow', () => bus.size() === 5); // two topics for lines, one for bytes
+    gone.abort();
+    await until('nobody follows', () => bus.size() === 0);
+    const followed = await Promise.all(kinds.map((accept) => open(accept)));
+    await server.running.close();
+    await Promise.all(followed.map((answer) => answer.text()));
+    expect(bus.size()).toBe(0);
   });
 
   test('logs of nobody are 404', async () => {

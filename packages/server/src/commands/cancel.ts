@@ -25,7 +25,7 @@ export const cancelService = (on: {
   let late: string[] = [];
 
   const cancelBatch = (commandId: string, node: string | undefined): Promise<{ ended: number; topics: string[] }> =>
-    storage.write('commands-cancel', async (tx) => {
+    storage.write('commands.cancel', async (tx) => {
       const rows = await executions.openOfCommand(tx, commandId, BATCH, node);
       const heads = rows.length > 0 ? await executions.commandHeads(tx, rows) : [];
       const changes = new Changes(rows, heads, on.rules());

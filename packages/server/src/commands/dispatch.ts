@@ -48,7 +48,7 @@ export const dispatchService = (on: {
     const { runs, full } = await runsFor(node, now, POLL_LIMIT - cancels.length, resume);
     if (cancels.length + runs.length === 0) return { commands: [], full };
     const redeliverAt = now + limits.redeliverAfterMs;
-    const offered = await storage.write('commands-offer', async (tx) => ({
+    const offered = await storage.write('commands.offer', async (tx) => ({
       runs: runs.length > 0 ? await repository.markOffered(tx, idsOf(runs), now, redeliverAt) : NONE,
       cancels: cancels.length > 0 ? await repository.markCancelsOffered(tx, idsOf(cancels), now, redeliverAt) : NONE,
     }));

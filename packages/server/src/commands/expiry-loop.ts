@@ -45,7 +45,7 @@ export const expiryTurn = (on: {
 
   const endOverdue = async (command: DueCommand): Promise<void> => {
     for (;;) {
-      const { more, topics } = await storage.write('commands-expire', async (tx) => {
+      const { more, topics } = await storage.write('commands.expire', async (tx) => {
         const rules = on.rules();
         const rows = await executions.overdueOfCommand(tx, command.id, rules.now, EXECUTIONS_PER_WRITE);
         const heads = rows.length > 0 ? await executions.commandHeads(tx, rows) : [];
@@ -73,7 +73,7 @@ export const expiryTurn = (on: {
       topics.push(...(await presumeLost(command, silent.slice(at, at + EXECUTIONS_PER_WRITE), seen)));
     const next = Math.min(...held.map((row) => lostAt(row, command, seen)).filter((at) => at > now), Infinity);
     const again = Math.max(now + LOOK_AGAIN_MS, Number.isFinite(next) ? next : 0);
-    await storage.write('commands-check', (tx) => repository.checkAgain(tx, command.id, again));
+    await storage.write('commands.check', (tx) => repository.checkAgain(tx, command.id, again));
     for (const topic of topics) bus.publish(topic);
   };
 
@@ -82,7 +82,7 @@ export const expiryTurn = (on: {
     ids: readonly string[],
     seen: ReadonlyMap<string, number>,
   ): Promise<string[]> =>
-    storage.write('commands-lost', async (tx) => {
+    storage.write('commands.lost', async (tx) => {
       const rules = on.rules();
       const rows = await executions.anyByIds(tx, ids);
       const changes = new Changes(rows, await executions.commandHeads(tx, rows), rules);
@@ -101,7 +101,7 @@ export const expiryTurn = (on: {
   /** In small transactions, the command's row last: a crash in between leaves it to the next turn. */
   const deleteCommand = async (command: DueCommand): Promise<void> => {
     for (;;) {
-      const done = await storage.write('commands-delete', async (tx) => {
+      const done = await storage.write('commands.delete', async (tx) => {
         if (!(await repository.stillExpired(tx, command.id, on.rules().now))) return true;
         if ((await repository.deleteOutput(tx, command.id, OUTPUT_ROWS_PER_WRITE)) > 0) return false;
         if ((await repository.deleteExecutions(tx, command.id, EXECUTIONS_PER_WRITE)) > 0) return false;

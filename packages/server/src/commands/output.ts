@@ -35,7 +35,7 @@ export const outputService = (on: {
      *  @throws AegisError commands.unknown_execution; commands.offset_ahead, output_limit, report_mismatch: what came before
      *  the chunk at fault is stored */
     store: async (nodeUid: string, key: ExecutionKey, chunks: readonly PlacedChunk[]): Promise<NextOffsets> => {
-      const { plan, id } = await storage.write('commands-output', async (tx) => {
+      const { plan, id } = await storage.write('commands.output', async (tx) => {
         const row = await repository.target(tx, nodeUid, key);
         if (!row) throw unknownExecution();
         if ('id' in key && key.commandId !== undefined && key.commandId !== row.command_id) throw unknownExecution();

@@ -76,7 +76,7 @@ export const reportsService = (on: {
     /** @returns how many of the ids were this node's. @throws AegisError commands.unknown_execution when none was */
     acknowledge: async (nodeUid: string, ids: readonly string[]): Promise<number> => {
       if (ids.length === 0) return 0;
-      const { known, topics } = await storage.write('commands-ack', async (tx) => {
+      const { known, topics } = await storage.write('commands.ack', async (tx) => {
         const rows = await executions.byIds(tx, nodeUid, [...new Set(ids)]);
         const heads = rows.length > 0 ? await executions.commandHeads(tx, rows) : [];
         const changes = new Changes(rows, heads, on.rules());
@@ -96,7 +96,7 @@ export const reportsService = (on: {
       const results: ReportOutcome[] = [];
       let pending = [...items.keys()];
       for (let round = 1; pending.length > 0; round++) {
-        const { outcomes, topics, added } = await storage.write('commands-report', (tx) =>
+        const { outcomes, topics, added } = await storage.write('commands.report', (tx) =>
           takeReports(tx, node.uid, items, pending, round === ROUNDS),
         );
         for (const { id, plan } of added)

@@ -78,6 +78,8 @@ export const commandsService = (on: {
   const cancel = cancelService({ storage, executions, listing: listingRows, bus, newId, rules });
 
   return {
+    /** For tests of what is left behind. */
+    bus,
     submission,
     dispatch: dispatchService({
       storage,

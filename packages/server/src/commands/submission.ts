@@ -51,7 +51,7 @@ export const submissionService = (on: {
     const ids = new Map(targets.map(({ uid }) => [uid, on.newId()]));
     const answer = answerOf(request, command.id, targets, (uid) => ids.get(uid) ?? null);
     if (idempotencyKey !== null) command.answer = JSON.stringify(answer);
-    const stored = await storage.write('commands-submit', async (tx) => {
+    const stored = await storage.write('commands.submit', async (tx) => {
       const full = await repository.fullQueues(tx, [...ids.keys()], on.maxQueuedPerNode);
       if (full.size > 0) throw queueFull(targets.filter(({ uid }) => full.has(uid)));
       if (!(await repository.insertCommand(tx, command)))
