@@ -1,4 +1,4 @@
-import { execFileSync, spawn } from 'node:child_process';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
@@ -120,7 +120,7 @@ test('left-over folders are swept, others and links are not touched', async () =
 test('the process: ready line, readiness and watchdog for systemd, SIGTERM leaves commands running', async () => {
   await using server = await startContractServer();
   await using node = testNode(server);
-  const notify = join(node.dataDir, '..', `notify-${randomUUID()}.sock`);
+  const notify = join(node.dataDir, 'notify.sock');
   const listener = spawn('python3', [
     '-uc',
     `import socket\ns=socket.socket(socket.AF_UNIX,socket.SOCK_DGRAM)\ns.bind(${JSON.stringify(notify)})\nprint("bound")\nwhile True: print(s.recv(4096).decode())`,
@@ -181,6 +181,6 @@ test("the node's disk is full while a command writes: it is slowed, and every by
     daemon.prove();
     await daemon.close();
   } finally {
-    execFileSync('umount', [node.dataDir]);
+    await waitFor('the file system to be let go', () => spawnSync('umount', [node.dataDir]).status === 0);
   }
 });

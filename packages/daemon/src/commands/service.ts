@@ -9,6 +9,7 @@ import { type Clock, isoTime, pause } from '../platform/clock.ts';
 import { backoff } from '../platform/http/backoff.ts';
 import type { Journal } from '../platform/journal/journal.ts';
 import type { Logger } from '../platform/log.ts';
+import { endCgroup } from '../platform/process.ts';
 import { drainLoop } from './drain-loop.ts';
 import { type Execution, executionOf } from './execution.ts';
 import { folderRemover } from './folder-remover.ts';
@@ -160,6 +161,10 @@ export const commandsService = (options: CommandsOptions) => {
     maxConcurrent: limits.maxConcurrent,
     mayStart: () => accepting && undeliveredBytes < limits.undeliveredBytes,
     askLauncher: (dir) => launcher.start(dir),
+    endLeftovers: ({ id }) => {
+      const { cgroup } = options.settings;
+      if (cgroup !== null) endCgroup(join(cgroup, `exec-${id}`));
+    },
     onRunning: reports.running,
     onOutput: drain.kick,
     onEnd: (execution) => {

@@ -1,4 +1,4 @@
-import { accessSync, constants, readFileSync } from 'node:fs';
+import { accessSync, constants, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { constants as osConstants } from 'node:os';
 import { join } from 'node:path';
 
@@ -26,6 +26,21 @@ export const writableCgroup = (proc = '/proc'): string | null => {
     return null;
   } catch {
     return null; // no cgroup2, or not ours to write: executions run without one
+  }
+};
+
+const CGROUP_TRIES = 50;
+const CGROUP_AGAIN_MS = 100;
+
+/** Kills whatever is left in a cgroup2 folder and removes it; tries for some seconds, because processes take time to die.
+ *  A folder that is not there is fine. */
+export const endCgroup = (folder: string, tries = CGROUP_TRIES): void => {
+  try {
+    writeFileSync(join(folder, 'cgroup.kill'), '1');
+    rmdirSync(folder);
+  } catch (error) {
+    if (errnoOf(error) === 'EBUSY' && tries > 0)
+      setTimeout(() => endCgroup(folder, tries - 1), CGROUP_AGAIN_MS).unref();
   }
 };
 

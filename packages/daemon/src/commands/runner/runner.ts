@@ -36,6 +36,8 @@ export interface RunnerOptions {
   /** False while too many bytes wait for the server. */
   mayStart(): boolean;
   askLauncher(dir: string): void;
+  /** Nobody watches a lost execution's processes any more: they must not go on beside another attempt. */
+  endLeftovers(execution: Execution): void;
   onRunning(execution: Execution): void;
   onOutput(execution: Execution): void;
   onEnd(execution: Execution): void;
@@ -196,6 +198,7 @@ export const commandsRunner = (options: RunnerOptions) => {
     if (next.do === 'finish') finish(execution, next.status);
     else if (next.do === 'lost') {
       log.warn(fields(execution), next.why);
+      options.endLeftovers(execution);
       const written = writtenBytes(dirOf(execution));
       end(execution, reportOfLoss(execution, next.startedAtMs, written, next.why, clock.now()));
     } else if (next.do === 'given-up') giveUp(execution, next.as);
