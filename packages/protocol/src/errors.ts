@@ -90,7 +90,8 @@ export interface ErrorBody {
   request_id: string;
 }
 
+/** The message stays one line that a terminal can show, also where it repeats a name that a caller made up. */
 export const errorBody = (error: AegisError, requestId: string): ErrorBody => ({
-  error: { code: error.code, message: error.message, details: error.details },
+  error: { code: error.code, message: error.message.replaceAll(/\p{Cc}/gu, '\u{fffd}'), details: error.details },
   request_id: requestId,
 });
