@@ -142,17 +142,13 @@ export const commandsRunner = (options: RunnerOptions) => {
     execution.phase = 'starting';
     execution.hinted = true;
     active.set(execution.id, execution);
+    execution.handedBoot = bootId;
+    ask(execution, dir);
+    // Not before the start: the folder and its claim decide. The mark is for a folder that somebody removes.
     journal
-      .group('handed', () => repository.setHanded(execution.id, bootId))
-      .then(
-        () => {
-          execution.handedBoot = bootId;
-          if (execution.phase === 'starting') ask(execution, dir);
-        },
-        (error: unknown) => {
-          active.delete(execution.id);
-          cannotStart(execution, error);
-        },
+      .lazily('handed', () => repository.setHanded(execution.id, bootId))
+      .catch((error: unknown) =>
+        log.warn({ err: error, ...fields(execution) }, 'cannot journal that a command was started'),
       );
   };
 
