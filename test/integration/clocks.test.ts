@@ -339,6 +339,21 @@ describe('the server is restored from a backup that is older than its node', () 
     expect(faultsIn(fleet.server.dataDir)).toEqual([]);
   });
 
+  test('executions that it offered and does not know when the acknowledgement comes: the node goes on asking for work', async () => {
+    await using fleet = await startHeldFleet();
+    const node = fleet.node('web-1');
+    await node.start();
+    const restore = backUp(fleet);
+    node.intercept = (asked, send) =>
+      isTo(asked, '/v1/commands/ack') ? Promise.reject(new Error('lost')) : send(asked);
+    const unknown = await quick(fleet, node);
+    await waitFor('the command to start', () => unknown.started() === 1);
+    await restore();
+    node.intercept = null;
+    expect(await ended(await quick(fleet, node))).toEqual(ran);
+    expect(unknown.started()).toBe(1);
+  });
+
   test.each([
     ['the node still knows how they ended', {}, 'succeeded', null, 2],
     ['the node does not know it any more', { journal_kept_reports: 0 }, 'lost', 'commands.lost', null],

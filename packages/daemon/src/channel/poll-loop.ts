@@ -1,3 +1,4 @@
+import { AegisError } from '@aegis/protocol/errors';
 import { pause } from '../platform/clock.ts';
 import type { Backoff } from '../platform/http/backoff.ts';
 import { Unreachable } from '../platform/http/client.ts';
@@ -67,7 +68,12 @@ export const runPollLoop = async (options: PollLoopOptions): Promise<void> => {
 const acknowledgeAll = async (ids: Set<string>, { acknowledge }: PollLoopOptions): Promise<void> => {
   while (ids.size > 0) {
     const some = [...ids].slice(0, ACK_LIMIT);
-    await acknowledge(some);
+    try {
+      await acknowledge(some);
+    } catch (error) {
+      // The server knows none of them (it was restored from a backup): nobody waits for this, and it must not end the polling.
+      if (!(error instanceof AegisError) || error.code !== 'commands.unknown_execution') throw error;
+    }
     for (const id of some) ids.delete(id);
   }
 };
