@@ -90,8 +90,15 @@ export interface ErrorBody {
   request_id: string;
 }
 
-/** The message stays one line that a terminal can show, also where it repeats a name that a caller made up. */
+/** The message stays one line of bounded length that a terminal can show, also where it repeats a name that a caller made up. */
 export const errorBody = (error: AegisError, requestId: string): ErrorBody => ({
-  error: { code: error.code, message: error.message.replaceAll(/\p{Cc}/gu, '\u{fffd}'), details: error.details },
+  error: { code: error.code, message: oneLine(error.message), details: error.details },
   request_id: requestId,
 });
+
+const MAX_MESSAGE = 1500;
+const oneLine = (text: string): string =>
+  (text.length > MAX_MESSAGE ? `${text.slice(0, MAX_MESSAGE).toWellFormed()}…` : text).replaceAll(
+    /\p{Cc}/gu,
+    '\u{fffd}',
+  );

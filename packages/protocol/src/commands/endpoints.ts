@@ -143,7 +143,7 @@ export const cancelCommand = endpoint({
   tag,
   summary: 'Cancel what has not ended, on all nodes or on one',
   params: ById,
-  body: z.strictObject({ node: z.optional(z.string()) }),
+  body: z.strictObject({ node: z.optional(z.string().check(z.maxLength(128))) }),
   response: Command,
 });
 export const retryCommand = endpoint({
