@@ -348,6 +348,11 @@ describe('well-formed, and refused for what they say', () => {
         422,
         'commands.invalid_payload',
       ]),
+      'standard input that is no base64': with_(
+        'submitCommand',
+        { payload: { cmd: 'cat', stdin: 'YWJj*', stdin_encoding: 'base64' } },
+        [422, 'commands.invalid_payload'],
+      ),
       'an unknown target': with_('submitCommand', { targets: 'nobody' }, [422, 'commands.unknown_target']),
       'no targets': with_('submitCommand', { targets: undefined }, [422, 'commands.no_target']),
       'a broken selector': with_('submitCommand', { targets: 'site=fra and (' }, [422, 'commands.bad_selector']),

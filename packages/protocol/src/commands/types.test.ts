@@ -69,6 +69,11 @@ test.each([
     'RunCommand: payload.timeout_sec: Too small: expected number to be >=0.',
   ],
   ['RunCommand', { cmd: 'x\0' }, 'RunCommand: payload.cmd: may not contain a NUL byte.'],
+  [
+    'exec',
+    { argv: ['cat'], stdin: 'YWJj*', stdin_encoding: 'base64' },
+    'exec: payload.stdin: is not base64 (RFC 4648, with padding).',
+  ],
   ['RunCommand', { argv: [] }, 'RunCommand: payload.argv: Too small: expected array to have >=1 items.'],
   ['RunCommand', { cmd: 'x', cwd: 'tmp' }, 'RunCommand: payload.cwd: must be an absolute path.'],
   ['RunCommand', { cmd: 'x', env: { 'A=B': '1' } }, 'RunCommand: payload.env.A=B: not an environment variable name.'],

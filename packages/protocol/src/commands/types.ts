@@ -48,10 +48,17 @@ const planOf = (payload: ProcessPayload, argv: string[]): ProcessPlan => ({
   graceSec: payload.grace_sec,
 });
 
+const BASE64 = /^[A-Za-z0-9+/]*={0,2}$/;
+/** Buffer.from skips what is not base64: the command would read something else than was meant. */
+const readableStdin = ({ stdin = '', stdin_encoding }: Pick<ProcessPayload, 'stdin' | 'stdin_encoding'>): boolean =>
+  stdin_encoding !== 'base64' || (stdin.length % 4 === 0 && BASE64.test(stdin));
+const noBase64 = { error: 'is not base64 (RFC 4648, with padding)', path: ['stdin'] };
+
 const RunCommand = z
   .strictObject({ cmd: z.optional(Argument.check(z.minLength(1))), argv: z.optional(Argv), ...process })
   .check(
     z.refine((payload) => (payload.cmd === undefined) !== (payload.argv === undefined), 'give either cmd or argv'),
+    z.refine(readableStdin, noBase64),
   );
 
 const Package = z.string().check(z.regex(/^[A-Za-z0-9][A-Za-z0-9+._:~=*-]{0,255}$/, 'not a package name'));
@@ -77,7 +84,9 @@ const TYPES: Readonly<Record<string, CommandType>> = {
   RunCommand: commandType(RunCommand, (payload) =>
     planOf(payload, payload.argv ?? ['/bin/sh', '-c', payload.cmd ?? '']),
   ),
-  exec: commandType(z.strictObject({ argv: Argv, ...process }), (payload) => planOf(payload, payload.argv)),
+  exec: commandType(z.strictObject({ argv: Argv, ...process }).check(z.refine(readableStdin, noBase64)), (payload) =>
+    planOf(payload, payload.argv),
+  ),
   UpdatePackage: commandType(UpdatePackage, (payload, tools) => ({
     argv: packageArgv(payload, tools),
     env: { DEBIAN_FRONTEND: 'noninteractive' },
