@@ -65,8 +65,11 @@ export const exitCodeOf = (code: ErrorCode): number => TABLE[code][1];
 
 export type ErrorDetails = Readonly<Record<string, unknown>>;
 
+const BRAND = Symbol.for('aegis.error');
+
 export class AegisError extends Error {
   override readonly name = 'AegisError';
+  readonly [BRAND] = true;
   readonly code: ErrorCode;
   readonly details: ErrorDetails;
   /** Seconds after which trying again may help; sent as Retry-After. */
@@ -81,6 +84,11 @@ export class AegisError extends Error {
     this.code = code;
     this.details = more.details ?? {};
     this.retryAfterSec = more.retryAfterSec;
+  }
+
+  /** By brand: the CLI's bundles each have a copy of this class, and an error thrown in one is caught in another. */
+  static override [Symbol.hasInstance](value: unknown): value is AegisError {
+    return typeof value === 'object' && value !== null && BRAND in value;
   }
 }
 

@@ -62,7 +62,7 @@ const localFlags = { 'data-dir': daemonDataDir, config: daemonFlags.config };
 const askDaemon = async (
   flags: { 'data-dir'?: string | undefined; config?: string | undefined },
   env: Readonly<Record<string, string | undefined>>,
-  order: { op: 'status' } | { op: 'drain'; timeout_sec?: number },
+  order: { op: 'status' } | { op: 'drain'; timeout_sec: number },
 ): Promise<Record<string, unknown>> => {
   const { loadDaemonConfig } = await import('@aegis/daemon/config');
   const { controlDaemon } = await import('@aegis/daemon/control');
@@ -101,6 +101,8 @@ export class DaemonStatus extends AegisCommand {
   }
 }
 
+const DAY_SEC = 86_400;
+
 export class DaemonDrain extends AegisCommand {
   static override description =
     'The daemon takes no new commands, and this returns when those that run have ended and been reported, or when the time is over.';
@@ -112,15 +114,15 @@ export class DaemonDrain extends AegisCommand {
     timeout: Flags.integer({
       min: 0,
       helpValue: 'SEC',
-      summary: 'Wait this long at most (default: as long as it takes)',
+      max: DAY_SEC,
+      summary: 'Wait this long at most (default: a day)',
     }),
     ...localFlags,
   };
 
   async run(): Promise<undefined> {
     const { flags } = await this.parse(DaemonDrain);
-    const limit = flags.timeout === undefined ? {} : { timeout_sec: flags.timeout };
-    const answer = await askDaemon(flags, this.around.env, { op: 'drain', ...limit });
+    const answer = await askDaemon(flags, this.around.env, { op: 'drain', timeout_sec: flags.timeout ?? DAY_SEC });
     await (flags.json ? this.printJson(answer) : this.print(answerFacts(answer)));
   }
 }

@@ -4,11 +4,12 @@ import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
 import { AegisCommand } from '../base-command.ts';
 import { labelOf } from '../daemon-flags.ts';
+import { becomeOwnerOf } from '../data-owner.ts';
 import { settingsOf } from '../settings-flags.ts';
 import { table } from '../ui/table.ts';
 import { secondsOf } from '../ui/time.ts';
 
-/** Tokens are made on the data directory, by whoever may read it; no server need run. */
+/** Tokens are made on the data directory, by root or the user that owns it; no server need run. */
 
 const storeFlags = {
   'data-dir': Flags.string({
@@ -34,6 +35,7 @@ const storeOf = async (
     configFile: flags.config,
   });
   if (config.data_dir === null) throw new AegisError('cli.usage', 'Name the data directory with --data-dir.');
+  becomeOwnerOf(config.data_dir);
   return { dataDir: config.data_dir, ...(config.database_url === null ? {} : { databaseUrl: config.database_url }) };
 };
 

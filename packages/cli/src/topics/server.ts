@@ -2,6 +2,7 @@ import { AegisError } from '@aegis/protocol/errors';
 import * as Flags from '@oclif/core/flags';
 import { routes } from '../api/routes.ts';
 import { AegisCommand, ServerCommand, serverFlags } from '../base-command.ts';
+import { becomeOwnerOf } from '../data-owner.ts';
 import { configText, settingsOf } from '../settings-flags.ts';
 import { startBundle } from '../start-bundle.ts';
 import { plainText } from '../ui/plain-text.ts';
@@ -79,6 +80,7 @@ export class ServerInit extends AegisCommand {
     const { initialiseServer } = await import('@aegis/server/offline');
     const { config } = loadServerConfig({ flags: settingsOf(flags), env: this.around.env, configFile: flags.config });
     const dataDirectory = requireDataDir(config.data_dir);
+    becomeOwnerOf(dataDirectory);
     const made = await initialiseServer({
       dataDir: dataDirectory,
       ...(flags.fleet === undefined ? {} : { fleet: flags.fleet }),
@@ -109,7 +111,7 @@ export const requireDataDir = (dir: string | null): string => {
 
 export class ServerStart extends AegisCommand {
   static override description =
-    `Runs in the foreground until SIGTERM or SIGINT, logs to stderr, and prints one line on stdout when it is ready (with --json: {"ready": true, "addresses": {DOOR: URL}}). Makes the data directory on the first start.
+    `Runs in the foreground until SIGTERM or SIGINT, logs to stderr, and prints one line on stdout when it is ready (with --json: {"ready": true, "addresses": {DOOR: URL}}). The data directory is made by 'aegis server init'.
 
 Settings come from flags, then the environment (AEGIS_..., and the usual DATABASE_URL, JWT_SIGNING_SECRET), then the configuration file, then defaults; 'aegis server config' shows which.
 

@@ -1,0 +1,48 @@
+import { chownSync, lstatSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { type BuiltCli, builtCli } from './cli-process.ts';
+
+/** Root's hands on a data directory that belongs to the server's user, as after `systemctl start aegis-server`. */
+
+const NOBODY = 65_534;
+const folder = mkdtempSync(join(tmpdir(), 'aegis-data-owner-'));
+let cli: BuiltCli;
+beforeAll(async () => {
+  cli = await builtCli();
+});
+afterAll(() => {
+  cli[Symbol.dispose]();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+const owners = (path: string): Record<string, number> =>
+  Object.fromEntries(
+    readdirSync(path, { recursive: true, encoding: 'utf8' })
+      .sort()
+      .map((name) => [name, lstatSync(join(path, name)).uid]),
+  );
+
+test('what root makes there belongs to its owner, before and after the first start', async () => {
+  chownSync(folder, NOBODY, NOBODY);
+  for (const argv of [['init'], ['token', '--role', 'viewer'], ['join-token']])
+    expect(await cli.run(['server', ...argv, '--data-dir', folder])).toMatchObject({ code: 0, stderr: '' });
+  const made = owners(folder);
+  expect(Object.keys(made)).toEqual(expect.arrayContaining(['aegis.db', 'fleet.json', 'keys', 'keys/root.pem']));
+  expect(new Set(Object.values(made))).toEqual(new Set([NOBODY]));
+});
+
+test('an error of the server part is told as it is, with its code', async () => {
+  const nowhere = join(folder, 'nowhere');
+  expect(await cli.run(['server', 'token', '--data-dir', nowhere, '--json'])).toMatchObject({
+    code: 2,
+    stderr: `${JSON.stringify({
+      error: {
+        code: 'config.invalid',
+        message: `${nowhere} holds no fleet yet. Run 'aegis server init --data-dir ${nowhere}' first, or try 'aegis server start --dev'.`,
+        details: {},
+      },
+    })}\n`,
+  });
+});
