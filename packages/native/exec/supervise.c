@@ -345,11 +345,10 @@ int supervise(int dir, const char *id) {
     hint(id, "claimed", NULL);
     loop(&x);
     end(&x);
-  } else if (begun == EXIT_BUSY) {
-    hint(id, "busy", NULL);
-  } else {
-    hint(id, "failed", error);
   }
   release(&x);
+  /* After the lock is free: whoever hears that it failed may ask for another start at once. */
+  if (begun == EXIT_BUSY) hint(id, "busy", NULL);
+  if (begun == EXIT_FAILED) hint(id, "failed", error);
   return begun;
 }
