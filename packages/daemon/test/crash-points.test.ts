@@ -82,7 +82,9 @@ test('stopped anywhere, the daemon keeps its promises', async () => {
   for (const name of ['registerComplete', 'pollCommands', 'ackCommands', 'putOutput', 'pushStatus'])
     expect(chosen).toEqual(expect.arrayContaining([`daemon.before-send.${name}#1`, `daemon.after-send.${name}#1`]));
   const broken: string[] = [];
-  const left = [...chosen];
+  // test/integration/crash-points.test.ts passes all points of a command's life with the real server; here the short run takes
+  // those of the enrolment and every sixth other one, the long run all.
+  const left = chosen.filter((point, nth) => process.env.AEGIS_LONG || /register|Token/.test(point) || nth % 6 === 0);
   const worker = async (): Promise<void> => {
     for (let point = left.shift(); point; point = left.shift()) {
       try {
