@@ -91,10 +91,12 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
     const { identity, keys } = await enrolPatiently({ ...options, log, random });
     const door = options.request ?? closing(nodeHttpDoor({ tls: tlsTrust(config, identity.tls) }), toClose);
     const clientOptions = { server: identity.server, door, faults, userAgent: USER_AGENT };
+    const facts = gatherFacts();
     const token = nodeToken({
       dataDir: config.data_dir,
       identity,
       key: keys.signing,
+      facts,
       client: httpClient({ ...clientOptions, compress: false }),
       clock,
     });
@@ -131,7 +133,7 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
       settings: {
         nodeName: identity.name,
         bootId,
-        tools: gatherFacts().tools,
+        tools: facts.tools,
         graceMs: config.grace_sec * 1000,
         drainMs: config.drain_sec * 1000,
         spoolBytes: config.spool_bytes,

@@ -66,6 +66,22 @@ test('a token that the server no longer takes is renewed once and the work goes 
   expect(server.requests.filter((key) => key === 'POST /agents/token')).toHaveLength(1);
 });
 
+test('facts that changed are told at the first contact, once', async () => {
+  await using server = await startContractServer();
+  await using node = testNode(server);
+  await (await node.start()).close();
+  const tokenFile = join(node.dataDir, 'token.json');
+  const stored = JSON.parse(readFileSync(tokenFile, 'utf8')) as Record<string, string>;
+  writeFileSync(tokenFile, JSON.stringify({ ...stored, told: 'by an older release' }));
+  for (let start = 0; start < 2; start++) {
+    const daemon = await node.start();
+    const command = server.submit({ cmd: 'true' });
+    await waitFor('the end', () => command.state === 'succeeded');
+    await daemon.close();
+  }
+  expect(server.requests.filter((key) => key === 'POST /agents/token')).toHaveLength(1);
+});
+
 test('the launcher dies: another is started, commands go on', async () => {
   await using server = await startContractServer();
   await using node = testNode(server);

@@ -3,6 +3,7 @@ import { parseJoinToken } from '@aegis/protocol/access/join-token';
 import { generateKeyPair, type KeyPair, publicKeyFromRaw } from '@aegis/protocol/access/keys';
 import { openTrustBundle } from '@aegis/protocol/access/trust-bundle';
 import { pollCommands } from '@aegis/protocol/commands/endpoints';
+import type { BodyOf } from '@aegis/protocol/endpoint';
 import {
   apiRetireNode,
   apiShowNode,
@@ -250,11 +251,20 @@ describe.each(['sqlite', 'postgres'] as const)('%s', (storage) => {
       const transcript = tokenRequestTranscript(over.fleet ?? server.running.fleet, facts);
       return { ...facts, signature: sign(null, transcript, (over.keys ?? node.keys).privateKey).toString('base64') };
     };
-    const renew = (body: ReturnType<typeof request>) => server.as('anyone').call(renewToken, { body });
+    const renew = (body: BodyOf<typeof renewToken>) => server.as('anyone').call(renewToken, { body });
     const good = request({ at: clock.now() - 4 * 60_000 });
     const { token, agent_uid } = await renew(good);
     expect(agent_uid).toBe(node.uid);
     expect((await server.withToken(token).send(pollCommands)).status).toBe(200);
+    const attrs = { os: 'Debian 13', kernel: '6.18.1', version: '9.9.9' };
+    await renew({ ...request(), attrs, capabilities: ['docker', 'apt', 'apt'] });
+    expect(await server.as('viewer').call(apiShowNode, { params: { id: node.uid } })).toMatchObject({
+      os: 'Debian 13',
+      kernel: '6.18.1',
+      version: '9.9.9',
+      attrs,
+      capabilities: ['apt', 'docker'],
+    });
     await expect(renew(good)).rejects.toMatchObject(badProof); // replay
     await expect(renew(request({ keys: generateKeyPair() }))).rejects.toMatchObject(badProof);
     await expect(renew(request({ uid: randomUUID() }))).rejects.toMatchObject(badProof);

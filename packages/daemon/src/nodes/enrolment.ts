@@ -23,7 +23,7 @@ import type { Logger } from '../platform/log.ts';
 import { ensurePrivateFolder, removePrivateFile, writePrivateFile } from '../platform/private-files.ts';
 import { gatherFacts } from './facts.ts';
 import { ensureNodeKeys, type Identity, type NodeKeys, readIdentity, readRecord, writeIdentity } from './identity.ts';
-import { writeToken } from './token.ts';
+import { toldOf, writeToken } from './token.ts';
 
 /** Enrolment in two calls. The server is checked against the pinned root before this node proves anything; each step is on disk
  *  before the next, so that a crash anywhere, or a lost answer, is repaired by running the same again. */
@@ -37,6 +37,7 @@ const Pending = z.object({
   name: z.string(),
   complete: RegisterComplete,
   tls: z.optional(z.object({ certificate: z.string(), fingerprint: z.string() })),
+  told: z.optional(z.string()),
 });
 type Pending = z.infer<typeof Pending>;
 
@@ -130,6 +131,7 @@ const enrolAnew = async (
       ...(token ? { token_mac: joinTokenMac(token.secret, transcript).toString('base64') } : {}),
     },
     ...(tls ? { tls } : {}),
+    told: toldOf({ attrs: init.attrs, capabilities: init.capabilities }),
   };
   writePrivateFile(pendingFile(dataDir), `${JSON.stringify(pending)}\n`);
   return complete(options, pending, client);
@@ -171,7 +173,7 @@ const complete = async (
     trust_bundle: pending.trust_bundle,
     ...(pending.tls ? { tls: pending.tls } : {}),
   };
-  writeToken(dataDir, answer);
+  writeToken(dataDir, { ...answer, told: pending.told });
   writeIdentity(dataDir, identity);
   removePrivateFile(pendingFile(dataDir));
   return identity;

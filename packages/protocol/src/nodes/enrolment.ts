@@ -48,6 +48,9 @@ export const TokenRequest = z.object({
   timestamp: z.iso.datetime(),
   nonce: Base64Key,
   signature: Base64Signature,
+  /** What the node says of itself now (kernel, version, …), in place of what it said before; absent: as before. */
+  attrs: z.optional(Attrs),
+  capabilities: z.optional(Capabilities),
 });
 export type TokenRequest = z.infer<typeof TokenRequest>;
 
@@ -101,5 +104,8 @@ export const joinTokenMac = (secret: string, transcript: Uint8Array): Buffer =>
   createHmac('sha256', Buffer.from(secret, 'base64url')).update(transcript).digest();
 
 /** What a node signs to get a fresh token. */
-export const tokenRequestTranscript = (fleet: string, request: Omit<TokenRequest, 'signature'>): Buffer =>
+export const tokenRequestTranscript = (
+  fleet: string,
+  request: Pick<TokenRequest, 'agent_uid' | 'timestamp' | 'nonce'>,
+): Buffer =>
   lengthPrefixed(['aegis-token-1', fleet, request.agent_uid, request.timestamp, Buffer.from(request.nonce, 'base64')]);

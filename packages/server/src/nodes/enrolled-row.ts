@@ -1,5 +1,5 @@
 import { keyIdOf } from '@aegis/protocol/access/keys';
-import type { RegisterInit } from '@aegis/protocol/nodes/enrolment';
+import type { RegisterInit, TokenRequest } from '@aegis/protocol/nodes/enrolment';
 import type { Attrs, Labels } from '@aegis/protocol/nodes/node';
 import type { NodeRow } from './repository.ts';
 import { sortedJson } from './service.ts';
@@ -28,10 +28,18 @@ export const attrColumns = (attrs: Attrs | undefined) => ({
   container_engine: textOf(attrs, 'container_engine'),
 });
 
+/** What a node says of itself when it renews its token: an upgrade or a new kernel shows without a new enrolment. */
+export const renewedFacts = ({ attrs, capabilities }: Pick<TokenRequest, 'attrs' | 'capabilities'>) => ({
+  ...(attrs === undefined ? {} : attrColumns(attrs)),
+  ...(capabilities === undefined ? {} : { capabilities: capabilitiesText(capabilities) }),
+});
+
+const capabilitiesText = (capabilities: readonly string[]): string => JSON.stringify([...new Set(capabilities)].sort());
+
 /** What a repeated enrolment brings up to date. What operators have set since stays where neither node nor token says anything. */
 export const factsOf = (init: RegisterInit, granted: Granted | null, before: Pick<NodeRow, 'site' | 'labels'>) => ({
   ...attrColumns(init.attrs),
-  capabilities: JSON.stringify([...new Set(init.capabilities ?? [])].sort()),
+  capabilities: capabilitiesText(init.capabilities ?? []),
   sealing_key: init.sealing_key === undefined ? null : Buffer.from(init.sealing_key, 'base64'),
   site: granted?.site ?? init.site ?? before.site,
   labels: sortedJson({ ...(init.labels ?? (JSON.parse(before.labels) as Labels)), ...granted?.labels }),

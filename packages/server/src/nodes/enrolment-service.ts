@@ -16,7 +16,7 @@ import type { Labels } from '@aegis/protocol/nodes/node';
 import * as z from 'zod/mini';
 import { type Clock, isoTime } from '../platform/clock.ts';
 import type { Tx } from '../tables.ts';
-import { enrolledRow, factsOf } from './enrolled-row.ts';
+import { enrolledRow, factsOf, renewedFacts } from './enrolled-row.ts';
 import type { RegistrationRow, RegistrationsRepository } from './registrations-repository.ts';
 import type { NodesRepository } from './repository.ts';
 
@@ -177,6 +177,11 @@ export const enrolmentService = (parts: EnrolmentParts) => {
         );
       if (!(await registrations.useNonce(node.uid, request.nonce, at + 2 * SKEW_MS)))
         throw new AegisError('nodes.bad_proof', 'This nonce was used already. Make a new one for each request.');
+      const facts = renewedFacts(request);
+      if (Object.keys(facts).length > 0) {
+        await nodes.write('nodes.renew-facts', (tx) => nodes.update(tx, node.uid, { ...facts, updated_at: now }));
+        parts.changed(node.uid);
+      }
       return tokenFor(node.uid, now);
     },
   };
