@@ -69,6 +69,11 @@ export const COMMANDS: Readonly<Record<string, TableEntry>> = {
     'Make a fleet: its keys and the data directory',
     async () => (await server()).ServerInit,
   ),
+  'server:migrate': entry(
+    'server',
+    "Bring the database to this release's tables",
+    async () => (await import('./topics/server-migrate.ts')).ServerMigrate,
+  ),
   'server:start': entry('server', 'Run the control server in the foreground', async () => (await server()).ServerStart),
   'server:status': entry(
     'server',

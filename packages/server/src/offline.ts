@@ -10,6 +10,7 @@ import { accessRepository } from './access/repository.ts';
 import { type TokensService, tokensService } from './access/tokens-service.ts';
 import { MIGRATIONS } from './migrations.ts';
 import { type Clock, systemClock } from './platform/clock.ts';
+import { appliedMigrations } from './platform/storage/migrate.ts';
 import { openStorage } from './platform/storage/open.ts';
 import type { Storage } from './tables.ts';
 
@@ -37,6 +38,30 @@ export const initialiseServer = async (
   const storage = await openServerStorage({ ...options, keys });
   await storage.close();
   return { fleet: keys.fleet, rootFingerprint: keys.rootFingerprint, created: known === null };
+};
+
+/** Brings the database to this release's tables, as a start would. Another process may do the same at once.
+ *  @throws AegisError config.invalid */
+export const migrateServer = async (
+  options: OnData,
+): Promise<{ migrations: { number: number; name: string; appliedAt: number; now: boolean }[] }> => {
+  const clock = options.clock ?? systemClock;
+  const began = clock.now();
+  const keys = requireFleetKeys(options.dataDir, began);
+  const storage = await openServerStorage({ ...options, keys });
+  try {
+    const applied = await appliedMigrations(storage.read);
+    return {
+      migrations: applied.map(({ number, name, applied_at }) => ({
+        number,
+        name,
+        appliedAt: applied_at,
+        now: applied_at >= began,
+      })),
+    };
+  } finally {
+    await storage.close();
+  }
 };
 
 /** The token's text: this is the one time that it can be seen. */

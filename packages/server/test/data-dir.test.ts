@@ -19,12 +19,14 @@ import { openTrustBundle } from '@aegis/protocol/access/trust-bundle';
 import { listAgents } from '@aegis/protocol/nodes/endpoints';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { loadServerConfig } from '../src/config.ts';
+import { MIGRATIONS } from '../src/migrations.ts';
 import {
   initialiseServer,
   issueJoinToken,
   issueToken,
   listJoinTokens,
   listTokens,
+  migrateServer,
   revokeToken,
 } from '../src/offline.ts';
 import { startServer } from '../src/server.ts';
@@ -144,6 +146,16 @@ test('two fleets do not share one PostgreSQL database', async () => {
     code: 'config.invalid',
     message: expect.stringContaining('belongs to the fleet'),
   });
+});
+
+test('migrations are told with their times, and told as old the second time', async () => {
+  await using server = await startTestServer();
+  const { dataDir } = server;
+  const { migrations } = await migrateServer({ dataDir });
+  expect(migrations).toEqual(
+    MIGRATIONS.map(({ number, name }) => ({ number, name, appliedAt: expect.any(Number), now: false })),
+  );
+  await expect(migrateServer({ dataDir: join(dataDir, 'nowhere') })).rejects.toMatchObject({ code: 'config.invalid' });
 });
 
 test('tokens are made, listed and revoked beside a running server, at once', async () => {

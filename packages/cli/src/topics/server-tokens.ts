@@ -4,40 +4,11 @@ import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
 import { AegisCommand } from '../base-command.ts';
 import { labelOf } from '../daemon-flags.ts';
-import { becomeOwnerOf } from '../data-owner.ts';
-import { settingsOf } from '../settings-flags.ts';
+import { storeFlags, storeOf } from '../server-store.ts';
 import { table } from '../ui/table.ts';
 import { secondsOf } from '../ui/time.ts';
 
 /** Tokens are made on the data directory, by root or the user that owns it; no server need run. */
-
-const storeFlags = {
-  'data-dir': Flags.string({
-    helpValue: 'DIR',
-    summary: "The server's data directory (default: $AEGIS_DATA_DIR/server, else /var/lib/aegis/server)",
-  }),
-  config: Flags.string({
-    helpValue: 'FILE',
-    summary: "The server's configuration file (default: /etc/aegis/server.toml)",
-  }),
-};
-
-type Store = { dataDir: string; databaseUrl?: string };
-
-const storeOf = async (
-  flags: { 'data-dir'?: string | undefined; config?: string | undefined },
-  env: Readonly<Record<string, string | undefined>>,
-): Promise<Store> => {
-  const { loadServerConfig } = await import('@aegis/server/config');
-  const { config } = loadServerConfig({
-    flags: settingsOf({ 'data-dir': flags['data-dir'] }),
-    env,
-    configFile: flags.config,
-  });
-  if (config.data_dir === null) throw new AegisError('cli.usage', 'Name the data directory with --data-dir.');
-  becomeOwnerOf(config.data_dir);
-  return { dataDir: config.data_dir, ...(config.database_url === null ? {} : { databaseUrl: config.database_url }) };
-};
 
 const ttlOf = (text: string): number => {
   const seconds = secondsOf(text);

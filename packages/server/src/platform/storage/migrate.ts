@@ -67,6 +67,10 @@ export const migrate = async (
   }
 };
 
+/** Which migrations the database has, oldest first, and when each ran (ms). */
+export const appliedMigrations = <DB>(read: Kysely<DB>): Promise<MigrationsTable['migrations'][]> =>
+  (read as unknown as Kysely<MigrationsTable>).selectFrom('migrations').selectAll().orderBy('number').execute();
+
 const inOrder = (migrations: readonly Migration[]): Migration[] => {
   const ordered = [...migrations].sort((a, b) => a.number - b.number);
   ordered.forEach(({ number, name }, at) => {

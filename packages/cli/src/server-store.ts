@@ -1,0 +1,34 @@
+import { AegisError } from '@aegis/protocol/errors';
+import * as Flags from '@oclif/core/flags';
+import { becomeOwnerOf } from './data-owner.ts';
+import { settingsOf } from './settings-flags.ts';
+
+/** Where a server's data is, for the commands that work on it without the server. Afterwards this process is the data's owner. */
+
+export const storeFlags = {
+  'data-dir': Flags.string({
+    helpValue: 'DIR',
+    summary: "The server's data directory (default: $AEGIS_DATA_DIR/server, else /var/lib/aegis/server)",
+  }),
+  config: Flags.string({
+    helpValue: 'FILE',
+    summary: "The server's configuration file (default: /etc/aegis/server.toml)",
+  }),
+};
+
+export type Store = { dataDir: string; databaseUrl?: string };
+
+export const storeOf = async (
+  flags: { 'data-dir'?: string | undefined; config?: string | undefined },
+  env: Readonly<Record<string, string | undefined>>,
+): Promise<Store> => {
+  const { loadServerConfig } = await import('@aegis/server/config');
+  const { config } = loadServerConfig({
+    flags: settingsOf({ 'data-dir': flags['data-dir'] }),
+    env,
+    configFile: flags.config,
+  });
+  if (config.data_dir === null) throw new AegisError('cli.usage', 'Name the data directory with --data-dir.');
+  becomeOwnerOf(config.data_dir);
+  return { dataDir: config.data_dir, ...(config.database_url === null ? {} : { databaseUrl: config.database_url }) };
+};
