@@ -1,0 +1,33 @@
+import { execFileSync, spawnSync } from 'node:child_process';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { cleanEnv, root } from '../fleet/fleet.ts';
+
+/** The README's first command, as a new user runs it. */
+
+test('bin/quickstart shows the whole way of a command, and leaves nothing behind', () => {
+  const tmp = mkdtempSync(join(tmpdir(), 'aegis-quickstart-test-'));
+  const { status, stdout, stderr } = spawnSync(join(root, 'bin/quickstart'), [], {
+    encoding: 'utf8',
+    cwd: tmp,
+    env: cleanEnv(tmp, { TMPDIR: tmp }),
+    timeout: 120_000,
+  });
+  expect({ status, stderr: stderr.replace(/^aegis: registered\..*\n/m, '') }).toEqual({ status: 0, stderr: '' });
+  expect(stdout.match(/load average/g)).toHaveLength(5);
+  expect(stdout).toContain("ls: cannot access '/no/such/place': No such file or directory\nexit code 2\n");
+  expect(stdout).toContain('\nEVERY BYTE COMES BACK\n');
+  expect(stdout.trimEnd().split('\n').at(-1)).toBe('quickstart: everything was as it should be');
+  // The compile cache is the user's own and stays.
+  expect(readdirSync(tmp).filter((name) => name.startsWith('aegis-quickstart'))).toEqual([]);
+  rmSync(tmp, { recursive: true, force: true });
+}, 150_000);
+
+test('the scripts are what a POSIX shell understands', () => {
+  for (const name of readdirSync(join(root, 'bin'))) {
+    expect(readFileSync(join(root, 'bin', name), 'utf8').split('\n')[0]).toBe('#!/bin/sh');
+    execFileSync('/bin/sh', ['-n', join(root, 'bin', name)]);
+  }
+});
