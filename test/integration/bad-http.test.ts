@@ -1,5 +1,8 @@
 import { connect } from 'node:net';
+import { pollCommands, pushLogs, submitCommand } from '@aegis/protocol/commands/endpoints';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { issueToken } from '../../packages/server/src/offline.ts';
+import { stderrLog } from '../../packages/server/src/platform/log.ts';
 import { startTestServer, type TestServer } from '../../packages/server/test/start-test-server.ts';
 import { dump } from '../fleet/database.ts';
 import { exchangeWith } from '../fleet/exchange.ts';
@@ -120,4 +123,42 @@ test('hundreds of connections that never finish their headers keep nobody waitin
   } finally {
     for (const socket of slow) socket.destroy();
   }
+});
+
+test.each(['application/octet-stream', 'application/x-ndjson', 'text/event-stream'])(
+  'a reader of %s that hangs up in the middle is no failure',
+  async (accept) => {
+    const errors: string[] = [];
+    const log = stderrLog('error', 'json', { write: (line) => void errors.push(line) });
+    await using followed = await startTestServer({ log });
+    const node = await followed.enrol('web-1');
+    const { command_id } = await followed.as('admin').call(submitCommand, {
+      body: { targets: ['web-1'], command_type: 'exec', payload: { argv: ['true'] } },
+    });
+    await node.call(pollCommands);
+    await node.call(pushLogs, {
+      body: { command_id: command_id ?? '', chunks: [{ stream: 'stdout', offset: 0, data: 'first' }] },
+    });
+    const hangUp = new AbortController();
+    const token = await issueToken({ dataDir: followed.dataDir, role: 'viewer', name: 'reader' });
+    const answer = await fetch(`${followed.url}/api/v1/commands/${command_id}/logs?stream=stdout&follow=true`, {
+      headers: { accept, authorization: `Bearer ${token}` },
+      signal: hangUp.signal,
+    });
+    const reader = answer.body?.getReader();
+    expect(Buffer.from((await reader?.read())?.value ?? []).length).toBeGreaterThan(0);
+    hangUp.abort();
+    using exchange = exchangeWith(followed.url);
+    for (let turn = 0; turn < 20; turn++) await exchange({ method: 'GET', path: '/healthz' }); // so that it has noticed
+    await followed.running.close(); // waits for what is under way
+    expect(errors).toEqual([]);
+  },
+);
+
+test('a connection that never says anything does not hold up a stop', async () => {
+  await using stopped = await startTestServer({ config: { stop_timeout_sec: 600 } });
+  const { hostname, port } = new URL(stopped.url);
+  await new Promise<void>((resolve) => connect(Number(port), hostname, resolve));
+  expect((await fetch(`${stopped.url}/healthz`)).status).toBe(200); // it has taken the connection before this one
+  await stopped.running.close();
 });

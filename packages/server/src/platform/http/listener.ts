@@ -44,6 +44,7 @@ export const listen = async (
   const all = [...served, openApiRoute(served.map(({ endpoint }) => endpoint))];
   mountRoutes(app, all, { ...options, tls: options.tls !== undefined });
   app.server.maxConnections = MAX_CONNECTIONS;
+  const silent = silentConnections(app.server, options.tls !== undefined);
   try {
     await app.listen({ host: at.host, port: at.port });
   } catch (cause) {
@@ -64,6 +65,7 @@ export const listen = async (
     url: `${options.tls ? 'https' : 'http'}://${host}:${port}`,
     close: async (graceMs) => {
       const cut = setTimeout(() => app.server.closeAllConnections(), graceMs);
+      for (const socket of silent) socket.destroy();
       try {
         await app.close();
       } finally {
@@ -71,6 +73,17 @@ export const listen = async (
       }
     },
   };
+};
+
+/** Connections that never sent a request. Node counts them as busy: one that a client opened ahead of need would hold up a stop. */
+const silentConnections = (server: FastifyInstance['server'], tls: boolean): ReadonlySet<Socket> => {
+  const silent = new Set<Socket>();
+  server.on(tls ? 'secureConnection' : 'connection', (socket: Socket) => {
+    silent.add(socket);
+    socket.once('close', () => silent.delete(socket));
+  });
+  server.on('request', ({ socket }: { socket: Socket }) => silent.delete(socket));
+  return silent;
 };
 
 const fastifyFor = (tls: Tls | undefined, newId: () => string): FastifyInstance =>

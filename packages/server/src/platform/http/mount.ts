@@ -169,7 +169,8 @@ const answer = async (
   };
   const result = await route.handler(context);
   options.faults.at(`server.before-answer.${endpoint.id}`);
-  if (result === reply) return reply;
+  // A handler that answered by itself: to await its reply gives undefined once the stream has ended, also when the caller hung up.
+  if (result === reply || reply.raw.headersSent || reply.raw.destroyed) return reply;
   if (options.stopping.aborted) reply.header('connection', 'close');
   if (endpoint.status && reply.statusCode === 200) reply.code(endpoint.status);
   return result === undefined
