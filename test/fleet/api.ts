@@ -21,11 +21,11 @@ export interface Run {
   text(stream: 'stdout' | 'stderr', node?: string): Promise<string>;
 }
 
-export const apiOf = (url: string | (() => string), token: () => string): Api => {
+export const apiOf = (url: string | (() => string), token: () => string | null): Api => {
   const fetchApi = (path: string, init: RequestInit = {}) =>
     fetch(`${typeof url === 'string' ? url : url()}${path}`, {
       ...init,
-      headers: { authorization: `Bearer ${token()}`, ...init.headers },
+      headers: { ...(token() === null ? {} : { authorization: `Bearer ${token()}` }), ...init.headers },
     });
 
   const call: Api['call'] = async (method, path, body) => {
