@@ -3,7 +3,7 @@ import { showTrust } from '@aegis/protocol/access/endpoints';
 import { keyIdOf, publicKeyFromRaw } from '@aegis/protocol/access/keys';
 import { cancelCommand, pollCommands } from '@aegis/protocol/commands/endpoints';
 import { describe, expect, test } from 'vitest';
-import { ack, finish, onlyExecution, poll, STORAGES, submitTo, until } from './commands-support.ts';
+import { ack, finish, onlyExecution, poll, refusal, STORAGES, submit, submitTo, until } from './commands-support.ts';
 import { handClock, startTestServer } from './start-test-server.ts';
 
 const idsOf = (answer: { commands: { execution_id: string }[] }) => answer.commands.map((one) => one.execution_id);
@@ -37,6 +37,22 @@ describe.each(STORAGES)('%s', (storage) => {
     await ack(node, held.executionId);
     expect(idsOf(await poll(node))).toEqual([]);
     expect(idsOf(await poll(node, { resume: 'true' }))).toEqual([held.executionId, unacknowledged.executionId]);
+  });
+
+  test('an answer stays within what a daemon reads, also where a character is three bytes', async () => {
+    await using server = await startTestServer({ storage });
+    const node = await server.enrol('n');
+    const stdin = '中'.repeat(1024 * 1024 + 1024);
+    for (let at = 0; at < 4; at++) await submitTo(server, 'n', { payload: { argv: ['cat'], stdin } });
+    const { status, text } = await node.raw('GET', '/v1/commands/poll');
+    expect({ status, fits: Buffer.byteLength(text) <= 16 * 1024 * 1024 }).toEqual({ status: 200, fits: true });
+    // What no envelope could carry would be acknowledged unread: refused when it is submitted.
+    const large = {
+      command_type: 'exec',
+      targets: ['n'],
+      payload: { argv: ['cat'], stdin: 'x'.repeat(6 * 1024 * 1024) },
+    };
+    expect(await refusal(submit(server, large))).toEqual([422, 'commands.invalid_payload']);
   });
 
   test('a keyless poller that resumes is never given again what it acknowledged', async () => {

@@ -20,6 +20,8 @@ export const RunBody = z.object({
   output_limit_bytes: Offset,
 });
 export type RunBody = z.infer<typeof RunBody>;
+/** Of JSON in UTF-8: what base64 makes of a larger one, with the rest of its directive, no envelope takes. */
+export const MAX_PAYLOAD_BYTES = 6 * 1024 * 1024 - 4096;
 /** The body of a `command.cancel` directive; its id is its own, this one names the command. */
 export const CancelBody = z.object({ command_id: z.uuid() });
 export type CancelBody = z.infer<typeof CancelBody>;

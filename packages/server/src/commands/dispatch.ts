@@ -25,8 +25,8 @@ export interface PollRequest {
   stopping: () => boolean;
 }
 
-/** Payloads of one answer together, in characters; a single larger one travels alone. */
-const ANSWER_CHARS = 8 * 1024 * 1024;
+/** Payloads of one answer together, in bytes; base64 makes a third more of them, and a daemon reads answers of up to 16 MiB. */
+const ANSWER_BYTES = 8 * 1024 * 1024;
 /** A poll that finds what it cannot offer yet (the clock and the database disagree, say) looks again after this at the earliest. */
 const LEAST_PAUSE_MS = 20;
 const RETRY_AFTER_STOP_MS = 2000;
@@ -142,10 +142,10 @@ const NONE: ReadonlySet<string> = new Set();
 const idsOf = (rows: readonly { id: string }[]): string[] => rows.map(({ id }) => id);
 
 const withinSize = (runs: readonly DueRun[]): DueRun[] => {
-  let chars = 0;
+  let bytes = 0;
   const tooMuch = runs.findIndex((run) => {
-    chars += run.text_chars;
-    return chars > ANSWER_CHARS;
+    bytes += run.text_chars;
+    return bytes > ANSWER_BYTES;
   });
   return tooMuch < 0 ? [...runs] : runs.slice(0, Math.max(1, tooMuch));
 };

@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import { MAX_LIFETIME_MS } from '@aegis/protocol/access/directive';
+import { MAX_PAYLOAD_BYTES } from '@aegis/protocol/commands/carrier';
 import { priorityRank, type Submission } from '@aegis/protocol/commands/submission';
 import { validatePayload } from '@aegis/protocol/commands/types';
 import { AegisError } from '@aegis/protocol/errors';
@@ -40,6 +41,13 @@ export const readSubmission = (body: Submission, headerKey: string | undefined, 
     throw new AegisError('commands.no_target', "Say where to run it: 'targets' (or 'agent_targets') is missing.");
   const payload = validatePayload(type, oneOf('payload', body.payload, 'args', body.args));
   const text = JSON.stringify(payload);
+  const bytes = Buffer.byteLength(text);
+  if (bytes > MAX_PAYLOAD_BYTES)
+    throw new AegisError(
+      'commands.invalid_payload',
+      `${type}: the payload has ${bytes} bytes; a command can carry ${MAX_PAYLOAD_BYTES}. Have the node fetch what is larger.`,
+      { details: { field: 'payload' } },
+    );
   const idempotencyKey = oneOf('the header Idempotency-Key', keyIn(headerKey), 'idempotency_key', body.idempotency_key);
   const scheduledAt = body.scheduled_at === undefined ? null : Date.parse(body.scheduled_at);
   const expiresAt = Math.max(now, scheduledAt ?? now) + body.ttl_sec * 1000;
@@ -57,7 +65,7 @@ export const readSubmission = (body: Submission, headerKey: string | undefined, 
     command: {
       command_type: type,
       payload: text,
-      text_chars: text.length + targets.reduce((sum, target) => sum + target.length + 3, 0),
+      text_chars: bytes + targets.reduce((sum, target) => sum + Buffer.byteLength(target) + 3, 0), // as they travel
       priority: priorityRank(body.priority),
       delivery: body.delivery,
       max_retries: body.max_retries,
