@@ -32,6 +32,7 @@ describe('bodies', () => {
     ['unknown field', '{"site":"fra","colour":"red"}', JSON_TYPE, 400, 'http.malformed', /colour/],
     ['too deep', `{"labels":${deep(40)}}`, JSON_TYPE, 400, 'http.malformed', /32 levels/],
     ['very deep', deep(500_000), JSON_TYPE, 400, 'http.malformed', /32 levels|not JSON/],
+    ['very many', `{"labels":[${'1,'.repeat(50_000)}1]}`, JSON_TYPE, 400, 'http.malformed', /50000 values/],
     ['__proto__', '{"__proto__":{"site":"x"}}', JSON_TYPE, 400, 'http.malformed', /__proto__/],
     ['constructor', '{"constructor":{"prototype":{}}}', JSON_TYPE, 400, 'http.malformed', /constructor/],
     ['not UTF-8', new Uint8Array([123, 34, 255, 34, 58, 49, 125]), JSON_TYPE, 400, 'http.malformed', /UTF-8/],
@@ -93,6 +94,19 @@ describe('bodies', () => {
       headers: JSON_TYPE,
     });
     expect({ status: answer.status, code: codeOf(answer.json) }).toEqual({ status: 413, code: 'http.too_large' });
+  });
+
+  test('where anyone may call, 500 values are the limit: each would be judged and told of', async () => {
+    const labels = Object.fromEntries(Array.from({ length: 600 }, (_, at) => [`-${at}`, at]));
+    const { status, json } = await server.as('anyone').raw('POST', '/agents/register/init', {
+      body: JSON.stringify({ host_id: 'a', labels }),
+      headers: JSON_TYPE,
+    });
+    expect([status, codeOf(json), messageOf(json)]).toEqual([
+      400,
+      'http.malformed',
+      "The body's JSON holds more than 500 values. Send fewer at once.",
+    ]);
   });
 
   test('gzip and zstd are read', async () => {

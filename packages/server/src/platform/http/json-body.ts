@@ -8,6 +8,10 @@ export const BODY_LIMIT_BYTES = 8 * 1024 * 1024;
 /** Where anyone may call: an enrolment is a few KiB, and nobody in particular shall keep us busy with megabytes. */
 export const ANYONES_BODY_LIMIT_BYTES = 256 * 1024;
 const MAX_DEPTH = 32;
+/** Members and elements together: a hundred reports with their chunks, or ten thousand targets, are far below. A schema looks at
+ *  each one and tells what is wrong with it, which takes seconds and a gigabyte for the millions that fit into 8 MiB. */
+const MAX_VALUES = 50_000;
+export const ANYONES_MAX_VALUES = 500;
 
 export const TOO_LARGE =
   'The body is larger than is taken here (8 MiB; 256 KiB where no credential is asked for). Send less at once.';
@@ -49,9 +53,9 @@ const unpackedBy = (unpack: Unpack, body: Buffer, name: string, limitBytes: numb
   });
 
 /** @throws AegisError http.malformed */
-export const parseJsonBody = (body: Buffer): unknown => {
+export const parseJsonBody = (body: Buffer, maxValues: number = MAX_VALUES): unknown => {
   if (body.length === 0) return {};
-  refuseDeepNesting(body);
+  refuseDeepOrMany(body, maxValues);
   let value: unknown;
   try {
     value = JSON.parse(utf8.decode(body));
@@ -72,8 +76,9 @@ const jsonFault = (cause: unknown): string => {
 };
 
 /** Before it is parsed: to build millions of nested objects takes seconds, in which nobody else is answered. */
-const refuseDeepNesting = (body: Buffer): void => {
+const refuseDeepOrMany = (body: Buffer, maxValues: number): void => {
   let depth = 0;
+  let values = 1;
   for (let at = 0; at < body.length; at++) {
     const byte = body[at];
     if (byte === QUOTE) at = stringEnd(body, at);
@@ -81,9 +86,14 @@ const refuseDeepNesting = (body: Buffer): void => {
       if (++depth > MAX_DEPTH)
         throw new AegisError('http.malformed', `The body's JSON is nested more than ${MAX_DEPTH} levels deep.`);
     } else if (byte === CLOSE_OBJECT || byte === CLOSE_ARRAY) depth--;
+    else if (byte === COMMA && ++values > maxValues)
+      throw new AegisError(
+        'http.malformed',
+        `The body's JSON holds more than ${maxValues} values. Send fewer at once.`,
+      );
   }
 };
-const [QUOTE, BACKSLASH, OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY, CLOSE_ARRAY] = Buffer.from('"\\{}[]');
+const [QUOTE, BACKSLASH, OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY, CLOSE_ARRAY, COMMA] = Buffer.from('"\\{}[],');
 
 /** The closing quote of the string that opens at `start`, or the end. Found by jumps: most of a large body is strings. */
 const stringEnd = (body: Buffer, start: number): number => {

@@ -8,7 +8,13 @@ import type { Log } from '../log.ts';
 import type { Actor, NodeActor } from './actor.ts';
 import { decode } from './decode.ts';
 import { asShown } from './failures.ts';
-import { ANYONES_BODY_LIMIT_BYTES, BODY_LIMIT_BYTES, parseJsonBody, unpackBody } from './json-body.ts';
+import {
+  ANYONES_BODY_LIMIT_BYTES,
+  ANYONES_MAX_VALUES,
+  BODY_LIMIT_BYTES,
+  parseJsonBody,
+  unpackBody,
+} from './json-body.ts';
 import type { RateLimiter } from './rate-limit.ts';
 import type { Route, RouteContext } from './route.ts';
 
@@ -188,7 +194,9 @@ const decodedBody = async (route: Route, request: FastifyRequest): Promise<unkno
   requireType(request.headers['content-type'], endpoint.rawBody ? RAW_TYPE : /^application\/json$/i, sent.length);
   const body = await unpackBody(sent, request.headers['content-encoding'], bodyLimitOf(route));
   if (endpoint.rawBody) return body;
-  return endpoint.body ? decode(endpoint.body, parseJsonBody(body), 'body') : undefined;
+  if (!endpoint.body) return undefined;
+  const maxValues = endpoint.caller === 'anyone' ? ANYONES_MAX_VALUES : undefined;
+  return decode(endpoint.body, parseJsonBody(body, maxValues), 'body');
 };
 
 const RAW_TYPE = /^application\/octet-stream$/i;
