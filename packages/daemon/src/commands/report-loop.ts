@@ -1,5 +1,5 @@
 import type { Envelope } from '@aegis/protocol/access/dsse';
-import type { Chunk, PostedReport, Report, ReportResult } from '@aegis/protocol/commands/carrier';
+import type { Chunk, NextOffsets, PostedReport, Report, ReportResult } from '@aegis/protocol/commands/carrier';
 import { AegisError } from '@aegis/protocol/errors';
 import { type Clock, pause } from '../platform/clock.ts';
 import type { Backoff } from '../platform/http/backoff.ts';
@@ -112,6 +112,10 @@ export const reportLoop = (options: ReportLoopOptions) => {
       execution.next = result.next;
       finals.delete(execution.id);
       onIncomplete(execution);
+    } else if (result.error && tellsLess(report, result.next)) {
+      // A power cut took from this disk what the server holds already: the loss is told with the server's count.
+      execution.report = lossOf(report, result.next);
+      execution.next = result.next;
     } else if (result.error) refused(item, result.error.code, result.error.message);
     else if (report.state === 'running') runnings.delete(execution.id);
     else settle(execution);
@@ -189,3 +193,14 @@ export const reportLoop = (options: ReportLoopOptions) => {
       }),
   };
 };
+
+const tellsLess = ({ state, output }: Report, next: NextOffsets): boolean =>
+  state === 'lost' && output !== undefined && (output.stdout.bytes < next.stdout || output.stderr.bytes < next.stderr);
+
+const lossOf = (report: Report, next: NextOffsets): Report => ({
+  ...report,
+  output: {
+    stdout: { bytes: Math.max(report.output?.stdout.bytes ?? 0, next.stdout), sha256: null },
+    stderr: { bytes: Math.max(report.output?.stderr.bytes ?? 0, next.stderr), sha256: null },
+  },
+});
