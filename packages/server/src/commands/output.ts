@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { setImmediate as turn } from 'node:timers/promises';
 import type { NextOffsets, Stream } from '@aegis/protocol/commands/carrier';
 import { AegisError } from '@aegis/protocol/errors';
 import type { Bus } from '../platform/bus.ts';
@@ -66,6 +67,7 @@ export const outputService = (on: {
           hash.update(row.bytes.subarray(0, length - row.start));
           at = Math.min(length, row.start + row.length);
         }
+        await turn(); // SQLite answers at once: without a turn of the event loop nobody else would be, for gigabytes
       }
       hashes.put(executionId, stream, length, hash);
     },
