@@ -16,10 +16,11 @@ test('a loss of which the server holds more than this disk does is told with the
     delivery: 'at-most-once',
     notBeforeMs: null,
     expiresAtMs: 1,
+    begun: true,
   } as const;
   const report = reportOfLoss({ ...named, attempt: 1 }, 0, { stdout: 4096, stderr: 7 }, 'power cut', 0);
   const execution = executionOf(
-    { ...named, ...rest, outputLimitBytes: 0, ...begun, cancelAsked: false, report },
+    { ...named, ...rest, outputLimitBytes: 0, handedBoot: 'a', cancelAsked: false, report },
     { fresh: false },
   );
   const sent: PostedReport['output'][] = [];
