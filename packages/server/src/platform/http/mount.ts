@@ -66,7 +66,11 @@ export const mountRoutes = (app: FastifyInstance, routes: readonly Route[], opti
     const { route } = request.routeOptions.config;
     if (!route) return;
     request.actor = await admit(route, request, options);
-    if (request.actor?.kind === 'node') reply.raw.once('close', options.attending(request.actor));
+    if (request.actor?.kind !== 'node') return;
+    const over = options.attending(request.actor);
+    if (reply.raw.closed)
+      over(); // it hung up while we looked who it is: no 'close' comes any more
+    else reply.raw.once('close', over);
   });
   app.addHook('onResponse', async (request) => {
     const { route } = request.routeOptions.config;
