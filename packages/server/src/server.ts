@@ -128,6 +128,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     nodes: {
       resolve: nodes.resolveTargets,
       publicKeyOf: async (uid) => (await nodes.byUid(uid))?.publicKey ?? null,
+      keyIdsOf: nodes.keyIdsOf,
       active: nodes.activeOf,
       lastSeen: nodes.lastSeen,
     },

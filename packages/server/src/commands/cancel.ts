@@ -5,7 +5,7 @@ import type { Storage, Tx } from '../tables.ts';
 import { type ChangeRules, Changes, standingOf, wasOffered } from './changes.ts';
 import type { ExecutionsRepository } from './executions-repository.ts';
 import type { ListingRepository } from './listing-repository.ts';
-import type { ExecutionRow } from './tables.ts';
+import type { LiveExecution } from './tables.ts';
 
 /** What ends executions from this side: an operator's cancel and a node's retirement. What no poll has carried ends at once;
  *  for the rest the end is presumed until the node says so, and the node is told by a directive of its own. */
@@ -86,7 +86,7 @@ export const cancelService = (on: {
 };
 export type CancelService = ReturnType<typeof cancelService>;
 
-export const cancelOne = (changes: Changes, row: ExecutionRow, newId: () => string): void => {
+export const cancelOne = (changes: Changes, row: LiveExecution, newId: () => string): void => {
   const offered = wasOffered(row);
   const cancelled = decidedByServer(standingOf(row), 'cancelled', offered);
   if (!cancelled) return;

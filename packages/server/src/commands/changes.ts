@@ -9,14 +9,11 @@ import {
   type Standing,
 } from '@aegis/protocol/commands/state';
 import { backoffMs, nextAttemptId } from './attempts.ts';
-import type { CommandRow, ExecutionRow } from './tables.ts';
+import type { CommandRow, ExecutionRow, LiveCommand, LiveExecution } from './tables.ts';
 
 /** What one transaction does to executions, and everything that follows from it: a retry, the commands' counts and states, the
  *  depth of the nodes' queues, and whom to wake afterwards. Pure: rows in, rows out. Every writer goes through it, so counts
  *  cannot drift from rows: they are taken from the difference between each row before and after. */
-
-/** A command without its payload, which may be megabytes. */
-export type CommandHead = Omit<CommandRow, 'payload' | 'targets' | 'answer' | 'request_sha256' | 'idempotency_key'>;
 
 export interface ChangeRules {
   now: number;
@@ -30,16 +27,17 @@ export interface Changed<R> {
   after: R;
 }
 export interface Outcome {
-  changed: Changed<ExecutionRow>[];
+  changed: Changed<LiveExecution>[];
   created: ExecutionRow[];
-  commands: Changed<CommandHead>[];
+  commands: Changed<LiveCommand>[];
   /** Node uid → by how much its queue grew. */
   queued: Map<string, number>;
   topics: string[];
 }
 
 /** Whether the node may hold it: then what the server decides alone is only presumed. */
-export const wasOffered = (row: ExecutionRow): boolean => row.offered_at !== null || row.delivered_at !== null;
+export const wasOffered = (row: Pick<ExecutionRow, 'offered_at' | 'delivered_at'>): boolean =>
+  row.offered_at !== null || row.delivered_at !== null;
 
 /** How long after something came back from presumed final the loop looks at its command again. */
 const RECHECK_MS = 60_000;
@@ -51,7 +49,7 @@ export const outputTopic = (executionId: string): string => `output:${executionI
 /** A command's state, or another attempt of it. */
 export const commandTopic = (commandId: string): string => `command:${commandId}`;
 
-export const standingOf = (row: ExecutionRow): Standing => ({
+export const standingOf = (row: Pick<ExecutionRow, 'state' | 'presumed'>): Standing => ({
   state: row.state,
   presumed: row.presumed === 1,
 });
@@ -59,14 +57,14 @@ const holdsPlace = (state: string): boolean => state === 'delivered' || state ==
 
 export class Changes {
   readonly #rules: ChangeRules;
-  readonly #commands: Map<string, { before: CommandHead; after: CommandHead }>;
-  readonly #rows: Map<string, ExecutionRow>;
-  readonly #before: Map<string, ExecutionRow>;
-  readonly #touched = new Set<ExecutionRow>();
+  readonly #commands: Map<string, { before: LiveCommand; after: LiveCommand }>;
+  readonly #rows: Map<string, LiveExecution>;
+  readonly #before: Map<string, LiveExecution>;
+  readonly #touched = new Set<LiveExecution>();
   readonly #created: ExecutionRow[] = [];
   readonly #topics = new Set<string>();
 
-  constructor(executions: readonly ExecutionRow[], commands: readonly CommandHead[], rules: ChangeRules) {
+  constructor(executions: readonly LiveExecution[], commands: readonly LiveCommand[], rules: ChangeRules) {
     this.#rules = rules;
     this.#commands = new Map(commands.map((command) => [command.id, { before: command, after: { ...command } }]));
     this.#rows = new Map(executions.map((row) => [row.id, { ...row }]));
@@ -78,21 +76,21 @@ export class Changes {
   }
 
   /** The row as it stands now; change its fields only together with `touch` or `settle`. */
-  execution(id: string): ExecutionRow | undefined {
+  execution(id: string): LiveExecution | undefined {
     return this.#rows.get(id);
   }
 
-  executions(): Iterable<ExecutionRow> {
+  executions(): Iterable<LiveExecution> {
     return this.#rows.values();
   }
 
-  commandOf(row: ExecutionRow): CommandHead {
+  commandOf(row: LiveExecution): LiveCommand {
     const command = this.#commands.get(row.command_id)?.after;
     if (!command) throw new Error(`the command ${row.command_id} of execution ${row.id} was not loaded`);
     return command;
   }
 
-  touch(row: ExecutionRow): void {
+  touch(row: LiveExecution): void {
     this.#touched.add(row);
   }
 
@@ -100,7 +98,7 @@ export class Changes {
     this.#topics.add(nodeTopic(uid));
   }
 
-  settle(row: ExecutionRow, standing: Standing): void {
+  settle(row: LiveExecution, standing: Standing): void {
     row.state = standing.state;
     row.presumed = standing.presumed ? 1 : 0;
     if (standing.state !== 'queued' && !standing.presumed && standing.state !== 'expired')
@@ -115,7 +113,7 @@ export class Changes {
   }
 
   /** Makes the next attempt when the ended one may have one and it can still start before the command expires. */
-  retryIfAllowed(row: ExecutionRow, ended: FinalState): void {
+  retryIfAllowed(row: LiveExecution, ended: FinalState): void {
     const command = this.commandOf(row);
     if (row.newest === 0 || row.cancel_id !== null) return;
     if (!mayRetry(ended, row.attempt, { maxRetries: command.max_retries, delivery: command.delivery })) return;
@@ -146,7 +144,7 @@ export class Changes {
       counts.set(commandId, of.set(state, (of.get(state) ?? 0) + by));
     };
     const queue = (uid: string, by: number) => queued.set(uid, (queued.get(uid) ?? 0) + by);
-    const changed: Changed<ExecutionRow>[] = [];
+    const changed: Changed<LiveExecution>[] = [];
     for (const row of this.#touched) {
       const before = this.#before.get(row.id);
       if (!before) throw new RangeError(`the execution ${row.id} was not loaded`);
@@ -189,7 +187,7 @@ export class Changes {
     this.#newState(command, commandStateOf(Object.keys(result) as ExecutionState[]));
   }
 
-  #newState(command: CommandHead, state: CommandState): void {
+  #newState(command: LiveCommand, state: CommandState): void {
     if (state === command.state) return;
     if (isFinalCommand(state)) {
       command.completed_at = this.now;

@@ -31,14 +31,18 @@ export type CommandText = Pick<
   | 'created_at'
   | 'scheduled_at'
   | 'expires_at'
+  | 'result'
 >;
 
-const targetsOf = ({ name, keyId }: Addressee): Directive['targets'] =>
+/** The nodes that one signature covers. */
+export type Covered = Directive['targets'];
+
+export const targetsOf = ({ name, keyId }: Addressee): Covered =>
   keyId === null ? { selector: `name=${name}` } : { node_keys: [keyId] };
 
 export const runDirective = (
   signer: Signer,
-  node: Addressee,
+  targets: Covered,
   command: CommandText,
   payload: unknown,
 ): Promise<Envelope> => {
@@ -54,7 +58,7 @@ export const runDirective = (
       fleet: signer.fleet,
       id: command.id,
       kind: 'command.run',
-      targets: targetsOf(node),
+      targets,
       issued_at: isoTime(command.created_at),
       ...(command.scheduled_at === null ? {} : { not_before: isoTime(command.scheduled_at) }),
       expires_at: isoTime(command.expires_at),

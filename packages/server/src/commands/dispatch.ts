@@ -3,8 +3,9 @@ import type { Bus } from '../platform/bus.ts';
 import { type Clock, isoTime } from '../platform/clock.ts';
 import type { Storage } from '../tables.ts';
 import { nodeTopic, roomTopic } from './changes.ts';
-import { type Addressee, type CommandText, cancelDirective, runDirective, type Signer } from './directives.ts';
-import type { DispatchRepository, DueCancel, DueRun } from './dispatch-repository.ts';
+import { type Addressee, cancelDirective, type Signer } from './directives.ts';
+import type { DispatchRepository, DueCancel, DueRun, Offer } from './dispatch-repository.ts';
+import { type KeyIdsOf, offerTexts } from './offer-texts.ts';
 import { type Wakeup, wakeup } from './wakeup.ts';
 
 /** Long polls. An offer is committed before it is answered, so that what the server decides later knows whether a node may hold
@@ -37,56 +38,56 @@ export const dispatchService = (on: {
   bus: Bus;
   clock: Clock;
   signer: Signer;
+  keyIdsOf: KeyIdsOf;
   limits: DispatchLimits;
 }) => {
   const { storage, repository, bus, clock, limits } = on;
+  const offeredRuns = offerTexts(on);
   const waiting = new Map<string, { superseded: boolean; wakeup: Wakeup }>();
+
+  const markOffered = storage.writeTogether(
+    'commands.offer',
+    async (tx, offers: readonly { runs: Offer; cancels: Offer }[]) => {
+      const runs = await repository.markOffered(
+        tx,
+        offers.map((one) => one.runs),
+      );
+      const cancels = await repository.markCancelsOffered(
+        tx,
+        offers.map((one) => one.cancels),
+      );
+      return offers.map(() => ({ runs, cancels }));
+    },
+  );
 
   const offer = async (node: PollingNode, resume: boolean): Promise<{ commands: OfferedCommand[]; full: boolean }> => {
     const now = clock.now();
-    const cancels = await repository.cancels(node.uid, now, POLL_LIMIT, resume);
-    const { runs, full } = await runsFor(node, now, POLL_LIMIT - cancels.length, resume);
-    if (cancels.length + runs.length === 0) return { commands: [], full };
-    const redeliverAt = now + limits.redeliverAfterMs;
-    const offered = await storage.write('commands.offer', async (tx) => ({
-      runs: runs.length > 0 ? await repository.markOffered(tx, idsOf(runs), now, redeliverAt) : NONE,
-      cancels: cancels.length > 0 ? await repository.markCancelsOffered(tx, idsOf(cancels), now, redeliverAt) : NONE,
-    }));
-    const commands = await Promise.all([
-      ...cancels.filter(({ id }) => offered.cancels.has(id)).map((cancel) => offeredCancel(on.signer, node, cancel)),
-      ...(await offeredRuns(
-        node,
-        runs.filter(({ id }) => offered.runs.has(id)),
-      )),
-    ]);
-    return { full, commands };
-  };
-
-  const runsFor = async (
-    node: PollingNode,
-    now: number,
-    limit: number,
-    resume: boolean,
-  ): Promise<{ runs: DueRun[]; full: boolean }> => {
+    const due = await repository.dueNow(node.uid, now, POLL_LIMIT, resume);
+    const { cancels } = due;
     // A keyless poller is not asked about what it acknowledged: it may not know that it ran it. A daemon remembers, and so
     // tells a server that was restored from a backup what became of it.
-    const again = resume ? await repository.offeredRuns(node.uid, now, limit, node.keyId !== null) : [];
-    const due = await repository.dueRuns(node.uid, now, limit);
-    if (due.length + again.length === 0) return { runs: [], full: false };
+    const again = resume ? await repository.offeredRuns(node.uid, now, POLL_LIMIT, node.keyId !== null) : [];
     const known = new Set(idsOf(again));
-    const fresh = due.filter(({ id }) => !known.has(id));
-    const room = fresh.length > 0 ? limits.maxInFlightPerNode - (await repository.inFlight(node.uid, now)) : 0;
-    const runs = withinSize([...again, ...fresh.slice(0, Math.max(0, room))].slice(0, limit));
-    return { runs, full: fresh.length > Math.max(0, room) };
-  };
-
-  const offeredRuns = async (node: PollingNode, runs: readonly DueRun[]): Promise<Promise<OfferedCommand>[]> => {
-    if (runs.length === 0) return [];
-    const commands = new Map((await repository.commandTexts(runs.map((run) => run.command_id))).map((c) => [c.id, c]));
-    return runs.flatMap((run) => {
-      const command = commands.get(run.command_id);
-      return command ? [offeredRun(on.signer, node, run, command)] : []; // deleted since: its retention ended
-    });
+    const fresh = due.runs.filter(({ id }) => !known.has(id));
+    const room = Math.max(0, limits.maxInFlightPerNode - due.inFlight);
+    const full = fresh.length > room;
+    const runs = withinSize([...again, ...fresh.slice(0, room)].slice(0, POLL_LIMIT - cancels.length));
+    if (cancels.length + runs.length === 0) return { commands: [], full };
+    const at = { now, redeliverAt: now + limits.redeliverAfterMs };
+    const offered = await markOffered({ runs: { ids: idsOf(runs), ...at }, cancels: { ids: idsOf(cancels), ...at } });
+    const commands = await Promise.all(
+      cancels.filter(({ id }) => offered.cancels.has(id)).map((cancel) => offeredCancel(on.signer, node, cancel)),
+    );
+    return {
+      full,
+      commands: [
+        ...commands,
+        ...(await offeredRuns(
+          node,
+          runs.filter(({ id }) => offered.runs.has(id)),
+        )),
+      ],
+    };
   };
 
   return {
@@ -138,7 +139,6 @@ export const dispatchService = (on: {
 };
 export type DispatchService = ReturnType<typeof dispatchService>;
 
-const NONE: ReadonlySet<string> = new Set();
 const idsOf = (rows: readonly { id: string }[]): string[] => rows.map(({ id }) => id);
 
 const withinSize = (runs: readonly DueRun[]): DueRun[] => {
@@ -148,23 +148,6 @@ const withinSize = (runs: readonly DueRun[]): DueRun[] => {
     return bytes > ANSWER_BYTES;
   });
   return tooMuch < 0 ? [...runs] : runs.slice(0, Math.max(1, tooMuch));
-};
-
-const offeredRun = async (
-  signer: Signer,
-  node: PollingNode,
-  run: DueRun,
-  command: CommandText,
-): Promise<OfferedCommand> => {
-  const payload: unknown = JSON.parse(command.payload);
-  return {
-    kind: 'command.run',
-    command_id: run.command_id,
-    execution_id: run.id,
-    attempt: run.attempt,
-    ...(node.keyId === null ? { command_type: command.command_type, payload } : {}),
-    directive: await runDirective(signer, node, command, payload),
-  };
 };
 
 const offeredCancel = async (signer: Signer, node: PollingNode, cancel: DueCancel): Promise<OfferedCommand> => ({

@@ -1,8 +1,16 @@
 import { type RawBuilder, type SqlBool, sql } from 'kysely';
+import { compiledOnce } from '../platform/storage/compiled.ts';
+import {
+  type ColumnType,
+  type RowChange,
+  rowInserts,
+  rowsByKey,
+  rowUpdates,
+} from '../platform/storage/row-statements.ts';
+import { type Statement, together } from '../platform/storage/statements.ts';
 import type { Storage, Tx } from '../tables.ts';
-import type { CommandHead, Outcome } from './changes.ts';
-import { type ColumnType, isIn, jsonRows, type RowChange, updatesOf } from './set-queries.ts';
-import type { ExecutionRow } from './tables.ts';
+import type { Outcome } from './changes.ts';
+import type { ExecutionRow, LiveCommand, LiveExecution } from './tables.ts';
 
 /** Executions and their commands inside one transaction: loaded (and on PostgreSQL locked, in the order of their ids), then
  *  saved as a set. */
@@ -47,16 +55,37 @@ const COMMAND_MUTABLE = {
   completed_at: 'bigint',
   error_message: 'text',
   check_at: 'bigint',
-} as const satisfies Partial<Record<keyof CommandHead, ColumnType>>;
+} as const satisfies Partial<Record<keyof LiveCommand, ColumnType>>;
 
-export const COMMAND_HEAD = [
+const LIVE = [
   'id',
-  'correlation_id',
-  'command_type',
-  'text_chars',
-  'actor_kind',
-  'actor_id',
-  'actor_name',
+  'command_id',
+  'node_uid',
+  'node_name',
+  'attempt',
+  'newest',
+  'state',
+  'presumed',
+  'expires_at',
+  'offered_at',
+  'cancel_id',
+  'cancel_at',
+  'cancel_offered_at',
+  'cancel_due_at',
+  'delivered_at',
+  'started_at',
+  'finished_at',
+  'heard_at',
+  'stdout_next',
+  'stdout_missing',
+  'stdout_bytes',
+  'stderr_next',
+  'stderr_missing',
+  'stderr_bytes',
+] as const satisfies readonly (keyof LiveExecution)[];
+
+const LIVE_COMMAND = [
+  'id',
   'state',
   'result',
   'priority',
@@ -65,55 +94,85 @@ export const COMMAND_HEAD = [
   'retry_backoff_ms',
   'retry_count',
   'output_limit_bytes',
-  'created_at',
   'scheduled_at',
   'expires_at',
-  'deadline_at',
   'executed_at',
   'completed_at',
   'error_message',
   'check_at',
-] as const satisfies readonly (keyof CommandHead)[];
+] as const satisfies readonly (keyof LiveCommand)[];
 
 /** Names the partial index that a poll and the loops use; the term must stand in the query as it does in the index. */
 export const OPEN: RawBuilder<SqlBool> = sql`commands_executions.state in ('queued', 'delivered', 'running')`;
 
 export interface AttemptKey {
+  nodeUid: string;
   commandId: string;
   attempt: number;
 }
+/** Executions with the commands that they belong to. */
+export interface Loaded {
+  rows: LiveExecution[];
+  heads: LiveCommand[];
+}
+const NOTHING: Loaded = { rows: [], heads: [] };
 
 export const executionsRepository = (storage: Storage) => {
   const { kind } = storage;
+  const growth = queueGrowth(kind);
   const locked = (tx: Tx) =>
     tx
       .selectFrom('commands_executions')
-      .selectAll()
+      .select(LIVE)
       .orderBy('id')
       .$if(kind === 'postgres', (query) => query.forUpdate());
+  const rowsWith = rowsByKey(kind, { table: 'commands_executions', columns: LIVE, key: 'id', lock: true });
+  const headsWith = rowsByKey(kind, { table: 'commands', columns: LIVE_COMMAND, key: 'id', lock: true });
+  /** On PostgreSQL in the same round trip as the executions, whose commands are not known yet. */
+  const headsOf = (ids: readonly string[]): Statement => ({
+    sql: `select ${LIVE_COMMAND.join(', ')} from commands
+      where id in (select command_id from commands_executions where id = any($1::text[])) order by id for update`,
+    runs: [[ids]],
+  });
+  const updates = rowUpdates(kind, 'commands_executions', MUTABLE);
+  const commandUpdates = rowUpdates(kind, 'commands', COMMAND_MUTABLE);
+  const idOfAttempt = compiledOnce((key: { nodeUid: string; commandId: string; attempt: number }) =>
+    storage.read
+      .selectFrom('commands_executions')
+      .select('id')
+      .where('command_id', '=', key.commandId)
+      .where('node_uid', '=', key.nodeUid)
+      .where('attempt', '=', key.attempt),
+  );
+
+  const commandHeads = async (tx: Tx, executions: readonly LiveExecution[]): Promise<LiveCommand[]> => {
+    const ids = new Set(executions.map((row) => row.command_id));
+    const [heads = []] = await together(tx, ids.size > 0 ? [headsWith([...ids])] : []);
+    return heads as LiveCommand[];
+  };
 
   return {
-    byIds: (tx: Tx, nodeUid: string, ids: readonly string[]): Promise<ExecutionRow[]> =>
-      locked(tx)
-        .where(isIn(kind, 'id', ids))
-        .where('node_uid', '=', nodeUid)
-        .execute(),
+    commandHeads,
 
-    byAttempts: (tx: Tx, nodeUid: string, keys: readonly AttemptKey[]): Promise<ExecutionRow[]> =>
-      locked(tx)
-        .where('node_uid', '=', nodeUid)
-        .where(
-          sql<boolean>`(command_id, attempt) in (select j.command_id, j.attempt from ${jsonRows(
-            kind,
-            'j',
-            { command_id: 'text', attempt: 'bigint' },
-            keys.map(({ commandId, attempt }) => ({ command_id: commandId, attempt })),
-          )})`,
-        )
-        .execute(),
+    /** Whoever's they are: callers compare the node. */
+    byIds: async (tx: Tx, ids: readonly string[]): Promise<Loaded> => {
+      if (ids.length === 0) return NOTHING;
+      const [rows = [], heads] = await together(tx, [rowsWith(ids), ...(kind === 'postgres' ? [headsOf(ids)] : [])]);
+      const executions = rows as LiveExecution[];
+      return { rows: executions, heads: (heads as LiveCommand[] | undefined) ?? (await commandHeads(tx, executions)) };
+    },
+
+    /** Ids of executions that are named by command and attempt, without a lock. */
+    idsOfAttempts: async (tx: Tx, keys: readonly AttemptKey[]): Promise<string[]> => {
+      const found = await together(
+        tx,
+        keys.map((key) => idOfAttempt.statement({ ...key })),
+      );
+      return found.flatMap((rows) => (rows as { id: string }[]).map(({ id }) => id));
+    },
 
     /** Newest attempts that have not ended, at most `limit`, of a command and perhaps on one node only. */
-    openOfCommand: (tx: Tx, commandId: string, limit: number, node?: string): Promise<ExecutionRow[]> =>
+    openOfCommand: (tx: Tx, commandId: string, limit: number, node?: string): Promise<LiveExecution[]> =>
       locked(tx)
         .where('command_id', '=', commandId)
         .where(OPEN)
@@ -124,7 +183,7 @@ export const executionsRepository = (storage: Storage) => {
         .execute(),
 
     /** Queued beyond their time. */
-    overdueOfCommand: (tx: Tx, commandId: string, now: number, limit: number): Promise<ExecutionRow[]> =>
+    overdueOfCommand: (tx: Tx, commandId: string, now: number, limit: number): Promise<LiveExecution[]> =>
       locked(tx)
         .where('command_id', '=', commandId)
         .where('state', '=', 'queued')
@@ -133,51 +192,43 @@ export const executionsRepository = (storage: Storage) => {
         .execute(),
 
     /** What nodes hold of a command, without a lock. */
-    heldOfCommand: (commandId: string): Promise<ExecutionRow[]> =>
+    heldOfCommand: (commandId: string): Promise<LiveExecution[]> =>
       storage.read
         .selectFrom('commands_executions')
-        .selectAll()
+        .select(LIVE)
         .where('command_id', '=', commandId)
         .where('state', 'in', ['delivered', 'running'])
         .execute(),
 
-    anyByIds: (tx: Tx, ids: readonly string[]): Promise<ExecutionRow[]> =>
-      locked(tx)
-        .where(isIn(kind, 'id', ids))
-        .execute(),
-
-    openOfNode: (tx: Tx, nodeUid: string, limit: number): Promise<ExecutionRow[]> =>
+    openOfNode: (tx: Tx, nodeUid: string, limit: number): Promise<LiveExecution[]> =>
       locked(tx).where('node_uid', '=', nodeUid).where(OPEN).limit(limit).execute(),
 
-    commandHeads: (tx: Tx, executions: readonly ExecutionRow[]): Promise<CommandHead[]> =>
-      tx
-        .selectFrom('commands')
-        .select(COMMAND_HEAD)
-        .where(isIn(kind, 'id', [...new Set(executions.map((row) => row.command_id))]))
-        .orderBy('id')
-        .$if(kind === 'postgres', (query) => query.forUpdate())
-        .execute(),
-
-    save: async (tx: Tx, outcome: Outcome): Promise<void> => {
-      for (const update of updatesOf(kind, 'commands_executions', MUTABLE, outcome.changed as unknown as RowChange[]))
-        await update.execute(tx);
-      for (const row of outcome.created) await tx.insertInto('commands_executions').values(row).execute();
-      for (const update of updatesOf(kind, 'commands', COMMAND_MUTABLE, outcome.commands as unknown as RowChange[]))
-        await update.execute(tx);
-      if (outcome.queued.size > 0) await addToQueues(kind, tx, outcome.queued);
+    /** @param first statements that belong to the same change and go with it, before it */
+    save: async (tx: Tx, outcome: Outcome, first: readonly Statement[] = []): Promise<void> => {
+      await together(tx, [
+        ...first,
+        ...updates(outcome.changed as unknown as RowChange[]),
+        ...outcome.created.map((row): Statement => {
+          const { sql: text, parameters } = tx.insertInto('commands_executions').values(row).compile();
+          return { sql: text, runs: [parameters] };
+        }),
+        ...commandUpdates(outcome.commands as unknown as RowChange[]),
+        ...(outcome.queued.size > 0 ? [growth(outcome.queued)] : []),
+      ]);
     },
   };
 };
 export type ExecutionsRepository = ReturnType<typeof executionsRepository>;
 
-export const addToQueues = async (
-  kind: Storage['kind'],
-  tx: Tx,
-  growth: ReadonlyMap<string, number>,
-): Promise<void> => {
+/** Node uid → by how much its queue grows. */
+export const queueGrowth = (kind: Storage['kind']): ((growth: ReadonlyMap<string, number>) => Statement) => {
+  const insert = rowInserts(
+    kind,
+    'commands_queues',
+    { node_uid: 'text', queued: 'bigint' },
+    'on conflict (node_uid) do update set queued = commands_queues.queued + excluded.queued',
+  );
   // Sorted, so that two processes on one PostgreSQL take the rows' locks in the same order.
-  const rows = [...growth].sort(([a], [b]) => (a < b ? -1 : 1)).map(([node_uid, queued]) => ({ node_uid, queued }));
-  await sql`insert into commands_queues (node_uid, queued)
-    select j.node_uid, j.queued from ${jsonRows(kind, 'j', { node_uid: 'text', queued: 'bigint' }, rows)} where true
-    on conflict (node_uid) do update set queued = commands_queues.queued + excluded.queued`.execute(tx);
+  return (growth) =>
+    insert([...growth].sort(([a], [b]) => (a < b ? -1 : 1)).map(([node_uid, queued]) => ({ node_uid, queued })));
 };

@@ -6,7 +6,7 @@ import type { Storage } from '../tables.ts';
 import { type ChangeRules, Changes, standingOf, wasOffered } from './changes.ts';
 import type { ExecutionsRepository } from './executions-repository.ts';
 import type { DueCommand, ExpiryRepository } from './expiry-repository.ts';
-import type { ExecutionRow } from './tables.ts';
+import type { LiveExecution } from './tables.ts';
 
 /** What time alone does to commands: what was not fetched in time expires, what nobody speaks of any more is presumed lost, and
  *  what ended long ago is deleted. One instant per command (`check_at`) says when to look, so a turn costs what is due. */
@@ -38,7 +38,7 @@ export const expiryTurn = (on: {
 
   /** @returns when the execution may be presumed lost. With a limit of its own it should have ended: then silence about it
    *  counts, also from a node that is there but was told of it by a server since restored. Without one only the node's does. */
-  const lostAt = (row: ExecutionRow, command: DueCommand, seen: ReadonlyMap<string, number>): number => {
+  const lostAt = (row: LiveExecution, command: DueCommand, seen: ReadonlyMap<string, number>): number => {
     const heard = command.deadline_at === null ? Math.max(row.heard_at, seen.get(row.node_uid) ?? 0) : row.heard_at;
     return Math.max(heard, command.deadline_at ?? command.expires_at) + lostAfterMs;
   };
@@ -84,8 +84,8 @@ export const expiryTurn = (on: {
   ): Promise<string[]> =>
     storage.write('commands.lost', async (tx) => {
       const rules = on.rules();
-      const rows = await executions.anyByIds(tx, ids);
-      const changes = new Changes(rows, await executions.commandHeads(tx, rows), rules);
+      const { rows, heads } = await executions.byIds(tx, ids);
+      const changes = new Changes(rows, heads, rules);
       for (const row of changes.executions()) {
         if (lostAt(row, command, seen) > rules.now) continue; // news came meanwhile
         const lost = decidedByServer(standingOf(row), 'lost', true);

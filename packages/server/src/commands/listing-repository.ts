@@ -1,10 +1,9 @@
 import type { CommandState, ExecutionState } from '@aegis/protocol/commands/state';
 import { AegisError } from '@aegis/protocol/errors';
 import { sql } from 'kysely';
+import { rowsByKey } from '../platform/storage/row-statements.ts';
+import { together } from '../platform/storage/statements.ts';
 import type { Storage } from '../tables.ts';
-import type { CommandHead } from './changes.ts';
-import { COMMAND_HEAD } from './executions-repository.ts';
-import { isIn } from './set-queries.ts';
 import type { CommandRow, ExecutionRow } from './tables.ts';
 import type { ShownCommand } from './views.ts';
 
@@ -21,10 +20,43 @@ export interface CommandFilter {
 
 export type CommandText = Pick<CommandRow, 'id' | 'payload' | 'targets' | 'idempotency_key'>;
 
+/** A command without its payload, which may be megabytes. */
+export type CommandHead = Omit<CommandRow, 'payload' | 'targets' | 'answer' | 'request_sha256' | 'idempotency_key'>;
+
+const COMMAND_HEAD = [
+  'id',
+  'correlation_id',
+  'command_type',
+  'text_chars',
+  'actor_kind',
+  'actor_id',
+  'actor_name',
+  'state',
+  'result',
+  'priority',
+  'delivery',
+  'max_retries',
+  'retry_backoff_ms',
+  'retry_count',
+  'output_limit_bytes',
+  'created_at',
+  'scheduled_at',
+  'expires_at',
+  'deadline_at',
+  'executed_at',
+  'completed_at',
+  'error_message',
+  'check_at',
+] as const satisfies readonly (keyof CommandHead)[];
+
 const SHOWN = [...COMMAND_HEAD, 'payload', 'targets', 'idempotency_key'] as const;
+
+const TEXTS = ['id', 'payload', 'targets', 'idempotency_key'] as const satisfies readonly (keyof CommandText)[];
 
 export const listingRepository = (storage: Storage) => {
   const { kind, read } = storage;
+  const textsWith = rowsByKey(kind, { table: 'commands', columns: TEXTS, key: 'id' });
+  const executionsWith = rowsByKey(kind, { table: 'commands_executions', columns: ['*'], key: 'id' });
   const command = (id: string): Promise<ShownCommand | undefined> =>
     read.selectFrom('commands').select(SHOWN).where('id', '=', id).executeTakeFirst();
 
@@ -59,12 +91,10 @@ export const listingRepository = (storage: Storage) => {
       return query.execute();
     },
 
-    texts: (ids: readonly string[]): Promise<CommandText[]> =>
-      read
-        .selectFrom('commands')
-        .select(['id', 'payload', 'targets', 'idempotency_key'])
-        .where(isIn(kind, 'id', ids))
-        .execute(),
+    texts: async (ids: readonly string[]): Promise<CommandText[]> => {
+      const [rows = []] = await together(read, [textsWith(ids)]);
+      return rows as CommandText[];
+    },
 
     /** By node and attempt, those after `after`. */
     executions: (
@@ -84,12 +114,10 @@ export const listingRepository = (storage: Storage) => {
         .limit(limit)
         .execute(),
 
-    executionsByIds: (ids: readonly string[]): Promise<ExecutionRow[]> =>
-      read
-        .selectFrom('commands_executions')
-        .selectAll()
-        .where(isIn(kind, 'id', ids))
-        .execute(),
+    executionsByIds: async (ids: readonly string[]): Promise<ExecutionRow[]> => {
+      const [rows = []] = await together(read, [executionsWith(ids)]);
+      return rows as ExecutionRow[];
+    },
 
     /** Those that a log reader follows: small rows, first attempts first, each in the order of the targets. */
     executionKeys: (

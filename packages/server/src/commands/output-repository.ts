@@ -1,20 +1,42 @@
 import { sql } from 'kysely';
+import { type ColumnType, rowInserts } from '../platform/storage/row-statements.ts';
+import { type Statement, together } from '../platform/storage/statements.ts';
 import type { Storage, Tx } from '../tables.ts';
 import type { OutputRow } from './tables.ts';
 
 /** Rows of output: written in slices, read in slices. */
 
 const ROWS_PER_INSERT = 16;
+/** Up to here bytes travel to PostgreSQL as one array of text, which doubles them; larger ones each as they are. */
+const SMALL_BYTES = 4096;
+const COLUMNS = {
+  execution_id: 'text',
+  stream: 'bigint',
+  start: 'bigint',
+  length: 'bigint',
+  stored_at: 'bigint',
+  gap_reason: 'text',
+  bytes: 'bytea',
+} as const satisfies Record<keyof OutputRow, ColumnType>;
 
 export const outputRepository = (storage: Storage) => {
   const { kind } = storage;
+  const insert = rowInserts(kind, 'commands_output', COLUMNS);
+  const inserts = (rows: readonly OutputRow[]): Statement[] => {
+    if (rows.length === 0) return [];
+    if (kind === 'sqlite' || rows.every(({ bytes }) => (bytes?.length ?? 0) <= SMALL_BYTES)) return [insert(rows)];
+    const statements: Statement[] = [];
+    for (let at = 0; at < rows.length; at += ROWS_PER_INSERT) {
+      const some = rows.slice(at, at + ROWS_PER_INSERT);
+      const { sql: text, parameters } = storage.read.insertInto('commands_output').values(some).compile();
+      statements.push({ sql: text, runs: [parameters] });
+    }
+    return statements;
+  };
   return {
+    inserts,
     insert: async (tx: Tx, rows: readonly OutputRow[]): Promise<void> => {
-      for (let at = 0; at < rows.length; at += ROWS_PER_INSERT)
-        await tx
-          .insertInto('commands_output')
-          .values(rows.slice(at, at + ROWS_PER_INSERT))
-          .execute();
+      await together(tx, inserts(rows));
     },
 
     /** What an output push needs to know of its execution; locked. */

@@ -4,13 +4,13 @@ import { AegisError } from '@aegis/protocol/errors';
 import { type Changes, standingOf } from './changes.ts';
 import { type ChunkPlan, nextOf } from './chunk-plan.ts';
 import { storable } from './storable.ts';
-import type { ExecutionRow } from './tables.ts';
+import type { LiveExecution } from './tables.ts';
 
 /** What an acknowledgement and a report do to an execution. Pure: rows in `Changes`, no database. */
 
 /** The node has on its disk what it was offered. While a cancel is outstanding, its first word may still be about the command
  *  itself, offered before: only the next one counts for the cancel, which is offered again until then. */
-export const acknowledge = (changes: Changes, row: ExecutionRow): void => {
+export const acknowledge = (changes: Changes, row: LiveExecution): void => {
   const standing = standingOf(row);
   row.heard_at = changes.now;
   changes.touch(row);
@@ -26,7 +26,7 @@ export const acknowledge = (changes: Changes, row: ExecutionRow): void => {
 };
 
 /** What a final report claims of the output, against what is stored. Null: nothing to object to. */
-export const outputObjection = (row: ExecutionRow, report: Report): AegisError | null => {
+export const outputObjection = (row: LiveExecution, report: Report): AegisError | null => {
   if (!isFinal(report.state) || !report.output) return null;
   const next = nextOf(row);
   const details = { execution_id: row.id, next };
@@ -48,7 +48,7 @@ export const outputObjection = (row: ExecutionRow, report: Report): AegisError |
   return null;
 };
 
-export const advanceOutput = (row: ExecutionRow, plan: ChunkPlan): void => {
+export const advanceOutput = (row: LiveExecution, plan: ChunkPlan): void => {
   row.stdout_next = plan.next.stdout;
   row.stdout_missing = plan.missing.stdout;
   row.stderr_next = plan.next.stderr;
@@ -58,7 +58,7 @@ export const advanceOutput = (row: ExecutionRow, plan: ChunkPlan): void => {
 /** @param verified see `verdict` in reports.ts */
 export const applyReport = (
   changes: Changes,
-  row: ExecutionRow,
+  row: LiveExecution,
   { report, signed, verified }: { report: Report; signed: boolean; verified: boolean | null },
 ): void => {
   row.heard_at = changes.now;
@@ -76,7 +76,7 @@ export const applyReport = (
   changes.retryIfAllowed(row, report.state);
 };
 
-const fillIn = (row: ExecutionRow, report: Report, signed: boolean, verified: boolean | null): void => {
+const fillIn = (row: LiveExecution, report: Report, signed: boolean, verified: boolean | null): void => {
   row.finished_at = report.finished_at ? Date.parse(report.finished_at) : null;
   row.exit_code = report.exit_code ?? null;
   row.signal = report.signal ? storable(report.signal) : null;
@@ -92,8 +92,8 @@ const fillIn = (row: ExecutionRow, report: Report, signed: boolean, verified: bo
   row.stderr_sha256 = report.output?.stderr.sha256 ?? null;
 };
 
-const reasonOf = (row: ExecutionRow): string => {
-  if (row.error_message !== null) return row.error_message;
-  if (row.signal !== null) return `ended by signal ${row.signal}`;
+const reasonOf = (row: LiveExecution): string => {
+  if (row.error_message) return row.error_message;
+  if (row.signal) return `ended by signal ${row.signal}`;
   return row.exit_code === null ? row.state : `exit code ${row.exit_code}`;
 };

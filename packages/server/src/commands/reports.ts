@@ -13,13 +13,13 @@ import { type ChangeRules, Changes, standingOf } from './changes.ts';
 import { decodeChunks } from './chunk-decode.ts';
 import { type ChunkPlan, nextOf, type PlacedChunk, planChunks } from './chunk-plan.ts';
 import type { PollingNode } from './dispatch.ts';
-import type { ExecutionsRepository } from './executions-repository.ts';
+import type { AttemptKey, ExecutionsRepository } from './executions-repository.ts';
 import { type OutputService, unknownExecution } from './output.ts';
 import type { OutputRepository } from './output-repository.ts';
 import { acknowledge, advanceOutput, applyReport, outputObjection } from './report-effects.ts';
 import type { CheckedReport, ReportChecker } from './signed-reports.ts';
 import type { StreamHashes } from './stream-hashes.ts';
-import type { ExecutionRow } from './tables.ts';
+import type { LiveExecution } from './tables.ts';
 
 /** Acknowledgements and reports: a batch is one transaction, each report is answered for itself. */
 
@@ -39,6 +39,23 @@ interface HashWanted {
   length: number;
 }
 
+interface NodeIds {
+  nodeUid: string;
+  ids: readonly string[];
+}
+/** One request's reports that are good so far, with their places in it. */
+interface Batch {
+  nodeUid: string;
+  good: readonly { at: number; item: Item }[];
+  /** Taken without a verdict rather than once more. */
+  last: boolean;
+}
+interface Taken {
+  outcomes: Map<number, ReportOutcome | { wanted: HashWanted[] }>;
+  added: { id: string; plan: ChunkPlan }[];
+  topics: string[];
+}
+
 const NIL_UUID = '00000000-0000-0000-0000-000000000000';
 /** Reading output back races with more output coming in; after so many rounds a report is taken without its verdict. */
 const ROUNDS = 3;
@@ -55,16 +72,17 @@ export const reportsService = (on: {
 }) => {
   const { storage, executions, outputRows, hashes, bus } = on;
 
-  const load = async (tx: Tx, nodeUid: string, items: readonly Report[]): Promise<Changes> => {
-    const ids = items.flatMap(({ execution_id }) => execution_id ?? []);
-    const keys = items.flatMap(({ execution_id, command_id, attempt }) =>
-      execution_id ? [] : [{ commandId: command_id, attempt: attempt ?? 1 }],
-    );
-    const rows = [
-      ...(ids.length > 0 ? await executions.byIds(tx, nodeUid, [...new Set(ids)]) : []),
-      ...(keys.length > 0 ? await executions.byAttempts(tx, nodeUid, keys) : []),
-    ];
-    const heads = rows.length > 0 ? await executions.commandHeads(tx, rows) : [];
+  const load = async (tx: Tx, batches: readonly Batch[]): Promise<Changes> => {
+    const ids = new Set<string>();
+    const keys: AttemptKey[] = [];
+    for (const { nodeUid, good } of batches)
+      for (const { item } of good) {
+        const { execution_id, command_id, attempt } = item.report;
+        if (execution_id) ids.add(execution_id);
+        else keys.push({ nodeUid, commandId: command_id, attempt: attempt ?? 1 });
+      }
+    for (const id of await executions.idsOfAttempts(tx, keys)) ids.add(id);
+    const { rows, heads } = await executions.byIds(tx, [...ids]);
     return new Changes(rows, heads, on.rules());
   };
 
@@ -72,21 +90,36 @@ export const reportsService = (on: {
     for (const topic of topics) bus.publish(topic);
   };
 
+  /** Topics to publish go with the first answer: all of them follow the same commit. */
+  const acknowledgeTogether = storage.writeTogether('commands.ack', async (tx, acks: readonly NodeIds[]) => {
+    const { rows, heads } = await executions.byIds(tx, [...new Set(acks.flatMap(({ ids }) => ids))]);
+    const changes = new Changes(rows, heads, on.rules());
+    const known = acks.map(({ nodeUid, ids }) => {
+      let count = 0;
+      for (const id of new Set(ids)) {
+        const row = changes.execution(id);
+        if (row?.node_uid !== nodeUid) continue;
+        acknowledge(changes, row);
+        count++;
+      }
+      return count;
+    });
+    const outcome = changes.outcome();
+    await executions.save(tx, outcome);
+    return known.map((count, at) => ({ known: count, topics: at === 0 ? outcome.topics : [] }));
+  });
+
+  const takeTogether = storage.writeTogether('commands.report', (tx, batches: readonly Batch[]) =>
+    takeReports(tx, batches),
+  );
+
   return {
     /** @returns how many of the ids were this node's. @throws AegisError commands.unknown_execution when none was */
     acknowledge: async (nodeUid: string, ids: readonly string[]): Promise<number> => {
       if (ids.length === 0) return 0;
-      const { known, topics } = await storage.write('commands.ack', async (tx) => {
-        const rows = await executions.byIds(tx, nodeUid, [...new Set(ids)]);
-        const heads = rows.length > 0 ? await executions.commandHeads(tx, rows) : [];
-        const changes = new Changes(rows, heads, on.rules());
-        for (const row of changes.executions()) acknowledge(changes, row);
-        const outcome = changes.outcome();
-        await executions.save(tx, outcome);
-        return { known: rows.length, topics: outcome.topics };
-      });
-      if (known === 0) throw unknownExecution();
+      const { known, topics } = await acknowledgeTogether({ nodeUid, ids });
       publish(topics);
+      if (known === 0) throw unknownExecution();
       return known;
     },
 
@@ -96,9 +129,14 @@ export const reportsService = (on: {
       const results: ReportOutcome[] = [];
       let pending = [...items.keys()];
       for (let round = 1; pending.length > 0; round++) {
-        const { outcomes, topics, added } = await storage.write('commands.report', (tx) =>
-          takeReports(tx, node.uid, items, pending, round === ROUNDS),
-        );
+        const good = pending.flatMap((at) => {
+          const item = items[at];
+          if (item && 'report' in item) return [{ at, item }];
+          if (item) results[at] = item;
+          return [];
+        });
+        if (good.length === 0) break;
+        const { outcomes, topics, added } = await takeTogether({ nodeUid: node.uid, good, last: round === ROUNDS });
         for (const { id, plan } of added)
           for (const { stream, from, bytes } of plan.added) hashes.add(id, stream, from, bytes);
         publish(topics);
@@ -120,28 +158,20 @@ export const reportsService = (on: {
     },
   };
 
-  async function takeReports(
-    tx: Tx,
-    nodeUid: string,
-    items: readonly (Item | ReportOutcome)[],
-    pending: readonly number[],
-    lastRound: boolean,
-  ) {
-    const outcomes = new Map<number, ReportOutcome | { wanted: HashWanted[] }>();
-    const good = pending.flatMap((at) => {
-      const item = items[at];
-      if (item && 'report' in item) return [{ at, item }];
-      if (item) outcomes.set(at, item);
-      return [];
-    });
-    const changes = await load(
-      tx,
-      nodeUid,
-      good.map(({ item }) => item.report),
-    );
-    const added: { id: string; plan: ChunkPlan }[] = [];
+  async function takeReports(tx: Tx, batches: readonly Batch[]): Promise<Taken[]> {
+    const changes = await load(tx, batches);
+    const taken = batches.map((batch) => takeBatch(changes, batch));
+    const outcome = changes.outcome();
+    const rows = taken.flatMap(({ added }) => added.flatMap(({ plan }) => plan.rows));
+    await executions.save(tx, outcome, outputRows.inserts(rows));
+    return taken.map((one, at) => (at === 0 ? { ...one, topics: outcome.topics } : one));
+  }
+
+  function takeBatch(changes: Changes, { nodeUid, good, last }: Batch): Taken {
+    const outcomes: Taken['outcomes'] = new Map();
+    const added: Taken['added'] = [];
     for (const { at, item } of good) {
-      const row = find(changes, item.report);
+      const row = find(changes, nodeUid, item.report);
       const refused = row ? mismatch(row, item.report) : unknownExecution();
       if (!row || refused) {
         outcomes.set(at, refusal(item.report, refused ?? unknownExecution(), row));
@@ -162,25 +192,19 @@ export const reportsService = (on: {
       }
       const moves = reportedByNode(standingOf(row), item.report.state) !== null;
       const verdict = moves ? verdictOf(row, item.report, storedBefore, plan) : null;
-      if (typeof verdict === 'object' && verdict !== null && !lastRound) {
+      if (typeof verdict === 'object' && verdict !== null && !last) {
         outcomes.set(at, { wanted: verdict });
         continue;
       }
       applyReport(changes, row, { ...item, verified: typeof verdict === 'boolean' ? verdict : null });
       outcomes.set(at, { executionId: row.id, state: row.state, next: nextOf(row), error: null });
     }
-    const outcome = changes.outcome();
-    await outputRows.insert(
-      tx,
-      added.flatMap(({ plan }) => plan.rows),
-    );
-    await executions.save(tx, outcome);
-    return { outcomes, topics: outcome.topics, added };
+    return { outcomes, added, topics: [] };
   }
 
   /** Whether the stored bytes are those that the node hashed: null where that cannot be said, or what must be read back first. */
   function verdictOf(
-    row: ExecutionRow,
+    row: LiveExecution,
     report: Report,
     storedBefore: NextOffsets,
     plan: ChunkPlan,
@@ -219,15 +243,19 @@ const checked = async (
   }
 };
 
-const find = (changes: Changes, report: Report): ExecutionRow | undefined => {
-  if (report.execution_id) return changes.execution(report.execution_id);
+/** Only an execution of that node. */
+const find = (changes: Changes, nodeUid: string, report: Report): LiveExecution | undefined => {
+  if (report.execution_id) {
+    const row = changes.execution(report.execution_id);
+    return row?.node_uid === nodeUid ? row : undefined;
+  }
   const attempt = report.attempt ?? 1;
   for (const row of changes.executions())
-    if (row.command_id === report.command_id && row.attempt === attempt) return row;
+    if (row.command_id === report.command_id && row.attempt === attempt && row.node_uid === nodeUid) return row;
   return undefined;
 };
 
-const mismatch = (row: ExecutionRow, report: Report): AegisError | null =>
+const mismatch = (row: LiveExecution, report: Report): AegisError | null =>
   row.command_id === report.command_id && (report.attempt === undefined || report.attempt === row.attempt)
     ? null
     : new AegisError(
@@ -236,7 +264,7 @@ const mismatch = (row: ExecutionRow, report: Report): AegisError | null =>
       );
 
 /** `state` is what the server holds; for an execution that it does not know, what was reported. */
-const refusal = (report: Report, error: AegisError, row?: ExecutionRow): ReportOutcome => ({
+const refusal = (report: Report, error: AegisError, row?: LiveExecution): ReportOutcome => ({
   executionId: row?.id ?? report.execution_id ?? NIL_UUID,
   state: row?.state ?? report.state,
   next: row ? nextOf(row) : { stdout: 0, stderr: 0 },

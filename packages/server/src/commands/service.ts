@@ -17,6 +17,7 @@ import { expiryRepository } from './expiry-repository.ts';
 import { listingService } from './listing.ts';
 import { listingRepository } from './listing-repository.ts';
 import { logLines } from './log-lines.ts';
+import type { KeyIdsOf } from './offer-texts.ts';
 import { outputService } from './output.ts';
 import { outputRepository } from './output-repository.ts';
 import { reportsService } from './reports.ts';
@@ -39,6 +40,7 @@ export interface CommandLimits {
 export interface NodeDoor {
   resolve: ResolveTargets;
   publicKeyOf: PublicKeyOf;
+  keyIdsOf: KeyIdsOf;
   /** Those of the nodes that are not retired. */
   active: (nodeUids: readonly string[]) => Promise<readonly string[]>;
   /** Last signs of life; nodes never heard of are left out. */
@@ -87,6 +89,7 @@ export const commandsService = (on: {
       bus,
       clock,
       signer: { fleet: on.fleet, key: on.serverKey },
+      keyIdsOf: nodes.keyIdsOf,
       limits,
     }),
     output,

@@ -5,7 +5,7 @@ import { type Clock, isoTime } from '../platform/clock.ts';
 import type { OperatorActor } from '../platform/http/actor.ts';
 import type { Storage } from '../tables.ts';
 import { commandTopic, nodeTopic } from './changes.ts';
-import type { SubmissionRepository } from './submission-repository.ts';
+import type { KnownSubmission, NewCommand, SubmissionRepository } from './submission-repository.ts';
 import { type Request, readSubmission } from './submission-request.ts';
 import type { CommandRow } from './tables.ts';
 
@@ -21,6 +21,8 @@ export interface ResolvedTarget {
 /** @throws AegisError commands.unknown_target, commands.bad_selector, commands.no_target */
 export type ResolveTargets = (targets: readonly string[]) => Promise<readonly ResolvedTarget[]>;
 
+type Stored = { full: ReadonlySet<string> } | { known: KnownSubmission | null };
+
 const QUEUE_RETRY_SEC = 10;
 const NAMES_SHOWN = 10;
 
@@ -34,6 +36,31 @@ export const submissionService = (on: {
   maxQueuedPerNode: number;
 }) => {
   const { storage, repository } = on;
+
+  /** Those that share a transaction, together: each is stored, or its nodes' queues are full, or another request had its key. */
+  const store = storage.writeTogether('commands.submit', async (tx, items: readonly NewCommand[]) => {
+    const uids = new Set(items.flatMap(({ executions }) => executions.map(({ uid }) => uid)));
+    const queued = await repository.queued(tx, [...uids]);
+    const fullOf = ({ executions }: NewCommand): Set<string> => {
+      const full = executions.filter(({ uid }) => (queued.get(uid) ?? 0) >= on.maxQueuedPerNode);
+      if (full.length === 0) for (const { uid } of executions) queued.set(uid, (queued.get(uid) ?? 0) + 1);
+      return new Set(full.map(({ uid }) => uid));
+    };
+    const full = items.map(fullOf);
+    const accepted = items.filter((_, at) => full[at]?.size === 0);
+    const inserted = await repository.insert(tx, accepted);
+    const outcomes: Stored[] = [];
+    for (const [at, { command }] of items.entries()) {
+      const nodes = full[at];
+      if (nodes && nodes.size > 0) outcomes.push({ full: nodes });
+      else if (inserted.has(command.id)) outcomes.push({ known: null });
+      else
+        outcomes.push({
+          known: (await repository.known(tx, command.actor_id, command.idempotency_key ?? '')) ?? null,
+        });
+    }
+    return outcomes;
+  });
 
   const submit = async (actor: OperatorActor, request: Request): Promise<SubmitAnswer> => {
     const { idempotencyKey } = request;
@@ -51,18 +78,12 @@ export const submissionService = (on: {
     const ids = new Map(targets.map(({ uid }) => [uid, on.newId()]));
     const answer = answerOf(request, command.id, targets, (uid) => ids.get(uid) ?? null);
     if (idempotencyKey !== null) command.answer = JSON.stringify(answer);
-    const stored = await storage.write('commands.submit', async (tx) => {
-      const full = await repository.fullQueues(tx, [...ids.keys()], on.maxQueuedPerNode);
-      if (full.size > 0) throw queueFull(targets.filter(({ uid }) => full.has(uid)));
-      if (!(await repository.insertCommand(tx, command)))
-        return (await repository.known(tx, actor.id, idempotencyKey ?? '')) ?? null;
-      await repository.insertExecutions(
-        tx,
-        command,
-        targets.map(({ uid, name }) => ({ id: ids.get(uid) ?? '', uid, name })),
-      );
-      return null;
+    const outcome = await store({
+      command,
+      executions: targets.map(({ uid, name }) => ({ id: ids.get(uid) ?? '', uid, name })),
     });
+    if ('full' in outcome) throw queueFull(targets.filter(({ uid }) => outcome.full.has(uid)));
+    const stored = outcome.known;
     if (stored) return answerAgain(stored, request); // another request with the same key was quicker
     for (const uid of ids.keys()) on.bus.publish(nodeTopic(uid));
     on.bus.publish(commandTopic(command.id));

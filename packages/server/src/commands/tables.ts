@@ -107,3 +107,41 @@ export interface CommandsTables {
 export type CommandRow = CommandsTables['commands'];
 export type ExecutionRow = CommandsTables['commands_executions'];
 export type OutputRow = CommandsTables['commands_output'];
+
+/** Columns that only a report writes and people read: no transition looks at them, so none loads them. */
+type Told =
+  | 'priority'
+  | 'due_at'
+  | 'not_before'
+  | 'created_at'
+  | 'exit_code'
+  | 'signal'
+  | 'error_code'
+  | 'error_message'
+  | 'usage'
+  | 'tree_empty'
+  | 'report_signed'
+  | 'output_verified'
+  | 'stdout_sha256'
+  | 'stderr_sha256';
+/** An execution as transitions read it; what was not loaded and is not set stays as it is stored. */
+export type LiveExecution = Omit<ExecutionRow, Told> & Partial<Pick<ExecutionRow, Told>>;
+/** A command as its executions' transitions read it. */
+export type LiveCommand = Pick<
+  CommandRow,
+  | 'id'
+  | 'state'
+  | 'result'
+  | 'priority'
+  | 'delivery'
+  | 'max_retries'
+  | 'retry_backoff_ms'
+  | 'retry_count'
+  | 'output_limit_bytes'
+  | 'scheduled_at'
+  | 'expires_at'
+  | 'executed_at'
+  | 'completed_at'
+  | 'error_message'
+  | 'check_at'
+>;

@@ -133,6 +133,9 @@ export const nodesService = (parts: {
     seen: presence.seen,
     attend: presence.attend,
     storeSeen,
+    /** In the order of the uids. A key is for life, so what is known of it is never out of date. */
+    keyIdsOf: (uids: readonly string[]): Promise<(string | null)[]> =>
+      Promise.all(uids.map(async (uid) => (kept.get(uid)?.node ?? (await byUid(uid)))?.keyId ?? null)),
     /** Those of the nodes that are not retired. */
     activeOf: async (uids: readonly string[]): Promise<string[]> =>
       (await repository.targetsNamed(uids)).map(({ uid }) => uid).filter((uid) => uids.includes(uid)),

@@ -2,7 +2,7 @@ import { AegisError } from '@aegis/protocol/errors';
 import type { FaultPoints } from '@aegis/protocol/fault-points';
 import { CompiledQuery, type ControlledTransaction, type Kysely, type Transaction } from 'kysely';
 import { asUnavailable } from './failures.ts';
-import type { StorageKind } from './storage.ts';
+import type { Storage, StorageKind } from './storage.ts';
 
 /** Group commit: while one transaction runs, further works queue, and the next transaction takes them together, so that many
  *  share one fsync. Each has its own savepoint; one that throws is undone and rejected alone. */
@@ -15,13 +15,18 @@ export interface GroupCommitLimits {
 }
 export const GROUP_COMMIT_LIMITS: GroupCommitLimits = { batch: 256, queue: 4096 };
 
+/** Does the works of `items`, and answers each. */
+type Work<DB> = (tx: Transaction<DB>, items: readonly unknown[]) => Promise<readonly unknown[]>;
 interface QueuedWork<DB> {
   label: string;
-  run: (tx: Transaction<DB>) => Promise<unknown>;
+  /** The same function: what may be done together. */
+  run: Work<DB>;
+  item: unknown;
   resolve: (value: unknown) => void;
   reject: (reason: unknown) => void;
 }
 type Outcome = { value: unknown } | { error: unknown };
+type Outcomes<DB> = Map<QueuedWork<DB>, Outcome>;
 
 export const SAVEPOINT = CompiledQuery.raw('savepoint work');
 /** From one work to the next, in as few round trips as the database allows. */
@@ -32,7 +37,8 @@ export const NEXT_WORK = {
 const ROLLBACK_WORK = CompiledQuery.raw('rollback to savepoint work');
 
 export interface GroupCommit<DB> {
-  write<T>(label: string, work: (tx: Transaction<DB>) => Promise<T>): Promise<T>;
+  write: Storage<DB>['write'];
+  writeTogether: Storage<DB>['writeTogether'];
   /** Refuses further works and resolves when the queued ones are done. */
   drain(): Promise<void>;
 }
@@ -57,15 +63,21 @@ export const groupCommit = <DB>(
     loop = null;
   };
 
+  const enqueue = <O>(label: string, run: Work<DB>, item: unknown): Promise<O> =>
+    new Promise<O>((resolve, reject) => {
+      if (closed) return reject(refused('The server is stopping. Send the request again in a few seconds.'));
+      if (queue.length >= limits.queue)
+        return reject(refused('The server has more to store than it can at the moment. Send the request again.'));
+      queue.push({ label, run, item, resolve: resolve as (value: unknown) => void, reject });
+      loop ??= runQueue();
+    });
+
   return {
-    write: <T>(label: string, work: (tx: Transaction<DB>) => Promise<T>) =>
-      new Promise<T>((resolve, reject) => {
-        if (closed) return reject(refused('The server is stopping. Send the request again in a few seconds.'));
-        if (queue.length >= limits.queue)
-          return reject(refused('The server has more to store than it can at the moment. Send the request again.'));
-        queue.push({ label, run: work, resolve: resolve as (value: unknown) => void, reject });
-        loop ??= runQueue();
-      }),
+    write: (label, work) => enqueue(label, async (tx) => [await work(tx)], undefined),
+    writeTogether:
+      <I, O>(label: string, work: (tx: Transaction<DB>, items: readonly I[]) => Promise<readonly O[]>) =>
+      (item: I) =>
+        enqueue<O>(label, work as Work<DB>, item),
     drain: async () => {
       closed = true;
       await loop;
@@ -82,10 +94,10 @@ const commitBatch = async <DB>(
   faults: FaultPoints,
 ): Promise<void> => {
   let tx: ControlledTransaction<DB> | undefined;
-  let outcomes: Outcome[];
+  let outcomes: Outcomes<DB>;
   try {
     tx = await writer.startTransaction().execute();
-    outcomes = batch.length === 1 ? [await runAlone(tx, batch)] : await runWithSavepoints(tx, batch, NEXT_WORK[kind]);
+    outcomes = batch.length === 1 ? await runAlone(tx, batch) : await runWithSavepoints(tx, batch, NEXT_WORK[kind]);
     for (const { label } of batch) faults.at(`server.before-commit.${label}`);
     // A commit that fails may yet have happened (the connection broke before the answer): reported as failed, the sender
     // sends again, and what is stored twice is stored once.
@@ -97,37 +109,52 @@ const commitBatch = async <DB>(
     for (const work of batch) work.reject(reason);
     return;
   }
-  batch.forEach((work, at) => {
-    const outcome = outcomes[at];
+  for (const work of batch) {
+    const outcome = outcomes.get(work);
     if (outcome && 'value' in outcome) work.resolve(outcome.value);
     else work.reject(asUnavailable(outcome?.error));
-  });
+  }
 };
 
 /** A single work needs no savepoint: its failure is the transaction's. */
-const runAlone = async <DB>(tx: Transaction<DB>, [work]: readonly QueuedWork<DB>[]): Promise<Outcome> => ({
-  value: await work?.run(tx),
-});
+const runAlone = async <DB>(tx: Transaction<DB>, works: readonly QueuedWork<DB>[]): Promise<Outcomes<DB>> =>
+  outcomesOf(works, await runTogether(tx, works));
+
+const runTogether = async <DB>(tx: Transaction<DB>, works: readonly QueuedWork<DB>[]): Promise<readonly unknown[]> =>
+  (await works[0]?.run(
+    tx,
+    works.map(({ item }) => item),
+  )) ?? [];
+
+const outcomesOf = <DB>(works: readonly QueuedWork<DB>[], values: readonly unknown[]): Outcomes<DB> =>
+  new Map(works.map((work, at) => [work, { value: values[at] }]));
+
+/** Works that are of one kind, in the place of the first of them. */
+const grouped = <DB>(batch: readonly QueuedWork<DB>[]): QueuedWork<DB>[][] => [
+  ...Map.groupBy(batch, ({ run }) => run).values(),
+];
 
 /** @throws what made the transaction itself unusable (a full disk, a broken connection): then no work counts */
 const runWithSavepoints = async <DB>(
   tx: Transaction<DB>,
   batch: readonly QueuedWork<DB>[],
   nextWork: readonly CompiledQuery[],
-): Promise<Outcome[]> => {
-  const outcomes: Outcome[] = [];
+): Promise<Outcomes<DB>> => {
+  const outcomes: Outcomes<DB> = new Map();
+  const groups = grouped(batch);
   await tx.executeQuery(SAVEPOINT);
-  for (const [at, work] of batch.entries()) {
+  for (let works = groups.shift(); works; works = groups.shift()) {
     try {
-      outcomes.push({ value: await work.run(tx) });
-      if (at === batch.length - 1) break;
+      for (const [work, outcome] of outcomesOf(works, await runTogether(tx, works))) outcomes.set(work, outcome);
+      if (groups.length === 0) break;
       for (const statement of nextWork) await tx.executeQuery(statement);
     } catch (error) {
-      outcomes[at] = { error };
+      for (const work of works) outcomes.set(work, { error });
       // The savepoint survives going back to it: the next work uses it as it is.
       await tx.executeQuery(ROLLBACK_WORK).catch((cause: unknown) => {
         throw lostTransaction(error, cause);
       });
+      if (works.length > 1) groups.unshift(...works.map((work) => [work])); // to fail alone, or not
     }
   }
   return outcomes;

@@ -3,6 +3,7 @@ import { Kysely, PostgresDialect, type PostgresPool, type PostgresPoolClient, sq
 import pg from 'pg';
 import { asUnavailable } from './failures.ts';
 import { type GroupCommitLimits, groupCommit, NEXT_WORK, SAVEPOINT } from './group-commit.ts';
+import { type Statement, TOGETHER } from './statements.ts';
 import type { Storage } from './storage.ts';
 
 /** PostgreSQL: a pool for reads and one connection for the group commits. A broken connection is thrown away and the next use
@@ -48,6 +49,7 @@ export const openPostgres = <DB>(options: {
       kind: 'postgres',
       read,
       write: group.write,
+      writeTogether: group.writeTogether,
       ping: async () => {
         try {
           await sql`select 1`.execute(read);
@@ -93,8 +95,20 @@ const withNamedStatements = (pool: pg.Pool): PostgresPool => {
   const wrapped = new WeakMap<pg.PoolClient, PostgresPoolClient>();
   const wrap = (client: pg.PoolClient): PostgresPoolClient => {
     let failedAhead: unknown = null;
+    const run = (text: string, parameters: readonly unknown[]) => {
+      const name = parameters.length > 0 ? nameOf(text) : undefined;
+      return client.query({ text, values: [...parameters], ...(name ? { name } : {}) });
+    };
+    // Sent without waiting in between; when one fails, those behind it fail too, and the first error is the one to tell.
+    const runTogether = async (statements: readonly Statement[]) => {
+      const results = await Promise.all(
+        statements.map(({ sql: text, runs }) => Promise.all(runs.map((parameters) => run(text, parameters)))),
+      );
+      return { ...NOTHING, rows: results.map((all) => all.flatMap(({ rows }) => rows)) };
+    };
     const query = async (text: unknown, values?: readonly unknown[]) => {
       if (typeof text !== 'string') throw new Error('queries are not streamed: read in pages');
+      if (text === TOGETHER) return runTogether(values as readonly Statement[]);
       if (text === 'begin') failedAhead = null;
       if (text === 'commit' && failedAhead !== null) throw failedAhead;
       if (SENT_AHEAD.has(text)) {
@@ -103,9 +117,7 @@ const withNamedStatements = (pool: pg.Pool): PostgresPool => {
         });
         return NOTHING;
       }
-      const parameters = [...(values ?? [])];
-      const name = parameters.length > 0 ? nameOf(text) : undefined;
-      return client.query({ text, values: parameters, ...(name ? { name } : {}) });
+      return run(text, values ?? []);
     };
     // Only the form of query() that Kysely uses without a cursor.
     return { query, release: (destroy?: boolean) => client.release(destroy) } as unknown as PostgresPoolClient;

@@ -16,6 +16,7 @@ import {
 } from 'kysely';
 import { asUnavailable, nulInText } from './failures.ts';
 import { type GroupCommitLimits, groupCommit } from './group-commit.ts';
+import { type Statement, TOGETHER } from './statements.ts';
 import type { Storage } from './storage.ts';
 
 /** SQLite: one file in WAL mode with synchronous=FULL (a commit is an fsync), one connection that writes and one that only reads.
@@ -53,6 +54,7 @@ export const openSqlite = <DB>(options: {
       kind: 'sqlite',
       read,
       write: group.write,
+      writeTogether: group.writeTogether,
       ping: async () => {
         try {
           await sql`select count(*) from sqlite_schema`.execute(read);
@@ -119,6 +121,10 @@ const beginWaiting = async (begin: () => Promise<void>): Promise<void> => {
   }
 };
 
+const refuseNul = (parameters: readonly unknown[]): void => {
+  for (const value of parameters) if (typeof value === 'string' && value.includes('\0')) throw nulInText();
+};
+
 const sqliteConnection = (database: Database.Database): DatabaseConnection => {
   const kept = new Map<string, Database.Statement>();
   const prepared = (text: string): Database.Statement => {
@@ -129,9 +135,20 @@ const sqliteConnection = (database: Database.Database): DatabaseConnection => {
     kept.set(text, statement);
     return statement;
   };
+  const runAll = ({ sql: text, runs }: Statement): unknown[] => {
+    const statement = prepared(text);
+    const rows: unknown[] = [];
+    for (const parameters of runs) {
+      refuseNul(parameters);
+      if (statement.reader) for (const row of statement.all(parameters)) rows.push(row);
+      else statement.run(parameters);
+    }
+    return rows;
+  };
   return {
     executeQuery: async <R>({ sql: text, parameters }: CompiledQuery): Promise<QueryResult<R>> => {
-      for (const value of parameters) if (typeof value === 'string' && value.includes('\0')) throw nulInText();
+      if (text === TOGETHER) return { rows: (parameters as readonly Statement[]).map(runAll) as R[] };
+      refuseNul(parameters);
       const statement = prepared(text);
       if (statement.reader) return { rows: statement.all(...parameters) as R[] };
       const { changes, lastInsertRowid } = statement.run(...parameters);

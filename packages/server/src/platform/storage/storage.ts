@@ -15,6 +15,13 @@ export interface Storage<DB> {
    *  @throws AegisError http.unavailable (503) when the queue is full, the disk is, or the database cannot be reached or a
    *  commit's outcome is unknown: the caller may send the same again */
   write<T>(label: string, work: (tx: Transaction<DB>) => Promise<T>): Promise<T>;
+  /** As `write`, for works of one kind whose effort is mostly per statement: those that come to share a transaction are given to
+   *  `work` together, in the order in which they came, and it answers each. When it throws, each is done once more for itself.
+   *  Their order to works of other kinds in that transaction is any: none of them had been answered. */
+  writeTogether<I, O>(
+    label: string,
+    work: (tx: Transaction<DB>, items: readonly I[]) => Promise<readonly O[]>,
+  ): (item: I) => Promise<O>;
   /** Answers whether the database works, for health. @throws AegisError http.unavailable */
   ping(): Promise<void>;
   /** Housekeeping that the database does not do by itself; called now and then by a loop, never while a request waits. */
