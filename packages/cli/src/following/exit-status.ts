@@ -29,7 +29,7 @@ export const signalNumber = (signal: string): number | null => {
   const known = (constants.signals as Readonly<Record<string, number>>)[
     signal.startsWith('SIG') ? signal : `SIG${signal}`
   ];
-  const number = known ?? Number.parseInt(signal, 10);
+  const number = known ?? Number.parseInt(signal.replace(/^SIG/, ''), 10); // SIG34: real-time signals have no names
   return Number.isInteger(number) && number > 0 && number < 128 ? number : null;
 };
 

@@ -44,7 +44,12 @@ export const endCgroup = (folder: string, tries = CGROUP_TRIES): void => {
   }
 };
 
-const SIGNALS = new Map(Object.entries(osConstants.signals).map(([name, number]) => [number as number, name]));
+/** Of two names for one number the first is the usual one: SIGABRT, not SIGIOT. */
+const SIGNALS = new Map(
+  Object.entries(osConstants.signals)
+    .reverse()
+    .map(([name, number]) => [number as number, name]),
+);
 export const signalName = (number: number): string => SIGNALS.get(number) ?? `SIG${number}`;
 
 export const errnoOf = (error: unknown): string | undefined =>
