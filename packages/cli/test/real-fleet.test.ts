@@ -115,3 +115,27 @@ test('the daemon answers on its own socket', async () => {
   expect(code).toBe(0);
   expect(JSON.parse(String(stdout))).toMatchObject({ name: 'web-1', connected: true, draining: false });
 });
+
+test('a drain that runs out of time says so by its exit code', async () => {
+  const dataDir = fleet.nodes[0]?.dataDir ?? '';
+  const submitted = await cli.run(['submit', '-t', 'web-1', '--detach', '--', 'sleep', '30'], { env: env() });
+  const id = String(submitted.stdout).trim();
+  await waitFor('the command to run', async () => {
+    const { stdout } = await cli.run(['commands', 'show', id, '--json'], { env: env() });
+    return JSON.parse(String(stdout)).state === 'running';
+  });
+  const { code, stdout, stderr } = await cli.run([
+    'daemon',
+    'drain',
+    '--timeout',
+    '0',
+    '--json',
+    '--data-dir',
+    dataDir,
+  ]);
+  expect({ code, stderr, drained: JSON.parse(String(stdout)).drained }).toEqual({
+    code: 1,
+    stderr: 'aegis: the time is over and not all has ended and been reported.\n',
+    drained: false,
+  });
+});

@@ -105,7 +105,7 @@ const DAY_SEC = 86_400;
 
 export class DaemonDrain extends AegisCommand {
   static override description =
-    'The daemon takes no new commands, and this returns when those that run have ended and been reported, or when the time is over.';
+    'The daemon takes no new commands, and this returns when those that run have ended and been reported, or when the time is over (exit code 1).';
   static override examples = [
     { description: 'Before a reboot', command: 'aegis daemon drain && reboot' },
     { description: 'For ten minutes at most', command: 'aegis daemon drain --timeout 600' },
@@ -120,9 +120,12 @@ export class DaemonDrain extends AegisCommand {
     ...localFlags,
   };
 
-  async run(): Promise<undefined> {
+  async run(): Promise<number | undefined> {
     const { flags } = await this.parse(DaemonDrain);
     const answer = await askDaemon(flags, this.around.env, { op: 'drain', timeout_sec: flags.timeout ?? DAY_SEC });
     await (flags.json ? this.printJson(answer) : this.print(answerFacts(answer)));
+    if (answer.drained === true) return undefined;
+    await this.note('the time is over and not all has ended and been reported.');
+    return 1;
   }
 }
