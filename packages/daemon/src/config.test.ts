@@ -36,6 +36,16 @@ test('flags > environment > file > defaults, each with its origin', () => {
   }
 });
 
+test('AGENT_SVC_URL names the server, unless AEGIS_SERVER does', () => {
+  const serverOf = (env: Record<string, string>) => {
+    const { config, origins } = loadDaemonConfig({ flags: {}, env });
+    return [config.server, origins.server];
+  };
+  const seed = { AGENT_SVC_URL: 'http://localhost:8080' };
+  expect(serverOf(seed)).toEqual(['http://localhost:8080', 'env AGENT_SVC_URL']);
+  expect(serverOf({ ...seed, AEGIS_SERVER: 'https://a.example' })).toEqual(['https://a.example', 'env AEGIS_SERVER']);
+});
+
 test.each<[string, Record<string, unknown>, string[]]>([
   ['a word for a number', { max_concurrent: 'many' }, ['max_concurrent', '"many"', 'flag', '1 to 1000']],
   ['out of range', { 'poll-wait-sec': 61 }, ['poll_wait_sec', '61']],

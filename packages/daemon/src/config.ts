@@ -55,6 +55,8 @@ export type Origins = Record<keyof DaemonConfig, Origin>;
 
 export const DAEMON_KEYS = Object.keys(DaemonConfig.shape) as (keyof DaemonConfig)[];
 const SECRET: readonly string[] = ['join_token'];
+/** What the agents that this daemon succeeds were told their server by. */
+const SEED_SERVER = 'AGENT_SVC_URL';
 export const DEFAULT_CONFIG_FILE = '/etc/aegis/daemon.toml';
 
 export interface ConfigSources {
@@ -81,7 +83,8 @@ export const loadDaemonConfig = ({
   const values: Record<string, unknown> = {};
   const origins: Record<string, Origin> = {};
   for (const key of DAEMON_KEYS) {
-    const variable = `AEGIS_${key.toUpperCase()}`;
+    const names = [`AEGIS_${key.toUpperCase()}`, ...(key === 'server' ? [SEED_SERVER] : [])];
+    const variable = names.find((name) => env[name]) ?? names[0] ?? '';
     const [value, origin] = pick(key, fromFlags[key], env[variable], fromFile[key], variable, file);
     origins[key] = origin;
     if (value === undefined) continue;
