@@ -217,3 +217,15 @@ test('contexts: 0600, never a token in the output, and a token goes to its own s
     `aegis: ${file} is not valid TOML. Correct it, or remove it and run 'aegis context set' again.\n`,
   );
 });
+
+test('an unhealthy server is told as such, with the part that fails', async () => {
+  await using server = await scriptedServer({
+    'GET /healthz': (_, response) =>
+      reply(response, { status: 'unhealthy', timestamp: 'now', version: '0.1.0', failing: ['storage'] }, 503),
+  });
+  expect(await text(['server', 'status'], { AEGIS_SERVER: server.url })).toEqual({
+    code: 1,
+    stdout: '',
+    stderr: `aegis: The server at ${server.url} is up but unhealthy: storage fails. Its log says why.\n`,
+  });
+});

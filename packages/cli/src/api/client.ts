@@ -190,11 +190,22 @@ const BY_STATUS: Readonly<Record<number, ErrorCode>> = {
   503: 'http.unavailable',
 };
 
+/** What /healthz says in place of an error. */
+const unhealthy = (url: URL, parts: unknown, more: { retryAfterSec?: number }): AegisError => {
+  const failing = Array.isArray(parts) ? parts.map((part) => plainText(String(part))) : [];
+  return new AegisError(
+    'http.unavailable',
+    `The server at ${url.origin} is up but unhealthy: ${failing.join(', ') || 'a part of it'} fails. Its log says why.`,
+    { ...more, details: { status: 'unhealthy', failing } },
+  );
+};
+
 const refusal = (url: URL, status: number, retryAfter: string | undefined, text: string): AegisError => {
   const seconds = Number(retryAfter);
   const more = retryAfter !== undefined && Number.isFinite(seconds) ? { retryAfterSec: Math.max(0, seconds) } : {};
   try {
     const body: unknown = JSON.parse(text);
+    if (isRecord(body) && body.status === 'unhealthy') return unhealthy(url, body.failing, more);
     const error = isRecord(body) && isRecord(body.error) ? body.error : {};
     if (typeof error.code === 'string' && typeof error.message === 'string') {
       const code = isErrorCode(error.code) ? error.code : (BY_STATUS[status] ?? 'http.internal');
