@@ -4,6 +4,7 @@
 #   deploy/install.sh                   on this machine, as root
 #   deploy/install.sh --destdir DIR     below DIR: an image, a package, a tar for the nodes
 set -eu
+umask 022
 root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 destdir=
 case "${1:-}" in

@@ -46,3 +46,20 @@ test('an error of the server part is told as it is, with its code', async () => 
     })}\n`,
   });
 });
+
+test("a certificate's fingerprint is taken as openssl prints it, and nothing else is", async () => {
+  const bytes = Array.from({ length: 32 }, (_, at) => at.toString(16).padStart(2, '0'));
+  const made = await cli.run([
+    'server',
+    'join-token',
+    '--data-dir',
+    folder,
+    '--tls-fingerprint',
+    bytes.join(':').toUpperCase(),
+  ]);
+  expect(made.stdout.toString()).toMatch(new RegExp(`^aegis1\\.\\S+\\.${bytes.join('')}\\n$`));
+  expect(await cli.run(['server', 'join-token', '--data-dir', folder, '--tls-fingerprint', 'ab'])).toMatchObject({
+    code: 2,
+    stdout: Buffer.from(''),
+  });
+});

@@ -17,6 +17,16 @@ const ttlOf = (text: string): number => {
   return Math.round(seconds);
 };
 
+/** As openssl prints it, too: in capitals, with colons. */
+const fingerprintOf = (text: string): string => {
+  const hex = text.replaceAll(':', '').toLowerCase();
+  if (/^[0-9a-f]{64}$/.test(hex)) return hex;
+  throw new AegisError(
+    'cli.usage',
+    '--tls-fingerprint: not a SHA-256. Take it from: openssl x509 -in cert.pem -noout -fingerprint -sha256',
+  );
+};
+
 export class ServerToken extends AegisCommand {
   static override description =
     `Prints a new operator token alone on stdout; it is shown this once and stored only as a hash. Works on the data directory, whether the server runs or not.
@@ -146,7 +156,7 @@ export class ServerJoinToken extends AegisCommand {
       uses: flags.uses,
       ...(flags.site === undefined ? {} : { site: flags.site }),
       ...(flags.label === undefined ? {} : { labels: Object.fromEntries(flags.label.map(labelOf)) }),
-      ...(flags['tls-fingerprint'] === undefined ? {} : { tlsFingerprint: flags['tls-fingerprint'] }),
+      ...(flags['tls-fingerprint'] === undefined ? {} : { tlsFingerprint: fingerprintOf(flags['tls-fingerprint']) }),
     });
     await (flags.json
       ? this.printJson({ join_token: token, uses: flags.uses, ttl_sec: ttlOf(flags.ttl) })
