@@ -31,7 +31,7 @@ const KEEP_ALIVE_MS = 75_000;
 /** For all headers, and for the whole request: 8 MiB in two minutes is 0.6 Mbit/s. */
 const HEADERS_MS = 20_000;
 const REQUEST_MS = 120_000;
-const HEADER_BYTES = 16 * 1024;
+const HEADERS = { maxHeaderSize: 16 * 1024, headersTimeout: HEADERS_MS };
 const MAX_CONNECTIONS = 10_000;
 
 export const listen = async (
@@ -89,10 +89,7 @@ const silentConnections = (server: FastifyInstance['server'], tls: boolean): Rea
 const fastifyFor = (tls: Tls | undefined, newId: () => string): FastifyInstance =>
   Fastify({
     logger: false,
-    ...(tls
-      ? { https: { cert: tls.cert, key: tls.key, minVersion: 'TLSv1.2' as const, maxHeaderSize: HEADER_BYTES } }
-      : {}),
-    ...(tls ? {} : { http: { maxHeaderSize: HEADER_BYTES, headersTimeout: HEADERS_MS } }),
+    ...(tls ? { https: { ...tls, minVersion: 'TLSv1.2' as const, ...HEADERS } } : { http: HEADERS }),
     bodyLimit: BODY_LIMIT_BYTES,
     keepAliveTimeout: KEEP_ALIVE_MS,
     requestTimeout: REQUEST_MS,
