@@ -42,4 +42,12 @@ export const migrations: readonly Migration[] = [
       ) STRICT;
     `,
   },
+  {
+    version: 2,
+    name: 'executions that were begun',
+    sql: `
+      ALTER TABLE executions ADD COLUMN begun INTEGER NOT NULL DEFAULT 0;
+      UPDATE executions SET begun = 1 WHERE handed_boot IS NOT NULL;
+    `,
+  },
 ];

@@ -27,6 +27,7 @@ const live = async (crashAt: string | null): Promise<Life> => {
     join_token: server.joinToken,
     name: 'web-1',
     poll_wait_sec: 2,
+    max_concurrent: 2,
     log_level: 'silent',
   };
   const script = `import { runDaemon } from ${JSON.stringify(new URL('../src/main.ts', import.meta.url).href)};
@@ -53,13 +54,16 @@ const live = async (crashAt: string | null): Promise<Life> => {
     await waitFor('enrolment', () => server.nodes.size > 0);
     const command = server.submit({ cmd: `echo x >> ${marker}; sleep 0.15; seq 1 20000; exit 3` });
     const cancelled = server.submit({ cmd: 'sleep 300' });
+    const waiting = server.submit({ cmd: `echo y >> ${marker}` }); // for one of the two places
     await waitFor('both to run', () => command.acknowledged > 0 && cancelled.acknowledged > 0, 30_000);
     server.cancel(cancelled);
     await waitFor('both to end', () => command.state === 'failed' && cancelled.state === 'cancelled', 30_000);
     expect(server.output(command).toString() === WHOLE).toBe(true);
     expect(command.gaps).toEqual([]);
-    expect(readFileSync(marker, 'utf8')).toBe('x\n');
-    expect(new Set(command.reports.map((report) => report.state)).has('lost')).toBe(false);
+    await waitFor('the third to end', () => waiting.state === 'succeeded', 30_000);
+    expect(readFileSync(marker, 'utf8').split('\n').sort()).toEqual(['', 'x', 'y']);
+    const told = [...command.reports, ...waiting.reports].map((report) => report.state);
+    expect(told.includes('lost')).toBe(false);
     expect(server.nodes.size).toBe(1);
     await waitFor('the folders to go', () => readdirSync(join(flags.data_dir, 'executions')).length === 0);
     return { died, points: existsSync(trace) ? readFileSync(trace, 'utf8').trim().split('\n') : [] };
@@ -77,7 +81,7 @@ test('stopped anywhere, the daemon keeps its promises', async () => {
   const chosen = points.filter(
     (point) => point.endsWith('#1') || /\.(accept|pushStatus|ackCommands|putOutput)#2$/.test(point),
   );
-  for (const name of ['accept', 'handed', 'free'])
+  for (const name of ['accept', 'handed', 'begun', 'free'])
     expect(chosen).toEqual(expect.arrayContaining([`daemon.before-commit.${name}#1`, `daemon.after-commit.${name}#1`]));
   for (const name of ['registerComplete', 'pollCommands', 'ackCommands', 'putOutput', 'pushStatus'])
     expect(chosen).toEqual(expect.arrayContaining([`daemon.before-send.${name}#1`, `daemon.after-send.${name}#1`]));

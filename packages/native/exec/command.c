@@ -33,9 +33,21 @@ static void close_from(unsigned first) {
   for (int fd = (int)first; fd < limit; fd++) close(fd);
 }
 
+/* A machine going down tells everyone to end: the command then does, and the supervisor reports it. The last two come back as errors of write. */
+static const int ignored_signals[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGPIPE, SIGXFSZ};
+
+/* What was ignored before becomes default here, once, so that each command need not look at all of them. */
+void ignore_signals(void) {
+  for (int number = 1; number < NSIG; number++) {
+    struct sigaction was;
+    if (sigaction(number, NULL, &was) == 0 && was.sa_handler == SIG_IGN) signal(number, SIG_DFL);
+  }
+  for (size_t i = 0; i < sizeof ignored_signals / sizeof *ignored_signals; i++) signal(ignored_signals[i], SIG_IGN);
+}
+
 static void default_signals(void) {
   sigset_t none;
-  for (int number = 1; number < NSIG; number++) signal(number, SIG_DFL);
+  for (size_t i = 0; i < sizeof ignored_signals / sizeof *ignored_signals; i++) signal(ignored_signals[i], SIG_DFL);
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, NULL);
 }
@@ -80,8 +92,7 @@ static void switch_user(const char *user) {
   if (!held || (uid != 0 && setuid(0) == 0)) fail(CANNOT_RUN, "cannot become user '%.100s': the change did not hold", user);
 }
 
-_Noreturn void command_become(const struct spec *spec, const struct cgroup *cgroup, const struct command_files *files) {
-  cgroup_join(cgroup);
+_Noreturn void command_become(const struct spec *spec, const struct command_files *files) {
   setsid();
   if (dup2(files->in, STDIN_FILENO) < 0 || dup2(files->out, STDOUT_FILENO) < 0 || dup2(files->err, STDERR_FILENO) < 0) _exit(CANNOT_RUN);
   if (files->report != REPORT_FD && dup2(files->report, REPORT_FD) < 0) _exit(CANNOT_RUN);

@@ -1,6 +1,6 @@
 /* aegis-exec: runs one command per execution folder and outlives whoever asked for it. docs/execution.md is the protocol.
  * Order of reading: main.c, launcher.c, supervise.c (one page: begin, loop, end), then spool.c, tree.c, command.c.
- * Invariants: the claim is durable before the command starts; every byte of the pipes reaches a segment before the
+ * Invariants: the claim is made before the command starts; every byte of the pipes reaches a segment before the
  * status is written; nothing but an unreaped child or a verified pidfd is ever signalled. */
 #ifndef AEGIS_EXEC_H
 #define AEGIS_EXEC_H
@@ -43,6 +43,7 @@ void reason(char *to, const char *format, ...) __attribute__((format(printf, 2, 
 struct stream {
   const char *name;
   int dir, pipe;             /* pipe is -1 after its end */
+  bool widened;              /* its pipe holds more than the kernel gives at first */
   int segment;               /* the segment being filled, -1 between two */
   int64_t segment_used, segment_bytes, spool_bytes;
   int64_t stored;            /* bytes in segments so far: the offset of the next byte */
@@ -58,6 +59,7 @@ struct stream {
 bool stream_open(struct stream *stream, const char *name, int dir, int pipe, const struct spec *spec);
 bool stream_wants_input(const struct stream *stream);
 bool stream_done(const struct stream *stream);
+void stream_hangup(struct stream *stream);             /* nobody writes any more; what was written may still be there */
 bool stream_read(struct stream *stream, int64_t now);  /* true when something was stored */
 bool stream_retry(struct stream *stream, int64_t now); /* call at retry_at; true when something was stored */
 void stream_limit(struct stream *stream);              /* read what is in the pipe now, nothing that comes later */
@@ -71,7 +73,8 @@ struct cgroup {
   char name[80];
 };
 void cgroup_create(struct cgroup *cgroup, const char *parent, const char *id);
-void cgroup_join(const struct cgroup *cgroup); /* moves the calling process */
+pid_t cgroup_fork(const struct cgroup *cgroup, bool *inside); /* the child is born in the cgroup, where the kernel can do that */
+void cgroup_join(const struct cgroup *cgroup);               /* moves the calling process */
 bool cgroup_populated(const struct cgroup *cgroup);
 void cgroup_kill(const struct cgroup *cgroup);
 void cgroup_remove(struct cgroup *cgroup); /* when empty; else it stays */
@@ -83,6 +86,7 @@ size_t tree_kill(void);      /* SIGKILL */
 size_t tree_count(void);
 
 /* command.c: the child's side. */
+void ignore_signals(void); /* those that would end a supervisor or launcher; the command gets the defaults back */
 struct command_files {
   int in, out, err, report;
 };
@@ -90,7 +94,7 @@ struct spawn_failure {
   int exit_code;
   char text[REASON_BYTES];
 };
-_Noreturn void command_become(const struct spec *spec, const struct cgroup *cgroup, const struct command_files *files);
+_Noreturn void command_become(const struct spec *spec, const struct command_files *files);
 
 /* record.c: claim, status, hints, time. */
 struct outcome {
@@ -104,10 +108,11 @@ int64_t boot_ms(void);
 int64_t real_ms(void);
 bool folder_gone(int dir);
 void hint(const char *id, const char *kind, const char *detail);
-/* 1 made, 0 someone else has it, -1 neither, with `error`. Made but with an `error`: not durable, so nothing may start. */
+/* 1 made, 0 someone else has it, -1 neither, with `error`. */
 int claim_make(int dir, const char *boot_id, int64_t started_at_ms, char *error);
 int status_preallocate(int dir, char *error); /* a descriptor, or -1 with `error` */
-void status_write(int dir, int fd, const struct outcome *outcome, const struct stream streams[2]);
+void status_write(int dir, int fd, const char *id, const struct outcome *outcome, const struct stream streams[2]);
+void status_sync(int dir, int fd, const char *id); /* a moment later, and only when the folder still waits for the server */
 
 /* supervise.c, launcher.c */
 enum { EXIT_STATUS_WRITTEN = 0, EXIT_FAILED = 1, EXIT_BUSY = 3 };

@@ -30,13 +30,10 @@ static bool settle_descriptors(void) {
 static int prepare(void) {
   if (!settle_descriptors()) return EXIT_FAILED;
   umask(077);
-  /* A machine going down tells everyone to end: the command then does, and the supervisor reports it. */
-  const int ignored[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGPIPE, SIGXFSZ}; /* the last two come back as errors of write */
-  for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++) signal(ignored[i], SIG_IGN);
+  ignore_signals();
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, NULL);
-  signal(SIGCHLD, SIG_DFL); /* ignored, it would make the kernel reap in our place */
   return 0;
 }
 

@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { STATUS_BYTES = 4096, STATUS_RETRY_MS = 100 };
+enum { STATUS_BYTES = 4096, STATUS_RETRY_MS = 100, SYNC_AFTER_MS = 200 };
 
 static int64_t clock_ms(clockid_t clock) {
   struct timespec now;
@@ -47,16 +47,22 @@ void hint(const char *id, const char *kind, const char *detail) {
   if (write(STDOUT_FILENO, line, (size_t)size + 1) < 0) return;
 }
 
-/* The claim appears whole, by link: a name that exists half-written would be a decision that nobody can read. */
+/* Overwrites the file from its start. It may be one of an earlier execution in this folder, so it is cut to size. */
+static bool rewrite(int fd, const char *text, size_t size) {
+  struct stat st;
+  return pwrite(fd, text, size, 0) == (ssize_t)size && fstat(fd, &st) == 0 && (st.st_size == (off_t)size || ftruncate(fd, (off_t)size) == 0);
+}
+
+/* The claim appears whole, by link: a name that exists half-written would be a decision that nobody can read. It is not synced: it decides
+ * between processes of this boot, and for later ones the daemon's journal does (docs/decisions/0004). claim.tmp stays for the next execution
+ * in this folder; nobody but the holder of the lock writes it, and only while there is no claim. */
 int claim_make(int dir, const char *boot_id, int64_t started_at_ms, char *error) {
   char text[160];
   int size = snprintf(text, sizeof text, "{\"boot_id\":\"%s\",\"started_at_ms\":%lld}\n", boot_id, (long long)started_at_ms);
-  /* The parent is synced as well: had a power cut taken the whole folder, the daemon would think that nothing was started. */
-  int parent = openat(dir, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  int fd = openat(dir, "claim.tmp", O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+  int fd = openat(dir, "claim.tmp", O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
   int made = -1;
   errno = 0;
-  if (parent < 0 || fd < 0 || write(fd, text, (size_t)size) != size) {
+  if (fd < 0 || !rewrite(fd, text, (size_t)size)) {
     reason(error, "cannot write the claim: %s", strerror(errno == 0 ? ENOSPC : errno));
   } else if (linkat(dir, "claim.tmp", dir, "claim", 0) != 0) {
     made = errno == EEXIST ? 0 : -1;
@@ -64,17 +70,14 @@ int claim_make(int dir, const char *boot_id, int64_t started_at_ms, char *error)
   } else {
     made = 1;
   }
-  unlinkat(dir, "claim.tmp", 0);
-  if (made == 1 && (fsync(fd) != 0 || fsync(dir) != 0 || fsync(parent) != 0)) reason(error, "cannot sync the claim: %s", strerror(errno));
-  if (parent >= 0) close(parent);
   if (fd >= 0) close(fd);
   return made;
 }
 
 int status_preallocate(int dir, char *error) {
-  int fd = openat(dir, "status.tmp", O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+  int fd = openat(dir, "status.tmp", O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
   if (fd < 0) return reason(error, "cannot create status.tmp: %s", strerror(errno)), -1;
-  if (fallocate(fd, 0, 0, STATUS_BYTES) == 0) return fd;
+  if (fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, STATUS_BYTES) == 0) return fd;
   char blank[STATUS_BYTES] = {0};
   if (errno == EOPNOTSUPP && pwrite(fd, blank, sizeof blank, 0) == (ssize_t)sizeof blank) return fd;
   reason(error, "cannot reserve room for the status: %s", strerror(errno));
@@ -105,10 +108,11 @@ static void append_quoted(char *text, size_t *size, const char *value) {
   append(text, size, "\"");
 }
 
-static size_t compose(char *text, const struct outcome *o, const struct stream streams[2]) {
+static size_t compose(char *text, const char *id, const struct outcome *o, const struct stream streams[2]) {
   size_t size = 0;
   bool failed = o->failure.exit_code != 0, signaled = !failed && WIFSIGNALED(o->wait_status);
-  append(text, &size, "{\"outcome\":\"%s\"", failed ? "spawn_failed" : signaled ? "signaled" : "exited");
+  append(text, &size, "{\"execution_id\":\"%s\"", id);
+  append(text, &size, ",\"outcome\":\"%s\"", failed ? "spawn_failed" : signaled ? "signaled" : "exited");
   if (signaled) append(text, &size, ",\"exit_code\":null,\"signal\":%d", WTERMSIG(o->wait_status));
   else append(text, &size, ",\"exit_code\":%d,\"signal\":null", failed ? o->failure.exit_code : WEXITSTATUS(o->wait_status));
   append(text, &size, ",\"timed_out\":%s,\"cancelled\":%s", boolean(o->timed_out), boolean(o->cancelled));
@@ -132,19 +136,25 @@ static size_t compose(char *text, const struct outcome *o, const struct stream s
   return size;
 }
 
-static bool status_try(int dir, int fd, const char *text, size_t size) {
-  return pwrite(fd, text, size, 0) == (ssize_t)size && ftruncate(fd, (off_t)size) == 0 && fsync(fd) == 0 &&
-         renameat(dir, "status.tmp", dir, "status") == 0;
-}
-
-/* Comes back when the status is durable, or when nobody can want it any more. */
-void status_write(int dir, int fd, const struct outcome *outcome, const struct stream streams[2]) {
+/* Comes back when the status is there, or when nobody can want it any more. */
+void status_write(int dir, int fd, const char *id, const struct outcome *outcome, const struct stream streams[2]) {
   char text[STATUS_BYTES];
-  size_t size = compose(text, outcome, streams);
+  size_t size = compose(text, id, outcome, streams);
   const struct timespec pause = {.tv_nsec = STATUS_RETRY_MS * 1000000L};
-  while (!status_try(dir, fd, text, size)) {
+  while (!rewrite(fd, text, size) || renameat(dir, "status.tmp", dir, "status") != 0) {
     if (folder_gone(dir)) return;
     nanosleep(&pause, NULL);
   }
+}
+
+/* Most reports reach the server within moments, and the folder is gone or serves another execution; what is still waiting must survive a
+ * power cut from now on. */
+void status_sync(int dir, int fd, const char *id) {
+  char path[128];
+  const struct timespec pause = {.tv_nsec = SYNC_AFTER_MS * 1000000L};
+  snprintf(path, sizeof path, "../%s/status", id);
+  nanosleep(&pause, NULL);
+  if (faccessat(dir, path, F_OK, AT_SYMLINK_NOFOLLOW) != 0) return;
+  fsync(fd);
   fsync(dir);
 }

@@ -9,7 +9,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-enum { BUFFER_BYTES = 256 * 1024, FULL_RECHECK_MS = 5, FULL_PATIENT_MS = 50, PATIENT_AFTER = 400, ERROR_RETRY_MS = 100, NAME_BYTES = 32 };
+enum { BUFFER_BYTES = 256 * 1024, PIPE_BYTES = 1 << 20, BUSY_BYTES = 32 * 1024, FULL_RECHECK_MS = 5, FULL_PATIENT_MS = 50, PATIENT_AFTER = 400, ERROR_RETRY_MS = 100, NAME_BYTES = 32 };
 
 static void segment_name(const struct stream *stream, int64_t offset, char name[NAME_BYTES]) {
   snprintf(name, NAME_BYTES, "%s.%020lld", stream->name, (long long)offset);
@@ -20,9 +20,8 @@ bool stream_open(struct stream *stream, const char *name, int dir, int pipe, con
   stream->segment_bytes = spec->segment_bytes;
   stream->spool_bytes = spec->spool_bytes;
   stream->full = calloc((size_t)(spec->spool_bytes / spec->segment_bytes), sizeof *stream->full);
-  stream->buffer = malloc(BUFFER_BYTES); /* untouched pages cost nothing */
   sha256_init(&stream->hash);
-  return stream->full != NULL && stream->buffer != NULL;
+  return stream->full != NULL;
 }
 
 static int64_t room(const struct stream *stream) {
@@ -82,6 +81,12 @@ static bool store(struct stream *stream, int64_t now) {
   return some;
 }
 
+/* The look is needed: the kernel may see the pipe empty, then its last writer write and leave, and call that a hang-up without input. */
+void stream_hangup(struct stream *stream) {
+  int size = 0;
+  if (ioctl(stream->pipe, FIONREAD, &size) == 0 && size == 0) end_input(stream);
+}
+
 bool stream_read(struct stream *stream, int64_t now) {
   if (room(stream) <= 0) recount(stream);
   int64_t want = room(stream);
@@ -90,6 +95,11 @@ bool stream_read(struct stream *stream, int64_t now) {
     return false;
   }
   stream->stalls = 0;
+  if (stream->buffer == NULL) stream->buffer = malloc(BUFFER_BYTES); /* most commands write little or nothing */
+  if (stream->buffer == NULL) {
+    stream->retry_at = now + ERROR_RETRY_MS;
+    return false;
+  }
   if (want > BUFFER_BYTES) want = BUFFER_BYTES;
   if (stream->last_bytes >= 0 && want > stream->last_bytes) want = stream->last_bytes;
   ssize_t n = read(stream->pipe, stream->buffer, (size_t)want);
@@ -100,6 +110,10 @@ bool stream_read(struct stream *stream, int64_t now) {
   if (n == 0) {
     end_input(stream);
     return false;
+  }
+  if (n >= BUSY_BYTES && !stream->widened) {
+    fcntl(stream->pipe, F_SETPIPE_SZ, PIPE_BYTES); /* refused beyond the user's limit of pipe memory: then it stays as it is */
+    stream->widened = true;
   }
   sha256_update(&stream->hash, stream->buffer, (size_t)n);
   stream->pending_at = 0;

@@ -15,7 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { PIPE_BYTES = 1 << 20, HINT_EVERY_MS = 5, KILL_AGAIN_MS = 5, UNKILLABLE_MS = 10000, SETTLE_MS = 20, KILL_ROUNDS = 64, SPIN_MS = 200 };
+enum { HINT_EVERY_MS = 5, KILL_AGAIN_MS = 5, UNKILLABLE_MS = 10000, SETTLE_MS = 20, KILL_ROUNDS = 64, SPIN_MS = 200 };
 
 /* RUNNING → (TERMINATING → KILLING →) DRAINING. A cancel during DRAINING goes back to TERMINATING for the left-overs. */
 enum phase { RUNNING, TERMINATING, KILLING, DRAINING };
@@ -45,8 +45,12 @@ static bool open_lock(struct execution *x) {
 
 static bool open_control(struct execution *x, char *error) {
   struct stat st;
-  if (mkfifoat(x->dir, "control", 0600) != 0 && errno != EEXIST) return reason(error, "cannot make the control FIFO: %s", strerror(errno)), false;
-  x->control = openat(x->dir, "control", O_RDWR | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
+  const int flags = O_RDWR | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC;
+  x->control = openat(x->dir, "control", flags); /* there already when the folder served before */
+  if (x->control < 0 && errno == ENOENT) {
+    if (mkfifoat(x->dir, "control", 0600) != 0) return reason(error, "cannot make the control FIFO: %s", strerror(errno)), false;
+    x->control = openat(x->dir, "control", flags);
+  }
   if (x->control < 0 || fstat(x->control, &st) != 0) return reason(error, "cannot open control: %s", strerror(errno)), false;
   if (!S_ISFIFO(st.st_mode)) return reason(error, "control is not a FIFO"), false;
   return true;
@@ -77,7 +81,6 @@ static bool open_events(struct execution *x, char *error) {
 static bool open_stream(struct execution *x, int index, int *write_end, char *error) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return reason(error, "cannot make a pipe: %s", strerror(errno)), false;
-  fcntl(ends[0], F_SETPIPE_SZ, PIPE_BYTES);
   fcntl(ends[0], F_SETFL, O_NONBLOCK); /* this end only: the command's writes block */
   *write_end = ends[1];
   return stream_open(&x->streams[index], index == 0 ? "stdout" : "stderr", x->dir, ends[0], &x->spec) || (reason(error, "out of memory"), false);
@@ -86,10 +89,12 @@ static bool open_stream(struct execution *x, int index, int *write_end, char *er
 static void start_command(struct execution *x, struct command_files *files) {
   int report[2] = {-1, -1};
   struct spawn_failure *failure = &x->outcome.failure;
-  pid_t pid = pipe2(report, O_CLOEXEC | O_NONBLOCK) == 0 ? fork() : -1;
+  bool inside = false;
+  pid_t pid = pipe2(report, O_CLOEXEC | O_NONBLOCK) == 0 ? cgroup_fork(&x->cgroup, &inside) : -1;
   if (pid == 0) {
+    if (!inside) cgroup_join(&x->cgroup);
     files->in = x->input, files->report = report[1];
-    command_become(&x->spec, &x->cgroup, files);
+    command_become(&x->spec, files);
   }
   if (pid < 0) {
     failure->exit_code = 126;
@@ -118,8 +123,7 @@ static int begin(struct execution *x, char *error) {
   if (claimed == 1) {
     cgroup_create(&x->cgroup, x->spec.cgroup, x->id);
     x->started = boot_ms();
-    if (error[0] == '\0') start_command(x, &files);
-    else x->outcome.failure.exit_code = 126, reason(x->outcome.failure.text, "%s", error);
+    start_command(x, &files);
   }
   if (files.out >= 0) close(files.out);
   if (files.err >= 0) close(files.err);
@@ -244,7 +248,8 @@ static void serve_streams(struct execution *x, const struct pollfd polled[2], in
   bool stored = false;
   for (int i = 0; i < 2; i++) {
     struct stream *stream = &x->streams[i];
-    if (polled[i].fd >= 0 && polled[i].revents != 0) stored = stream_read(stream, now) || stored;
+    if (polled[i].fd >= 0 && polled[i].revents == POLLHUP) stream_hangup(stream);
+    else if (polled[i].fd >= 0 && polled[i].revents != 0) stored = stream_read(stream, now) || stored;
     if (stream->retry_at != 0 && now >= stream->retry_at) {
       stored = stream_retry(stream, now) || stored;
       if (stream->retry_at != 0) check_folder(x, now);
@@ -321,15 +326,16 @@ static void end(struct execution *x) {
     reason(x->outcome.failure.text, "the command still exists: SIGKILL had no effect for %d s", UNKILLABLE_MS / 1000);
   }
   for (int i = 0; i < 2; i++) stream_sync(&x->streams[i]);
-  status_write(x->dir, x->status, &x->outcome, x->streams);
-  hint(x->id, "exited", NULL);
+  status_write(x->dir, x->status, x->id, &x->outcome, x->streams);
 }
 
+/* The lock comes after everything else that another execution in this folder could meet. */
 static void release(struct execution *x) {
-  const int fds[] = {x->control, x->status, x->input, x->signals, x->timer, x->report, x->lock, x->dir};
+  int *const fds[] = {&x->control, &x->input, &x->signals, &x->timer, &x->report, &x->lock};
   for (int i = 0; i < 2; i++) stream_close(&x->streams[i]);
   for (size_t i = 0; i < sizeof fds / sizeof *fds; i++) {
-    if (fds[i] >= 0) close(fds[i]);
+    if (*fds[i] >= 0) close(*fds[i]);
+    *fds[i] = -1;
   }
 }
 
@@ -347,8 +353,14 @@ int supervise(int dir, const char *id) {
     end(&x);
   }
   release(&x);
-  /* After the lock is free: whoever hears that it failed may ask for another start at once. */
+  /* After the lock is free: whoever hears of it may ask for another start, or use the folder again, at once. */
   if (begun == EXIT_BUSY) hint(id, "busy", NULL);
   if (begun == EXIT_FAILED) hint(id, "failed", error);
+  if (begun == EXIT_STATUS_WRITTEN && !x.abandoned) {
+    hint(id, "exited", NULL);
+    status_sync(x.dir, x.status, id);
+  }
+  if (x.status >= 0) close(x.status);
+  close(x.dir);
   return begun;
 }

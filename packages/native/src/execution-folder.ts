@@ -22,7 +22,8 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { open, unlink } from 'node:fs/promises';
+import { basename, join } from 'node:path';
 import { loadAddon } from './binaries.ts';
 import type { Claim, ExecutionStatus } from './execution-records.ts';
 import { parseClaim, parseStatus } from './execution-records.ts';
@@ -40,18 +41,26 @@ export type Segment = { path: string; offset: number; bytes: number; complete: b
 
 const EXECUTION_ID = /^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$/;
 const SMALL_FILE_LIMIT = 8192;
-const { O_RDONLY, O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_DIRECTORY } = constants;
+const { O_RDONLY, O_WRONLY, O_CREAT, O_EXCL, O_TRUNC, O_NOFOLLOW, O_NONBLOCK, O_DIRECTORY } = constants;
 
 const errorCode = (error: unknown): string | undefined =>
   error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined;
 
 /** Makes `<root>/<id>` ready for the launcher and returns its path. Safe to call again for the same id: files appear by
- *  rename, so a supervisor never sees half of one, and a folder that is already claimed is left exactly as it is. */
-export const createExecutionFolder = (root: string, id: string, spec: ExecutionSpec, stdin?: Uint8Array): string => {
+ *  rename, so a supervisor never sees half of one, and a folder that is already claimed is left exactly as it is.
+ *  `spare`: a folder that `retireExecutionFolder` left, on the same file system; it is used up, also when this throws. */
+export const createExecutionFolder = (
+  root: string,
+  id: string,
+  spec: ExecutionSpec,
+  stdin?: Uint8Array,
+  spare?: string,
+): string => {
   if (!EXECUTION_ID.test(id))
     throw new Error(`'${id}' cannot name an execution: use letters, digits, '-' and '_', at most 64.`);
   const record = encodeSpec(spec, stdin !== undefined);
   const dir = join(root, id);
+  if (spare !== undefined && refill(spare, dir, record, stdin)) return dir;
   try {
     mkdirSync(dir, { mode: 0o700 });
   } catch (error) {
@@ -63,6 +72,50 @@ export const createExecutionFolder = (root: string, id: string, spec: ExecutionS
   if (stdin) replaceFile(dir, 'stdin', stdin);
   replaceFile(dir, 'spec', record);
   return dir;
+};
+
+/** The old claim goes when the new spec is whole, so that no supervisor of the folder's last execution, however late, can take half of it.
+ *  False, with the spare removed, when the folder is there already. */
+const refill = (spare: string, dir: string, record: Uint8Array, stdin: Uint8Array | undefined): boolean => {
+  try {
+    if (stdin) replaceFile(spare, 'stdin', stdin);
+    const fd = openSync(join(spare, 'spec'), O_WRONLY | O_NOFOLLOW); // empty since it was retired
+    try {
+      writeFileSync(fd, record);
+    } finally {
+      closeSync(fd);
+    }
+    renameSync(join(spare, 'status'), join(spare, 'status.tmp'));
+    unlinkSync(join(spare, 'claim'));
+    renameSync(spare, dir);
+    return true;
+  } catch (error) {
+    removeExecutionFolder(spare);
+    if (errorCode(error) === 'ENOTEMPTY' || errorCode(error) === 'EEXIST') return false;
+    throw error;
+  }
+};
+
+/** Files that serve the next execution too. */
+const KEPT = new Set(['claim', 'claim.tmp', 'control', 'lock', 'spec', 'status']);
+const MAX_RETIRED_FILES = 16;
+
+/** Makes the folder of an execution that is over and reported into a spare one at `spare`: making and removing files is the
+ *  greater part of what an execution costs a file system. False when it has to be removed instead. What the command was told
+ *  and wrote is gone afterwards, durably where the next execution could be taken for its author. */
+export const retireExecutionFolder = async (dir: string, spare: string): Promise<boolean> => {
+  const names = readdirSync(dir);
+  const others = names.filter((name) => !KEPT.has(name));
+  if (names.length - others.length < KEPT.size || others.length > MAX_RETIRED_FILES || supervisorAlive(dir))
+    return false;
+  closeSync(openSync(join(dir, 'spec'), O_WRONLY | O_TRUNC | O_NOFOLLOW));
+  if (others.length > 0) {
+    for (const name of others) await unlink(join(dir, name));
+    await using folder = await open(dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+    await folder.sync();
+  }
+  renameSync(dir, spare);
+  return true;
 };
 
 const replaceFile = (dir: string, name: string, bytes: Uint8Array): void => {
@@ -103,10 +156,11 @@ export const voidClaim = (dir: string): boolean => {
   return true;
 };
 
-/** The end of the execution, strictly checked; null while there is none. Throws when the file is not what aegis-exec writes. */
+/** The end of the execution, strictly checked; null while there is none. Throws when the file is not what aegis-exec writes, or tells of
+ *  another execution: a power cut may bring back what the folder held before. */
 export const readStatus = (dir: string): ExecutionStatus | null => {
   const text = readSmallFile(join(dir, 'status'));
-  return text === null ? null : parseStatus(text);
+  return text === null ? null : parseStatus(text, basename(dir));
 };
 
 /** Whether a supervisor holds the folder now. By its lock, never by a pid. */

@@ -4,6 +4,7 @@ import type { ExecutionSpec } from './execution-spec.ts';
 import { encodeSpec } from './execution-spec.ts';
 
 const good = {
+  execution_id: 'e-1',
   outcome: 'exited',
   exit_code: 0,
   signal: null,
@@ -22,7 +23,7 @@ const good = {
 };
 
 test('a status is taken over field by field', () => {
-  expect(parseStatus(JSON.stringify(good))).toEqual({
+  expect(parseStatus(JSON.stringify(good), 'e-1')).toEqual({
     outcome: 'exited',
     exitCode: 0,
     signal: null,
@@ -44,6 +45,7 @@ test('a status is taken over field by field', () => {
 test.each([
   ['', 'status is not a JSON object'],
   ['[]', 'status is not a JSON object'],
+  [JSON.stringify({ ...good, execution_id: 'e-0' }), 'status is of another execution'],
   [JSON.stringify({ ...good, stdout: null }), 'status lacks stdout, stderr or usage'],
   [JSON.stringify({ ...good, outcome: 'done' }), 'status: unknown outcome'],
   [JSON.stringify({ ...good, exit_code: null }), 'status: exit_code and signal contradict each other'],
@@ -54,7 +56,7 @@ test.each([
   [JSON.stringify({ ...good, stderr: { bytes: 1, sha256: 'x' } }), 'status: sha256 is not one'],
   [JSON.stringify({ ...good, error: 1 }), 'status: error is not a text'],
 ])('%s is refused', (text, message) => {
-  expect(() => parseStatus(text)).toThrow(message);
+  expect(() => parseStatus(text, 'e-1')).toThrow(message);
 });
 
 test('claims', () => {

@@ -59,9 +59,10 @@ export const parseClaim = (text: string): Claim => {
   return { kind: 'started', bootId: fields.boot_id, startedAtMs: Number(fields.started_at_ms) };
 };
 
-export const parseStatus = (text: string): ExecutionStatus => {
+export const parseStatus = (text: string, executionId: string): ExecutionStatus => {
   const fields = parseFields(text);
   if (!fields) throw new Error('status is not a JSON object');
+  if (fields.execution_id !== executionId) throw new Error('status is of another execution');
   const { stdout, stderr, usage } = fields;
   if (!isFields(stdout) || !isFields(stderr) || !isFields(usage))
     throw new Error('status lacks stdout, stderr or usage');

@@ -55,6 +55,7 @@ describe.each(builds)('%s', { timeout: 60_000 }, (build) => {
     expect(hints).toEqual(['claimed', 'output', 'exited']);
     expect(readdirSync(run.dir).sort()).toEqual([
       'claim',
+      'claim.tmp',
       'control',
       'lock',
       'spec',

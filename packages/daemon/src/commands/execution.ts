@@ -30,8 +30,10 @@ export interface Execution {
   /** Per stream; 0 = none. */
   readonly outputLimitBytes: number;
   phase: Phase;
-  /** Boot id under which it was handed to the launcher. */
+  /** Boot id under which it may have been handed to the launcher; durable before it is. */
   handedBoot: string | null;
+  /** Its folder was made under that boot id. */
+  begun: boolean;
   cancelAsked: boolean;
   report: Report | null;
   /** Whether this process hears of it by hints; otherwise its folder is looked at often. */

@@ -44,6 +44,8 @@ export interface InboxOptions {
   markSeen(directiveId: string, attempt: number, issuedAtMs: number): boolean;
   /** How many more executions the journal may hold. */
   room(): number;
+  /** How many of those that come now start at once: they are marked as handed over by the transaction that accepts them. */
+  handOver: { bootId: string; slots(): number };
   clock: Clock;
   log: Logger;
 }
@@ -58,7 +60,7 @@ type Decision =
 const TOMBSTONE_MS = 7 * 24 * 3_600_000;
 const Frame = z.object({ execution_id: z.uuid() });
 
-export const commandsInbox = ({ repository, journal, verify, markSeen, room, clock, log }: InboxOptions) => {
+export const commandsInbox = ({ repository, journal, verify, markSeen, room, handOver, clock, log }: InboxOptions) => {
   const decideRun = (offer: OfferedCommand, verdict: Verdict): Decision => {
     const execution = { id: offer.execution_id, commandId: offer.command_id, attempt: offer.attempt };
     const ended = (report: Report, seen: { id: string; issuedAtMs: number } | null): Decision => ({
@@ -71,6 +73,7 @@ export const commandsInbox = ({ repository, journal, verify, markSeen, room, clo
         notBeforeMs: null,
         expiresAtMs: 0,
         outputLimitBytes: 0,
+        handedBoot: null,
         body: null,
         report,
       },
@@ -117,6 +120,7 @@ export const commandsInbox = ({ repository, journal, verify, markSeen, room, clo
         notBeforeMs: verdict.notBeforeMs,
         expiresAtMs: verdict.expiresAtMs,
         outputLimitBytes: body.data.output_limit_bytes,
+        handedBoot: null,
         body: JSON.stringify(body.data),
         report: null,
       },
@@ -141,7 +145,7 @@ export const commandsInbox = ({ repository, journal, verify, markSeen, room, clo
     };
   };
 
-  const write = (decision: Decision, attempt: number, result: Accepted): void => {
+  const write = (decision: Decision, attempt: number, slots: number, result: Accepted): void => {
     if (decision.kind === 'cancel') {
       if (!markSeen(decision.seen.id, attempt, decision.seen.issuedAtMs)) return;
       repository.addTombstone(decision.commandId, clock.now() + TOMBSTONE_MS);
@@ -151,11 +155,13 @@ export const commandsInbox = ({ repository, journal, verify, markSeen, room, clo
       if (decision.seen && !markSeen(decision.seen.id, attempt, decision.seen.issuedAtMs)) return;
       const dead = decision.row.report === null && repository.hasTombstone(decision.row.commandId);
       const report = dead ? reportOfNoStart(decision.row, 'cancelled', null, clock.now()) : decision.row.report;
-      const row = { ...decision.row, report, body: dead ? null : decision.row.body };
+      const startsNow = report === null && decision.row.notBeforeMs === null && result.executions.length < slots;
+      const handedBoot = startsNow ? handOver.bootId : null;
+      const row = { ...decision.row, report, handedBoot, body: dead ? null : decision.row.body };
       const seq = repository.insert(row);
       if (seq === null) return; // that execution id is taken: the one that has it stays as it is
       const { body: _, ...kept } = row;
-      result.executions.push({ ...kept, seq, handedBoot: null, cancelAsked: false });
+      result.executions.push({ ...kept, seq, begun: false, cancelAsked: false });
     }
   };
 
@@ -186,9 +192,11 @@ export const commandsInbox = ({ repository, journal, verify, markSeen, room, clo
       if (decisions.some(({ decision }) => decision.kind === 'run' || decision.kind === 'cancel'))
         await journal.group('accept', () => {
           // Runs before cancels, so that a cancel in the same answer finds its command.
-          for (const { attempt, decision } of decisions) if (decision.kind === 'run') write(decision, attempt, result);
+          const slots = handOver.slots();
           for (const { attempt, decision } of decisions)
-            if (decision.kind === 'cancel') write(decision, attempt, result);
+            if (decision.kind === 'run') write(decision, attempt, slots, result);
+          for (const { attempt, decision } of decisions)
+            if (decision.kind === 'cancel') write(decision, attempt, slots, result);
         });
       const later = new Set(decisions.filter(({ decision }) => decision.kind === 'later').map(({ id }) => id));
       result.acknowledge = [...new Set(decisions.map(({ id }) => id))].filter((id) => !later.has(id));

@@ -16,6 +16,7 @@ const execution = (seq: number, priority: number, notBeforeMs: number | null = n
       expiresAtMs: 1e15,
       outputLimitBytes: 0,
       handedBoot: null,
+      begun: false,
       cancelAsked: false,
       report: null,
     },

@@ -5,7 +5,7 @@ import type { ExecutionRow } from './execution.ts';
 
 /** The SQL of commands. Writes belong inside the journal's transaction, group or lazily. */
 
-export interface NewExecution extends Omit<ExecutionRow, 'seq' | 'handedBoot' | 'cancelAsked'> {
+export interface NewExecution extends Omit<ExecutionRow, 'seq' | 'begun' | 'cancelAsked'> {
   /** JSON of the RunBody; null for what is never to start. */
   body: string | null;
 }
@@ -21,6 +21,7 @@ interface Row {
   expires_at_ms: number;
   output_limit_bytes: number;
   handed_boot: string | null;
+  begun: number;
   cancel_asked: number;
   report: string | null;
 }
@@ -31,15 +32,16 @@ export type CommandsRepository = ReturnType<typeof commandsRepository>;
 export const commandsRepository = ({ journal, keptReports }: { journal: Journal; keptReports: number }) => {
   const { db } = journal;
   const insert = db.prepare(
-    `INSERT INTO executions (id, command_id, attempt, priority, delivery, not_before_ms, expires_at_ms, output_limit_bytes, body, report)
-     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`,
+    `INSERT INTO executions (id, command_id, attempt, priority, delivery, not_before_ms, expires_at_ms, output_limit_bytes, handed_boot, body, report)
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`,
   );
   const columns =
-    'seq, id, command_id, attempt, priority, delivery, not_before_ms, expires_at_ms, output_limit_bytes, handed_boot, cancel_asked, report';
+    'seq, id, command_id, attempt, priority, delivery, not_before_ms, expires_at_ms, output_limit_bytes, handed_boot, begun, cancel_asked, report';
   const all = db.prepare<[], Row>(`SELECT ${columns} FROM executions ORDER BY seq`);
   const has = db.prepare<[string], number>('SELECT 1 FROM executions WHERE id = ?').pluck();
   const body = db.prepare<[string], string | null>('SELECT body FROM executions WHERE id = ?').pluck();
   const handed = db.prepare<[string, string]>('UPDATE executions SET handed_boot = ? WHERE id = ?');
+  const begun = db.prepare<[string]>('UPDATE executions SET begun = 1 WHERE id = ?');
   const report = db.prepare<[string, string]>('UPDATE executions SET report = ?, body = NULL WHERE id = ?');
   const cancel = db.prepare<[string]>('UPDATE executions SET cancel_asked = 1 WHERE command_id = ? AND report IS NULL');
   const remove = db.prepare<[string]>('DELETE FROM executions WHERE id = ?');
@@ -67,6 +69,7 @@ export const commandsRepository = ({ journal, keptReports }: { journal: Journal;
         one.notBeforeMs,
         one.expiresAtMs,
         one.outputLimitBytes,
+        one.handedBoot,
         one.body,
         one.report ? JSON.stringify(one.report) : null,
       );
@@ -84,12 +87,14 @@ export const commandsRepository = ({ journal, keptReports }: { journal: Journal;
         expiresAtMs: row.expires_at_ms,
         outputLimitBytes: row.output_limit_bytes,
         handedBoot: row.handed_boot,
+        begun: row.begun === 1,
         cancelAsked: row.cancel_asked === 1,
         report: row.report === null ? null : (JSON.parse(row.report) as Report),
       })),
     has: (id: string): boolean => has.get(id) !== undefined,
     bodyOf: (id: string): unknown => JSON.parse(body.get(id) ?? 'null'),
     setHanded: (id: string, bootId: string): void => void handed.run(bootId, id),
+    setBegun: (id: string): void => void begun.run(id),
     setReport: (id: string, final: Report): void => void report.run(JSON.stringify(final), id),
     setCancelAsked: (commandId: string): void => void cancel.run(commandId),
     /** The server has everything: the row goes, the report is kept for a while. */

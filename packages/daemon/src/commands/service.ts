@@ -12,13 +12,13 @@ import type { Logger } from '../platform/log.ts';
 import { endCgroup } from '../platform/process.ts';
 import { drainLoop } from './drain-loop.ts';
 import { type Execution, executionOf } from './execution.ts';
-import { folderRemover } from './folder-remover.ts';
 import { commandsInbox, type InboxOptions } from './inbox.ts';
 import type { SpecSettings } from './process-spec.ts';
 import { reportLoop } from './report-loop.ts';
 import type { CommandsRepository } from './repository.ts';
 import { launcherKeeper } from './runner/launcher-keeper.ts';
 import { commandsRunner } from './runner/runner.ts';
+import { spareFolders } from './spare-folders.ts';
 import { sweepFolders } from './sweep.ts';
 import { uploadLane } from './upload-lane.ts';
 
@@ -80,7 +80,7 @@ export const commandsService = (options: CommandsOptions) => {
   const { signal } = stopping;
   let accepting = true;
 
-  const removeFolder = folderRemover(log);
+  const folders = spareFolders(join(options.dataDir, 'spare'), log);
 
   const setUndelivered = (execution: Execution, bytes: number): void => {
     undeliveredBytes += bytes - (undelivered.get(execution.id) ?? 0);
@@ -142,7 +142,7 @@ export const commandsService = (options: CommandsOptions) => {
       .then(
         () => {
           live.delete(execution.id);
-          removeFolder(join(root, execution.id));
+          folders.release(join(root, execution.id));
         },
         (error: unknown) => {
           if (signal.aborted) return;
@@ -159,6 +159,7 @@ export const commandsService = (options: CommandsOptions) => {
     settings: options.settings,
     bootId: options.bootId,
     maxConcurrent: limits.maxConcurrent,
+    takeSpare: folders.take,
     mayStart: () => accepting && undeliveredBytes < limits.undeliveredBytes,
     askLauncher: (dir) => launcher.start(dir),
     endLeftovers: ({ id }) => {
@@ -195,6 +196,7 @@ export const commandsService = (options: CommandsOptions) => {
     journal,
     ...options.access,
     room: () => limits.maxExecutions - live.size,
+    handOver: { bootId: options.bootId, slots: () => runner.freeSlots() },
     clock,
     log,
   });

@@ -26,18 +26,30 @@ const status: ExecutionStatus = {
 };
 const here = { kind: 'started', bootId: BOOT, startedAtMs: 7 } as const;
 const before = { kind: 'started', bootId: 'boot-before', startedAtMs: 7 } as const;
-const plain: KnownOfExecution = { handedBoot: BOOT, cancelAsked: false, expired: false };
+const plain: KnownOfExecution = { handedBoot: BOOT, begun: true, cancelAsked: false, expired: false };
+const unhanded: KnownOfExecution = { ...plain, handedBoot: null, begun: false };
+const rebooted: KnownOfExecution = { ...plain, handedBoot: 'boot-before' };
 const folder = (change: Partial<FolderView>): FolderView => ({ alive: false, claim: null, status: null, ...change });
 
 test.each<[string, KnownOfExecution, FolderView | null, string]>([
-  ['never begun', { ...plain, handedBoot: null }, null, 'start'],
-  ['never begun, expired', { ...plain, handedBoot: null, expired: true }, null, 'given-up expired'],
-  ['never begun, cancelled', { ...plain, handedBoot: null, cancelAsked: true }, null, 'given-up cancelled'],
+  ['never begun', unhanded, null, 'start'],
+  ['accepted for a start, never begun', { ...plain, begun: false }, null, 'start'],
+  ['accepted for a start before a reboot', { ...plain, begun: false, handedBoot: 'boot-before' }, null, 'lost'],
+  ['never begun, expired', { ...unhanded, expired: true }, null, 'given-up expired'],
+  ['never begun, cancelled', { ...unhanded, cancelAsked: true }, null, 'given-up cancelled'],
   ['handed over, folder gone', plain, null, 'lost'],
   ['handed over, folder gone, cancelled', { ...plain, cancelAsked: true }, null, 'lost'],
   ['folder made, nobody claimed', plain, folder({}), 'start'],
-  ['folder made, launcher never asked', { ...plain, handedBoot: null }, folder({}), 'start'],
-  ['nobody claimed before the reboot', { ...plain, handedBoot: 'boot-before' }, folder({}), 'start'],
+  ['folder made, launcher never asked', unhanded, folder({}), 'start'],
+  ['no claim left after a reboot', rebooted, folder({}), 'lost'],
+  ['no claim left after a reboot, cancelled', { ...rebooted, cancelAsked: true }, folder({}), 'lost'],
+  ['ended, handed over before a reboot', rebooted, folder({ claim: before, status }), 'finish'],
+  [
+    'voided before a reboot',
+    { ...rebooted, cancelAsked: true },
+    folder({ claim: { kind: 'void' } }),
+    'given-up cancelled',
+  ],
   ['nobody claimed, expired', { ...plain, expired: true }, folder({}), 'give-up expired'],
   ['nobody claimed, cancelled', { ...plain, cancelAsked: true, expired: true }, folder({}), 'give-up cancelled'],
   ['supervisor about to claim', plain, folder({ alive: true }), 'follow'],

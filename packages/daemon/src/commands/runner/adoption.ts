@@ -32,8 +32,10 @@ export type NextStep =
   | { do: 'lost'; startedAtMs: number | null; why: string };
 
 export interface KnownOfExecution {
-  /** Boot id under which the launcher was asked; null: never. */
+  /** Boot id under which the launcher may have been asked; null: never. */
   handedBoot: string | null;
+  /** Its folder was made under that boot id. */
+  begun: boolean;
   cancelAsked: boolean;
   expired: boolean;
 }
@@ -41,8 +43,11 @@ export interface KnownOfExecution {
 export const decideNext = (known: KnownOfExecution, folder: FolderView | null, bootId: string): NextStep => {
   const as = known.cancelAsked ? 'cancelled' : 'expired';
   const mayNot = known.cancelAsked || known.expired;
+  // The claim was not synced, nor was the folder: what is missing after a power cut may have been there.
+  const rebooted = known.handedBoot !== null && known.handedBoot !== bootId;
   if (!folder) {
-    if (known.handedBoot !== null)
+    if (rebooted) return { do: 'lost', startedAtMs: null, why: REBOOTED };
+    if (known.begun)
       return {
         do: 'lost',
         startedAtMs: null,
@@ -54,16 +59,18 @@ export const decideNext = (known: KnownOfExecution, folder: FolderView | null, b
   if (status && status !== 'damaged') return { do: 'finish', status };
   if (claim?.kind === 'void') return { do: 'given-up', as: mayNot ? as : 'failed' };
   if (alive) return { do: 'follow' };
-  if (claim === null) return mayNot ? { do: 'give-up', as } : { do: 'start' };
-  const startedAtMs = claim.kind === 'started' ? claim.startedAtMs : null;
-  const rebooted = claim.kind !== 'started' || claim.bootId !== bootId;
-  const why = rebooted
-    ? 'The node restarted while the command ran; how it ended is not known. It is not repeated unless it was submitted at-least-once.'
+  if (claim === null && !rebooted) return mayNot ? { do: 'give-up', as } : { do: 'start' };
+  const startedHere = claim?.kind === 'started' && claim.bootId === bootId;
+  const why = !startedHere
+    ? REBOOTED
     : status === 'damaged'
       ? 'The record of how the command ended is damaged. It is not repeated.'
       : "The command's supervisor was killed, so how it ended is not known. It is not repeated unless it was submitted at-least-once.";
-  return { do: 'lost', startedAtMs, why };
+  return { do: 'lost', startedAtMs: claim?.kind === 'started' ? claim.startedAtMs : null, why };
 };
+
+const REBOOTED =
+  'The node restarted before it was known how the command ended. It is not repeated unless it was submitted at-least-once.';
 
 /** Null when there is no folder. Liveness is read first: a supervisor that was seen dead has written all that it ever will. */
 export const viewFolder = (dir: string): FolderView | null => {

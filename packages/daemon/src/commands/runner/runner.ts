@@ -36,6 +36,8 @@ export interface RunnerOptions {
   /** False while too many bytes wait for the server. */
   mayStart(): boolean;
   askLauncher(dir: string): void;
+  /** A folder that served before, to be used up. */
+  takeSpare(): string | undefined;
   /** Nobody watches a lost execution's processes any more: they must not go on beside another attempt. */
   endLeftovers(execution: Execution): void;
   onRunning(execution: Execution): void;
@@ -130,23 +132,40 @@ export const commandsRunner = (options: RunnerOptions) => {
       stepSafely(execution);
       return;
     }
+    execution.phase = 'starting';
+    execution.hinted = true;
+    active.set(execution.id, execution);
+    if (execution.handedBoot === bootId) {
+      handOver(execution);
+      return;
+    }
+    // It had to wait for its turn. Durable before the start: after a power cut nothing else may be left that tells of it.
+    journal
+      .group('handed', () => repository.setHanded(execution.id, bootId))
+      .then(
+        () => {
+          execution.handedBoot = bootId;
+          if (!stopped && execution.phase === 'starting') handOver(execution);
+        },
+        (error: unknown) => cannotStart(execution, error),
+      );
+  };
+
+  const handOver = (execution: Execution): void => {
     let dir: string;
     try {
       const body = z.parse(RunBody, repository.bodyOf(execution.id));
       const { spec, stdin } = processSpec(execution, body, settings);
-      dir = createExecutionFolder(root, execution.id, spec, stdin);
+      dir = createExecutionFolder(root, execution.id, spec, stdin, options.takeSpare());
     } catch (error) {
       cannotStart(execution, error);
       return;
     }
-    execution.phase = 'starting';
-    execution.hinted = true;
-    active.set(execution.id, execution);
-    execution.handedBoot = bootId;
+    execution.begun = true;
     ask(execution, dir);
-    // Not before the start: the folder and its claim decide. The mark is for a folder that somebody removes.
+    // The mark is for a folder that somebody removes while no daemon is there.
     journal
-      .lazily('handed', () => repository.setHanded(execution.id, bootId))
+      .lazily('begun', () => repository.setBegun(execution.id))
       .catch((error: unknown) =>
         log.warn({ err: error, ...fields(execution) }, 'cannot journal that a command was started'),
       );
@@ -160,13 +179,14 @@ export const commandsRunner = (options: RunnerOptions) => {
   };
 
   const cannotStart = (execution: Execution, error: unknown): void => {
-    if (stopped) return;
+    if (stopped || execution.phase === 'ended') return;
     const noRoom =
       (error instanceof AegisError && error.code.startsWith('journal.')) ||
       ['ENOSPC', 'EDQUOT', 'EMFILE', 'ENFILE'].includes(errnoOf(error) ?? '');
     if (noRoom) {
       log.error({ err: error, ...fields(execution) }, 'no room to start a command, trying again');
       execution.phase = 'queued';
+      active.delete(execution.id);
       setTimeout(() => {
         if (stopped || execution.phase !== 'queued') return;
         queue.add(execution);
@@ -184,6 +204,7 @@ export const commandsRunner = (options: RunnerOptions) => {
     if (execution.phase === 'ended') return;
     const known = {
       handedBoot: execution.handedBoot,
+      begun: execution.begun,
       cancelAsked: execution.cancelAsked,
       expired: execution.expiresAtMs <= clock.now() && execution.phase === 'queued',
     };
@@ -203,7 +224,8 @@ export const commandsRunner = (options: RunnerOptions) => {
       else follow(execution); // claimed between the look and now
     } else if (next.do === 'follow') follow(execution);
     else if (execution.phase === 'queued') queue.add(execution);
-    else if (clock.monotonic() - (askedAt.get(execution.id) ?? 0) >= ASK_AGAIN_MS) ask(execution, dirOf(execution));
+    else if (execution.begun && clock.monotonic() - (askedAt.get(execution.id) ?? 0) >= ASK_AGAIN_MS)
+      ask(execution, dirOf(execution));
   };
 
   const giveUp = (execution: Execution, as: 'cancelled' | 'expired' | 'failed', why = ''): void => {
@@ -315,11 +337,15 @@ export const commandsRunner = (options: RunnerOptions) => {
     /** The launcher is a new one: ask again for what nobody claimed; what runs sends its hints nowhere now. */
     launcherRestarted: (): void => {
       for (const execution of active.values()) {
-        if (execution.phase === 'starting') ask(execution, dirOf(execution));
-        else execution.hinted = false;
+        if (execution.phase === 'starting') {
+          if (execution.begun) ask(execution, dirOf(execution));
+        } else execution.hinted = false;
       }
     },
     startNext,
+    /** How many that come now start at once. */
+    freeSlots: (): number =>
+      options.mayStart() && !stopped ? Math.max(0, maxConcurrent - active.size - queue.size) : 0,
     counts: () => ({ queued: queue.size, running: active.size }),
     /** Leaves what runs to its supervisors. */
     stop: (): void => {
