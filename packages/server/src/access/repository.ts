@@ -1,4 +1,5 @@
 import type { Selectable } from 'kysely';
+import { compiledOnce } from '../platform/storage/compiled.ts';
 import type { Storage, Tx } from '../tables.ts';
 import type { AccessTables } from './tables.ts';
 
@@ -23,6 +24,9 @@ export const accessRepository = (storage: Storage) => {
       ? rows.where((where) => where(where.refTuple('created_at', 'id'), '>', where.tuple(after[0], after[1])))
       : rows;
   };
+  const tokenWith = compiledOnce((of: { id: string }) =>
+    storage.read.selectFrom('access_tokens').selectAll().where('id', '=', of.id),
+  );
   return {
     /** The fleet that the database belongs to: the first one that asked. */
     claimFor: (fleet: {
@@ -40,8 +44,7 @@ export const accessRepository = (storage: Storage) => {
       storage.write('access.add-token', async (tx) => {
         await tx.insertInto('access_tokens').values(row).execute();
       }),
-    token: (id: string): Promise<TokenRow | undefined> =>
-      storage.read.selectFrom('access_tokens').selectAll().where('id', '=', id).executeTakeFirst(),
+    token: async (id: string): Promise<TokenRow | undefined> => (await tokenWith(storage.read, { id }))[0],
     tokens: (of: PageOf): Promise<TokenRow[]> => page('access_tokens', of).selectAll().execute(),
     /** The first revocation's time stays. */
     revokeToken: (id: string, now: number): Promise<TokenRow | undefined> =>

@@ -1,6 +1,10 @@
+import { isUuid } from '@aegis/protocol/ids';
 import type { NodeStatus } from '@aegis/protocol/nodes/node';
 import { type Selectable, type SelectQueryBuilder, sql, type Updateable } from 'kysely';
+import { compiledOnce } from '../platform/storage/compiled.ts';
 import { forUpdate } from '../platform/storage/for-update.ts';
+import { rowsByKey } from '../platform/storage/row-statements.ts';
+import { together } from '../platform/storage/statements.ts';
 import type { Storage, Tables, Tx } from '../tables.ts';
 import type { NodesTables } from './tables.ts';
 
@@ -59,9 +63,17 @@ export const nodesRepository = (storage: Storage) => {
     return filter.status ? withStatus(rows, filter.status) : rows;
   };
 
+  const withUid = compiledOnce((of: { uid: string }) =>
+    storage.read.selectFrom('nodes').selectAll().where('uid', '=', of.uid),
+  );
+  const allTargets = compiledOnce((_: Record<string, never>) => live().select(TARGET_COLUMNS).orderBy('name'));
+  const targetsBy = (key: 'name' | 'uid') =>
+    rowsByKey(storage.kind, { table: 'nodes', columns: TARGET_COLUMNS, key, also: "state <> 'retired'" });
+  const targetsByName = targetsBy('name');
+  const targetsByUid = targetsBy('uid');
+
   return {
-    byUid: (uid: string): Promise<NodeRow | undefined> =>
-      storage.read.selectFrom('nodes').selectAll().where('uid', '=', uid).executeTakeFirst(),
+    byUid: async (uid: string): Promise<NodeRow | undefined> => (await withUid(storage.read, { uid }))[0],
     byName: (name: string): Promise<NodeRow | undefined> =>
       live().selectAll().where('name', '=', name).executeTakeFirst(),
     byUidIn: (tx: Tx, uid: string): Promise<NodeRow | undefined> =>
@@ -86,17 +98,12 @@ export const nodesRepository = (storage: Storage) => {
         .executeTakeFirstOrThrow();
       return total;
     },
-    targets: (): Promise<TargetRow[]> => live().select(TARGET_COLUMNS).orderBy('name').execute(),
+    targets: (): Promise<TargetRow[]> => allTargets(storage.read, {}),
+    /** Those that have one of the names or uids. */
     targetsNamed: async (names: readonly string[]): Promise<TargetRow[]> => {
-      const found: TargetRow[] = [];
-      for (let at = 0; at < names.length; at += NAMES_AT_ONCE) {
-        const some = names.slice(at, at + NAMES_AT_ONCE);
-        const rows = live().select(TARGET_COLUMNS);
-        found.push(
-          ...(await rows.where((where) => where.or([where('name', 'in', some), where('uid', 'in', some)])).execute()),
-        );
-      }
-      return found;
+      if (names.length === 0) return [];
+      const found = await together(storage.read, [targetsByName(names), targetsByUid(names.filter(isUuid))]);
+      return found.flat() as TargetRow[];
     },
 
     lastSeen: async (uids: readonly string[]): Promise<{ uid: string; last_seen: number | null }[]> => {

@@ -95,8 +95,17 @@ const refuseDeepOrMany = (body: Buffer, maxValues: number): void => {
 };
 const [QUOTE, BACKSLASH, OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY, CLOSE_ARRAY, COMMA] = Buffer.from('"\\{}[],');
 
-/** The closing quote of the string that opens at `start`, or the end. Found by jumps: most of a large body is strings. */
+/** Shorter strings are walked through: a jump costs as much as so many bytes. */
+const JUMP_AFTER_BYTES = 64;
+
+/** The closing quote of the string that opens at `start`, or the end. Long ones by jumps: most of a large body is strings. */
 const stringEnd = (body: Buffer, start: number): number => {
+  const near = Math.min(body.length, start + JUMP_AFTER_BYTES);
+  for (let at = start + 1; at < near; at++) {
+    const byte = body[at];
+    if (byte === QUOTE) return at;
+    if (byte === BACKSLASH) at++;
+  }
   for (let end = body.indexOf('"', start + 1); end >= 0; end = body.indexOf('"', end + 1)) {
     let escapes = 0;
     while (body[end - 1 - escapes] === BACKSLASH) escapes++;

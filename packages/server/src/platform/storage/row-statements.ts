@@ -8,13 +8,13 @@ export type ColumnType = 'text' | 'bigint' | 'bytea';
 export type Columns = Readonly<Record<string, ColumnType>>;
 export type Row = Readonly<Record<string, unknown>>;
 
-/** Rows whose `key` is among the values given; with `lock` locked in the order of the key until the transaction ends. Their
+/** Rows whose `key` is among the values given; that fulfil `also`; with `lock` locked in the order of the key until the transaction ends. Their
  *  order is any. */
 export const rowsByKey = (
   kind: StorageKind,
-  of: { table: string; columns: readonly string[]; key: string; lock?: boolean },
+  of: { table: string; columns: readonly string[]; key: string; also?: string; lock?: boolean },
 ): ((values: readonly string[]) => Statement) => {
-  const select = `select ${of.columns.join(', ')} from ${of.table} where ${of.key}`;
+  const select = `select ${of.columns.join(', ')} from ${of.table} where ${of.also ? `${of.also} and ` : ''}${of.key}`;
   if (kind === 'sqlite') return (values) => ({ sql: `${select} = ?`, runs: values.map((value) => [value]) });
   const sql = `${select} = any($1::text[]) order by ${of.key}${of.lock ? ' for update' : ''}`;
   return (values) => ({ sql, runs: [[values]] });
