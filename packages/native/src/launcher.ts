@@ -60,14 +60,27 @@ export const startLauncher = ({ binary, onHint, onExit, env = {} }: LauncherOpti
     }
   });
 
+  /** What is asked for together goes in one write: each wakes the launcher. */
+  let asked = '';
+  const flush = (): void => {
+    const lines = asked;
+    asked = '';
+    if (!over && child.stdin?.writable) child.stdin.write(lines);
+  };
+
   return {
     pid: child.pid,
     start: (dir) => {
       if (dir.includes('\n')) return onHint(basename(dir), 'failed', 'the folder name contains a line break');
-      if (!over && child.stdin?.writable) child.stdin.write(`start ${dir}\n`);
+      if (over || !child.stdin?.writable) return;
+      if (asked === '') process.nextTick(flush);
+      asked += `start ${dir}\n`;
     },
     close: () => {
-      if (!over) child.stdin?.end();
+      if (!over) {
+        flush();
+        child.stdin?.end();
+      }
       return gone.promise;
     },
   };

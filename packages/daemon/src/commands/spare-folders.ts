@@ -14,6 +14,8 @@ export interface SpareFolders {
 }
 
 const MAX_SPARES = 64;
+/** What starts now goes first. */
+const RETIRE_MS = 25;
 
 export const spareFolders = (root: string, log: Logger): SpareFolders => {
   removeExecutionFolder(root);
@@ -36,11 +38,19 @@ export const spareFolders = (root: string, log: Logger): SpareFolders => {
     remove(dir);
   };
 
+  const waiting: string[] = [];
+  const retireAll = (): void => {
+    for (const dir of waiting.splice(0)) {
+      if (spares.length < MAX_SPARES) void retire(dir);
+      else remove(dir);
+    }
+  };
+
   return {
     take: () => spares.shift(),
     release: (dir) => {
-      if (spares.length < MAX_SPARES) void retire(dir);
-      else remove(dir);
+      if (waiting.length === 0) setTimeout(retireAll, RETIRE_MS).unref();
+      waiting.push(dir);
     },
   };
 };
