@@ -237,3 +237,13 @@ test('a configuration that is refused fails the start and is not tried again', a
   await guest.out(['systemctl', 'start', DAEMON]);
   expect(await output(await submit('echo back'))).toBe('back\n');
 });
+
+test('a shutdown gives commands a SIGTERM and time for a last word, and their supervisors write how they ended', async () => {
+  const id = await submit(`trap 'echo last words; exit 3' TERM; echo up >/root/up; while :; do sleep 0.1; done`);
+  await waitFor('its start', async () => (await guest.run(['test', '-e', '/root/up'])).code === 0);
+  const { execution_id } = await execution(id);
+  await guest.powerOff();
+  const folder = join(guest.folder, 'var/lib/aegis/daemon/executions', execution_id);
+  expect(JSON.parse(readFileSync(join(folder, 'status'), 'utf8'))).toMatchObject({ outcome: 'exited', exit_code: 3 });
+  expect(readFileSync(join(folder, `stdout.${'0'.repeat(20)}`), 'utf8')).toBe('last words\n');
+});

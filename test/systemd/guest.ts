@@ -28,6 +28,8 @@ export interface Guest extends AsyncDisposable {
   /** Standard output without its last newline. @throws when it fails */
   out(argv: readonly string[], env?: Readonly<Record<string, string>>): Promise<string>;
   write(path: string, text: string, mode?: number): void;
+  /** Shuts it down in order; its files stay. */
+  powerOff(): Promise<void>;
 }
 
 export interface Ran {
@@ -168,6 +170,10 @@ export const bootGuest = async (): Promise<Guest> => {
       return out.replace(/\n$/, '');
     },
     write,
+    powerOff: async () => {
+      await run(['systemctl', 'poweroff']);
+      await gone;
+    },
     [Symbol.asyncDispose]: async () => {
       for (const kill of cgroups.map((cgroup) => join(cgroup, 'cgroup.kill')))
         if (existsSync(kill)) writeFileSync(kill, '1');
