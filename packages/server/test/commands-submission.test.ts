@@ -41,6 +41,14 @@ describe.each(STORAGES)('%s', (storage) => {
     });
   });
 
+  test('selectors are few: each is asked about each node', async () => {
+    await using server = await startTestServer({ storage });
+    await server.enrol('n');
+    const selectors = (count: number) => Array.from({ length: count }, (_, at) => `name=n or name=m${at}`);
+    expect((await submit(server, { targets: selectors(20) })).targets).toHaveLength(1);
+    expect(await refusal(submit(server, { targets: selectors(21) }))).toEqual([422, 'commands.bad_selector']);
+  });
+
   test('both doors, and both names of each field', async () => {
     await using server = await startTestServer({ storage });
     await server.enrol('n');

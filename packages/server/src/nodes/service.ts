@@ -45,6 +45,8 @@ export interface RetireHook {
 }
 
 const KEPT_NODES = 20_000;
+/** Each is asked about each node before anybody else is answered. */
+const MAX_SELECTORS = 20;
 const Cursor = z.tuple([z.string(), z.string()]);
 
 export const nodesService = (parts: {
@@ -212,6 +214,11 @@ export const nodesService = (parts: {
      *  @throws AegisError commands.unknown_target, commands.no_target, commands.bad_selector */
     resolveTargets: async (targets: readonly string[]): Promise<TargetNode[]> => {
       const selectors = new Map(targets.filter(looksLikeSelector).map((text) => [text, parseSelector(text)]));
+      if (selectors.size > MAX_SELECTORS)
+        throw new AegisError(
+          'commands.bad_selector',
+          `${selectors.size} selectors are more than the ${MAX_SELECTORS} that one command takes. Join them with 'or', or name the nodes.`,
+        );
       const names = targets.filter((text) => !selectors.has(text));
       const named = new Map<string, TargetRow>();
       for (const row of await repository.targetsNamed(names)) named.set(row.name, row).set(row.uid, row);
