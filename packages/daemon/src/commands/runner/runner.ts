@@ -263,6 +263,11 @@ export const commandsRunner = (options: RunnerOptions) => {
       step(execution);
     } catch (error) {
       log.error({ err: error, ...fields(execution) }, 'cannot look at an execution, trying again');
+      // The timer looks at those that are active. Of another one, given up while the disk was full say, nobody else thinks.
+      if (active.has(execution.id)) return;
+      setTimeout(() => {
+        if (execution.phase !== 'ended') stepSafely(execution);
+      }, JOURNAL_AGAIN_MS).unref();
     }
   };
 
