@@ -52,3 +52,31 @@ test('a loss of which the server holds more than this disk does is told with the
   });
   expect(sent).toEqual([outputOf(4096), outputOf(23_893)]);
 });
+
+test('an execution whose files cannot be read does not keep another from being reported', async () => {
+  const executions = ['01a1fb9c-d7a3-77f2-8f3e-ed8bb772e5d1', '01a1fb9c-d7a3-77f2-8f3e-ed8bb772e5d2'].map((id, seq) => {
+    const row = { seq, id, commandId: id, attempt: 1, priority: 1, delivery: 'at-most-once' } as const;
+    const times = { notBeforeMs: null, expiresAtMs: 1, handedBoot: 'a', begun: true, cancelAsked: false };
+    const report = reportOfLoss(row, 0, null, 'gone', 0);
+    return executionOf({ ...row, ...times, outputLimitBytes: 0, report }, { fresh: false });
+  });
+  const settled = Promise.withResolvers<string>();
+  const loop = reportLoop({
+    send: async (posted) =>
+      posted.map(({ execution_id = '', state }) => ({ execution_id, state, next: { stdout: 0, stderr: 0 } })),
+    sign: () => ({ payloadType: '', payload: '', signatures: [] }),
+    runningReport: () => null,
+    remainder: ({ id }) => {
+      if (id === executions[0]?.id) throw new Error('EIO: i/o error, read');
+      return [];
+    },
+    onSettled: ({ id }) => settled.resolve(id),
+    onIncomplete: () => undefined,
+    backoff: backoff({ random: () => 0 }),
+    clock: systemClock,
+    log: silentLog(),
+    signal: new AbortController().signal,
+  });
+  for (const execution of executions) loop.final(execution);
+  expect(await settled.promise).toBe(executions[1]?.id);
+});

@@ -52,6 +52,21 @@ export const reportLoop = (options: ReportLoopOptions) => {
   let busy = false;
   const idleWaiters: (() => void)[] = [];
 
+  /** A disk that does not read one execution's files must not keep the others from being reported. */
+  const orRest = <T>(execution: Execution, look: () => T): T | 'resting' => {
+    try {
+      return look();
+    } catch (error) {
+      log.error({ err: error, execution_id: execution.id }, 'cannot read what belongs to a report, trying again');
+      rest(execution);
+      return 'resting';
+    }
+  };
+  const rest = (execution: Execution): void => {
+    resting.set(execution.id, clock.monotonic() + REFUSED_AGAIN_MS);
+    setTimeout(kick, REFUSED_AGAIN_MS + 1000).unref();
+  };
+
   const compose = (): { items: Item[]; posted: PostedReport[] } => {
     const items: Item[] = [];
     const posted: PostedReport[] = [];
@@ -60,7 +75,8 @@ export const reportLoop = (options: ReportLoopOptions) => {
       const { report } = execution;
       if (items.length >= BATCH || chars > BATCH_CHARS) break;
       if (!report || (resting.get(execution.id) ?? 0) > clock.monotonic()) continue;
-      const chunks = remainder(execution);
+      const chunks = orRest(execution, () => remainder(execution));
+      if (chunks === 'resting') continue;
       if (!chunks) {
         finals.delete(execution.id);
         onIncomplete(execution);
@@ -72,8 +88,8 @@ export const reportLoop = (options: ReportLoopOptions) => {
     }
     for (const execution of runnings.values()) {
       if (items.length >= BATCH) break;
-      const report = execution.phase === 'running' ? runningReport(execution) : null;
-      if (report) {
+      const report = execution.phase === 'running' ? orRest(execution, () => runningReport(execution)) : null;
+      if (report && report !== 'resting') {
         items.push({ execution, report });
         posted.push(report);
       } else runnings.delete(execution.id);
@@ -99,8 +115,7 @@ export const reportLoop = (options: ReportLoopOptions) => {
       settle(execution);
     } else {
       log.error(fields, `the server refuses a report: ${message}`);
-      resting.set(execution.id, clock.monotonic() + REFUSED_AGAIN_MS);
-      setTimeout(kick, REFUSED_AGAIN_MS + 1000).unref();
+      rest(execution);
     }
   };
 
