@@ -210,6 +210,13 @@ test('refusals are reported with a sentence, touch nothing that is known, and en
   const unreadable = server.know(randomUUID());
   server.offer({ execution_id: unreadable.id } as never);
   await waitFor('the unreadable offer to be acknowledged', () => unreadable.acknowledged > 0);
+  const named = server.know(randomUUID());
+  const frame = { kind: 'command.new', execution_id: named.id, command_id: named.commandId, attempt: 1 };
+  server.offer({ ...frame, directive: 'x'.repeat(9_000_000) } as never);
+  expect(await waitFor('the refusal', () => named.reports[0])).toMatchObject({
+    state: 'refused',
+    error: { code: 'access.bad_directive' },
+  });
   await waitFor('the forgeries to be acknowledged', () => running.acknowledged > 1);
   expect(running.reports.map((report) => report.state)).toEqual(['running']);
   expect(daemon.status()).toMatchObject({ running: 1, queued: 0 });

@@ -12,7 +12,7 @@ import { reportOfLoss, reportOfNoStart } from './final-report.ts';
 import type { CommandsRepository, NewExecution } from './repository.ts';
 
 /** Offers become journal rows, one transaction for all that came together. Nothing is acknowledged that is not in it, except what
- *  can never be: offers without a readable command, which are logged, so that they do not come for ever. */
+ *  can never be: offers without a readable command id, which are logged, so that they do not come for ever. */
 
 /** What access says of a directive; typed here because domains do not know each other. */
 export type Verdict =
@@ -57,11 +57,17 @@ type Decision =
   | { kind: 'run'; row: NewExecution; seen: { id: string; issuedAtMs: number } | null }
   | { kind: 'cancel'; commandId: string; seen: { id: string; issuedAtMs: number } };
 
+const LATER: Decision = { kind: 'later' };
 const TOMBSTONE_MS = 7 * 24 * 3_600_000;
-const Frame = z.object({ execution_id: z.uuid() });
+const Frame = z.object({
+  kind: z.optional(z.string()),
+  execution_id: z.uuid(),
+  command_id: z.optional(z.uuid()),
+  attempt: z._default(z.int().check(z.positive()), 1),
+});
 
 export const commandsInbox = ({ repository, journal, verify, markSeen, room, handOver, clock, log }: InboxOptions) => {
-  const decideRun = (offer: OfferedCommand, verdict: Verdict): Decision => {
+  const decideRun = (offer: Omit<OfferedCommand, 'directive'>, verdict: Verdict): Decision => {
     const execution = { id: offer.execution_id, commandId: offer.command_id, attempt: offer.attempt };
     const ended = (report: Report, seen: { id: string; issuedAtMs: number } | null): Decision => ({
       kind: 'run',
@@ -127,6 +133,14 @@ export const commandsInbox = ({ repository, journal, verify, markSeen, room, han
     };
   };
 
+  /** Only acknowledged, what nobody here will ever report would stay `delivered` on the server. */
+  const decideUnreadable = ({ kind, execution_id, command_id, attempt }: z.infer<typeof Frame>): Decision => {
+    if (command_id === undefined || kind === 'command.cancel') return { kind: 'acknowledge' };
+    const message = 'The node cannot read this offer. Give server and node the same release.';
+    const refused = { kind: 'refused', code: 'access.bad_directive', message } as const;
+    return decideRun({ kind: 'command.run', execution_id, command_id, attempt }, refused);
+  };
+
   /** A cancel that is not good is only logged: it must not end anything, nor be told as the execution's end. An expired one
    *  is good: the operator's wish does not lapse, and it cannot be replayed because it is seen but once. */
   const decideCancel = (offer: OfferedCommand, verdict: Verdict): Decision => {
@@ -178,14 +192,17 @@ export const commandsInbox = ({ repository, journal, verify, markSeen, room, han
             { execution_id: frame.success ? frame.data.execution_id : null },
             'an offer that this release cannot read',
           );
-          if (frame.success)
-            decisions.push({ id: frame.data.execution_id, attempt: 1, decision: { kind: 'acknowledge' } });
+          if (frame.success) {
+            const { execution_id: id, attempt } = frame.data;
+            const decision = decideUnreadable(frame.data);
+            decisions.push({ id, attempt, decision: decision.kind === 'run' && free-- <= 0 ? LATER : decision });
+          }
           continue;
         }
         const offer = parsed.data;
         const verdict = verify(offer.directive, offer.attempt);
         let decision = offer.kind === 'command.cancel' ? decideCancel(offer, verdict) : decideRun(offer, verdict);
-        if (decision.kind === 'run' && free-- <= 0) decision = { kind: 'later' };
+        if (decision.kind === 'run' && free-- <= 0) decision = LATER;
         decisions.push({ id: offer.execution_id, attempt: offer.attempt, decision });
       }
       const result: Accepted = { acknowledge: [], executions: [], cancelled: [] };
