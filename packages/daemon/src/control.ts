@@ -12,6 +12,7 @@ export const ControlRequest = z.discriminatedUnion('op', [
     op: z.literal('drain'),
     timeout_sec: z._default(z.number().check(z.minimum(0), z.maximum(86_400)), 60),
   }),
+  z.strictObject({ op: z.literal('undrain') }),
 ]);
 export type ControlRequest = z.input<typeof ControlRequest>;
 
@@ -24,6 +25,7 @@ export const controlSocketPath = (dataDir: string): string => join(dataDir, 'con
 export interface ControlHandlers {
   status(): unknown;
   drain(timeoutSec: number): Promise<unknown>;
+  undrain(): unknown;
 }
 
 /** The caller holds the journal's lock, so a socket that is there belongs to a daemon that is not. */
@@ -87,10 +89,11 @@ const answer = async (line: string, handlers: ControlHandlers): Promise<unknown>
   } catch {
     throw new AegisError(
       'http.malformed',
-      'The control socket takes one line: {"op":"status"} or {"op":"drain","timeout_sec":60}.',
+      'The control socket takes one line: {"op":"status"}, {"op":"drain","timeout_sec":60} or {"op":"undrain"}.',
     );
   }
-  return request.op === 'status' ? handlers.status() : handlers.drain(request.timeout_sec);
+  if (request.op === 'drain') return handlers.drain(request.timeout_sec);
+  return request.op === 'status' ? handlers.status() : handlers.undrain();
 };
 
 const failure = (error: unknown) => ({

@@ -63,8 +63,9 @@ export interface RunningDaemon extends AsyncDisposable {
   readonly uid: string;
   readonly name: string;
   status(): DaemonStatus;
-  /** Takes and starts nothing more. True when what ran has ended and was reported in time. */
+  /** Takes and starts nothing more; cancels still come. True when what ran has ended and was reported in time. */
   drain(timeoutSec?: number): Promise<boolean>;
+  undrain(): void;
   /** Throws when the journal does not work any more. */
   prove(): void;
   close(): Promise<void>;
@@ -174,12 +175,19 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
     };
     const drain = async (timeoutSec = 60): Promise<boolean> => {
       draining = true;
-      carrier.pauseOffers();
       return commands.drain(timeoutSec * 1000);
+    };
+    const undrain = (): void => {
+      draining = false;
+      commands.undrain();
     };
     const control = await serveControl(config.data_dir, {
       status,
       drain: async (timeoutSec) => ({ drained: await drain(timeoutSec), ...status() }),
+      undrain: () => {
+        undrain();
+        return status();
+      },
     });
     const tidy = (): void => {
       try {
@@ -199,7 +207,7 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
     let closed: Promise<void> | null = null;
     const close = async (): Promise<void> => {
       clearInterval(tidyTimer);
-      carrier.pauseOffers();
+      carrier.endOffers();
       await control.close();
       await commands.stop(FLUSH_MS);
       await carrier.stop();
@@ -214,6 +222,7 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
       name: identity.name,
       status,
       drain,
+      undrain,
       prove: journal.prove,
       close: closeOnce,
       [Symbol.asyncDispose]: closeOnce,

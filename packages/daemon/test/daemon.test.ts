@@ -46,6 +46,26 @@ test('status and drain over the control socket; nonsense is refused', async () =
   await expect(controlDaemon(node.dataDir, { op: 'status' })).rejects.toMatchObject({ code: 'cli.unreachable' });
 });
 
+test('a node that drains takes cancels and leaves runs to the server, until the drain is undone', async () => {
+  await using server = await startContractServer();
+  await using node = testNode(server);
+  const daemon = await node.start({ flags: { poll_wait_sec: 1 } });
+  const running = server.submit({ cmd: 'sleep 600' });
+  await waitFor('it to run', () => running.state === 'running');
+  const drained = await controlDaemon(node.dataDir, { op: 'drain', timeout_sec: 0 });
+  expect(drained).toMatchObject({ drained: false, draining: true, running: 1 });
+
+  const later = server.submit({ cmd: 'echo later' });
+  server.cancel(running);
+  await waitFor('the cancel', () => running.state === 'cancelled', 20_000);
+  expect([later.state, later.acknowledged]).toEqual(['queued', 0]);
+
+  const waiting = controlDaemon(node.dataDir, { op: 'drain', timeout_sec: 60 });
+  expect(await waiting).toMatchObject({ drained: true });
+  expect(await controlDaemon(node.dataDir, { op: 'undrain' })).toMatchObject({ draining: false, uid: daemon.uid });
+  await waitFor('what was left', () => later.state === 'succeeded', 20_000);
+});
+
 test('a second daemon on the same data directory does not start', async () => {
   await using server = await startContractServer();
   await using node = testNode(server);

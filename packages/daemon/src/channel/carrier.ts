@@ -7,7 +7,7 @@ import type { Chunk, NextOffsets, PostedReport, ReportResult, Stream } from '@ae
 export interface CarrierHandlers {
   /** Answers the execution ids that may be acknowledged, each because it is on disk or can never be. Rejects when nothing is. */
   offers(offers: readonly unknown[]): Promise<string[]>;
-  /** Whether there is room for more work. Without room the carrier asks only now and then, for cancels. */
+  /** Whether more work is taken. If not, the carrier asks only now and then, for cancels. */
   hasRoom(): boolean;
   /** Whether work waits for its turn here: then more is fetched in fewer, larger answers. */
   hasBacklog(): boolean;
@@ -30,7 +30,7 @@ export interface Carrier {
   sendOutput(executionId: string, stream: Stream, offset: number, bytes: Uint8Array): Promise<NextOffsets>;
   sendChunks(commandId: string, executionId: string, chunks: readonly Chunk[]): Promise<NextOffsets>;
   status(): CarrierStatus;
-  /** Takes no more offers; what was accepted can still be reported. */
-  pauseOffers(): void;
+  /** Takes no more offers, not even cancels; what was accepted can still be reported. For good. */
+  endOffers(): void;
   stop(): Promise<void>;
 }

@@ -89,7 +89,7 @@ export const pollCarrier = ({
         })
       ).next,
     status: () => status,
-    pauseOffers: () => polling.abort(),
+    endOffers: () => polling.abort(),
     stop: async () => {
       polling.abort();
       sending.abort();

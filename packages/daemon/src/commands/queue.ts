@@ -10,6 +10,8 @@ export interface ExecutionQueue {
   /** When the next scheduled one is due; null when none is. */
   nextDueMs(): number | null;
   readonly size: number;
+  /** Without those whose time has not come. */
+  readonly ready: number;
 }
 
 const before = (a: Execution, b: Execution): boolean =>
@@ -63,6 +65,9 @@ export const executionQueue = (): ExecutionQueue => {
     nextDueMs: () => scheduled.at(-1)?.notBeforeMs ?? null,
     get size() {
       return waiting.size;
+    },
+    get ready() {
+      return ready.length;
     },
   };
 };

@@ -195,7 +195,7 @@ export const commandsService = (options: CommandsOptions) => {
     repository,
     journal,
     ...options.access,
-    room: () => limits.maxExecutions - live.size,
+    room: () => (accepting ? limits.maxExecutions - live.size : 0),
     handOver: { bootId: options.bootId, slots: () => runner.freeSlots() },
     clock,
     log,
@@ -222,7 +222,7 @@ export const commandsService = (options: CommandsOptions) => {
       }
       return acknowledge;
     },
-    hasRoom: (): boolean => live.size < limits.maxExecutions,
+    hasRoom: (): boolean => accepting && live.size < limits.maxExecutions,
     hasBacklog: (): boolean => runner.counts().queued >= limits.maxConcurrent,
     /** Hourly: what a crash or a full disk left behind. */
     tidy: (): void => {
@@ -239,13 +239,18 @@ export const commandsService = (options: CommandsOptions) => {
         launcher_pid: launcher.pid() ?? null,
       };
     },
-    /** Starts nothing more. True when all that ran has ended and was reported within the time. */
+    /** Takes and starts nothing more but cancels. True when all that ran has ended and was reported within the time. */
     drain: async (timeoutMs: number): Promise<boolean> => {
       accepting = false;
       const deadline = clock.monotonic() + timeoutMs;
       const done = (): boolean => live.size === runner.counts().queued;
-      while (!done() && clock.monotonic() < deadline && !signal.aborted) await pause(50, signal);
-      return done();
+      while (!accepting && !done() && clock.monotonic() < deadline && !signal.aborted) await pause(50, signal);
+      return !accepting && done();
+    },
+    /** Takes and starts again. */
+    undrain: (): void => {
+      accepting = true;
+      runner.startNext();
     },
     /** Sends what is ready for at most so long, then lets go. Supervisors go on without us. */
     stop: async (flushMs: number): Promise<void> => {

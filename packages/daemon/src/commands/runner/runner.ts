@@ -350,7 +350,7 @@ export const commandsRunner = (options: RunnerOptions) => {
     startNext,
     /** How many that come now start at once. */
     freeSlots: (): number =>
-      options.mayStart() && !stopped ? Math.max(0, maxConcurrent - active.size - queue.size) : 0,
+      options.mayStart() && !stopped ? Math.max(0, maxConcurrent - active.size - queue.ready) : 0,
     counts: () => ({ queued: queue.size, running: active.size }),
     /** Leaves what runs to its supervisors. */
     stop: (): void => {
