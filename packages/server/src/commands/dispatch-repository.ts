@@ -78,7 +78,7 @@ export const dispatchRepository = (storage: Storage) => {
       .orderBy('commands_executions.id')
       .limit(of.limit),
   );
-  /** Cancels that are due; with `all`, acknowledged ones too, as long as the node has not reported the end. */
+  /** Cancels that are due, in any order: what is offered falls due again only after the others; with `all`, acknowledged ones too, as long as the node has not reported the end. */
   const cancels = (all: boolean) =>
     compiledOnce((of: { nodeUid: string; now: number; oldest: number; limit: number }) =>
       read
@@ -88,7 +88,6 @@ export const dispatchRepository = (storage: Storage) => {
         .where('cancel_due_at', 'is not', null)
         .where('cancel_at', '>', of.oldest)
         .$if(!all, (query) => query.where('cancel_due_at', '<=', of.now))
-        .orderBy('cancel_due_at')
         .limit(of.limit),
     );
   const allCancels = cancels(true);

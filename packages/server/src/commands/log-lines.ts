@@ -181,11 +181,29 @@ const lineOf = (execution: ExecutionRow, stream: Stream, row: OutputRow): LogLin
     offset: row.start,
   };
   if (!row.bytes) return { type: 'gap', ...where, gap: row.length, reason: row.gap_reason ?? '' };
-  const text = isUtf8(row.bytes);
+  const text = !escapesOften(row.bytes) && isUtf8(row.bytes);
   return {
     type: 'chunk',
     ...where,
     data: row.bytes.toString(text ? 'utf8' : 'base64'),
     encoding: text ? 'utf8' : 'base64',
   };
+};
+
+const SAMPLES = 4096;
+const DENSE = 1 / 15;
+const [SPACE, TAB, LINE_FEED, RETURN] = [0x20, 0x09, 0x0a, 0x0d];
+
+/** Whether so many bytes are control characters, which JSON writes with six, that base64 is shorter. Long ones by sample: being
+ *  wrong costs bytes on the wire and nothing else. */
+const escapesOften = (bytes: Buffer): boolean => {
+  const step = Math.floor(bytes.length / SAMPLES) | 1; // odd: records tend to have even lengths
+  let escaped = 0;
+  let seen = 0;
+  for (let at = 0; at < bytes.length; at += step) {
+    const byte = bytes[at] ?? SPACE;
+    if (byte < SPACE && byte !== LINE_FEED && byte !== TAB && byte !== RETURN) escaped++;
+    seen++;
+  }
+  return escaped > seen * DENSE;
 };

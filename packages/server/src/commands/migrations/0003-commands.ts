@@ -82,6 +82,8 @@ export const migration0003: Migration = {
       .addColumn('stderr_missing', 'bigint', (column) => column.notNull())
       .addColumn('stderr_bytes', 'bigint')
       .addColumn('stderr_sha256', 'text')
+      // Everything finds it by its id: one tree to search instead of two.
+      .$call((table) => (kind === 'sqlite' ? table.modifyEnd(sql`without rowid`) : table))
       .execute();
     await sql`create unique index commands_executions_attempt
       on commands_executions (command_id, node_uid, attempt)`.execute(tx);

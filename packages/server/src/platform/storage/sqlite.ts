@@ -39,10 +39,9 @@ export const openSqlite = <DB>(options: {
   main.pragma('synchronous = FULL');
   main.pragma('journal_size_limit = 67108864');
   const reader = new Database(options.file, { readonly: true, timeout: BUSY_TIMEOUT_MS });
-  for (const database of [main, reader]) {
-    database.pragma('cache_size = -16384');
-    database.pragma('foreign_keys = ON');
-  }
+  main.pragma('cache_size = -16384');
+  reader.pragma('cache_size = -4096'); // every commit empties it
+  for (const database of [main, reader]) database.pragma('foreign_keys = ON');
   // From here on `beginWaiting` waits for other writers: SQLite's own wait would hold up every request meanwhile.
   main.pragma('busy_timeout = 0');
   const onMain = statementsOf(main);
