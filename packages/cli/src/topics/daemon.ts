@@ -62,7 +62,7 @@ const localFlags = { 'data-dir': daemonDataDir, config: daemonFlags.config };
 const askDaemon = async (
   flags: { 'data-dir'?: string | undefined; config?: string | undefined },
   env: Readonly<Record<string, string | undefined>>,
-  order: { op: 'status' } | { op: 'drain'; timeout_sec: number },
+  order: { op: 'status' | 'undrain' } | { op: 'drain'; timeout_sec: number },
 ): Promise<Record<string, unknown>> => {
   const { loadDaemonConfig } = await import('@aegis/daemon/config');
   const { controlDaemon } = await import('@aegis/daemon/control');
@@ -105,10 +105,11 @@ const DAY_SEC = 86_400;
 
 export class DaemonDrain extends AegisCommand {
   static override description =
-    'The daemon takes no new commands, and this returns when those that run have ended and been reported, or when the time is over (exit code 1).';
+    'The daemon takes no new commands, and this returns when those that run have ended and been reported, or when the time is over (exit code 1). Until it is undone or the daemon starts anew, nothing is taken; what runs can still be cancelled.';
   static override examples = [
     { description: 'Before a reboot', command: 'aegis daemon drain && reboot' },
     { description: 'For ten minutes at most', command: 'aegis daemon drain --timeout 600' },
+    { description: 'Take commands again', command: 'aegis daemon drain --undo' },
   ];
   static override flags = {
     timeout: Flags.integer({
@@ -117,14 +118,20 @@ export class DaemonDrain extends AegisCommand {
       max: DAY_SEC,
       summary: 'Wait this long at most (default: a day)',
     }),
+    undo: Flags.boolean({ summary: 'Take commands again', exclusive: ['timeout'] }),
     ...localFlags,
   };
 
   async run(): Promise<number | undefined> {
     const { flags } = await this.parse(DaemonDrain);
-    const answer = await askDaemon(flags, this.around.env, { op: 'drain', timeout_sec: flags.timeout ?? DAY_SEC });
+    const timeout_sec = flags.timeout ?? DAY_SEC;
+    const answer = await askDaemon(
+      flags,
+      this.around.env,
+      flags.undo ? { op: 'undrain' } : { op: 'drain', timeout_sec },
+    );
     await (flags.json ? this.printJson(answer) : this.print(answerFacts(answer)));
-    if (answer.drained === true) return undefined;
+    if (flags.undo || answer.drained === true) return undefined;
     await this.note('the time is over and not all has ended and been reported.');
     return 1;
   }
