@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { type LogLine, pushLogs, readLogs } from '@aegis/protocol/commands/endpoints';
+import { cancelCommand, type LogLine, pushLogs, readLogs } from '@aegis/protocol/commands/endpoints';
 import { describe, expect, test } from 'vitest';
 import {
   ack,
@@ -205,6 +205,46 @@ describe.each(STORAGES)('%s', (storage) => {
     expect(await last(reader)).toMatchObject({ type: 'end', command: { state: 'succeeded', retry_count: 1 } });
     expect(await last(resumed)).toMatchObject({ type: 'end', command: { state: 'succeeded' } });
     expect(server.running.storage.kind).toBe(storage);
+  });
+
+  test('a follower of a cancelled command stays until the node says how it ended, or its grace is over', async () => {
+    await using server = await startTestServer({ storage });
+    const node = await server.enrol('n');
+    const ids = await submitTo(server, 'n', { payload: { argv: ['true'], grace_sec: 60 } });
+    await poll(node);
+    await ack(node, ids.executionId);
+    const bytes = server.as('viewer').raw('GET', `/api/v1/commands/${ids.commandId}/logs?follow=true&stream=stdout`, {
+      headers: { accept: 'application/octet-stream' },
+    });
+    const reader = await follow(server, ids.commandId, 'application/x-ndjson');
+    await server.as('operator').call(cancelCommand, { params: { id: ids.commandId }, body: {} });
+    const shown: LogLine[] = [];
+    const readTo = async (done: (line: LogLine) => boolean) => {
+      for (;;) {
+        const line = await reader.next();
+        shown.push(line);
+        if (done(line)) return;
+      }
+    };
+    await readTo((line) => line.type === 'state' && line.execution.state === 'cancelled');
+    await push(node, ids.commandId, [{ stream: 'stdout', offset: 0, data: 'tidied\n' }]);
+    await readTo((line) => line.type === 'chunk');
+    const output = { stdout: { bytes: 7, sha256: sha256('tidied\n') }, stderr: EMPTY };
+    await finish(node, ids, { state: 'cancelled', exit_code: 3, output });
+    await readTo((line) => line.type === 'end');
+    expect(shown.slice(-3)).toMatchObject([
+      { type: 'chunk', data: 'tidied\n' },
+      { type: 'state', execution: { state: 'cancelled', presumed: false, exit_code: 3 } },
+      { type: 'end', command: { state: 'cancelled' } },
+    ]);
+    expect((await bytes).text).toBe('tidied\n');
+
+    const silent = await submitTo(server, 'n', { payload: { argv: ['true'], grace_sec: 0 } });
+    await poll(node);
+    const waiting = await follow(server, silent.commandId, 'application/x-ndjson');
+    await server.as('operator').call(cancelCommand, { params: { id: silent.commandId }, body: {} });
+    for (;;) if ((await waiting.next()).type === 'end') break;
+    expect(await onlyExecution(server, silent.commandId)).toMatchObject({ state: 'cancelled', presumed: true });
   });
 
   test('who stops following leaves nothing behind; a stopping server ends what is followed', async () => {

@@ -4,6 +4,8 @@ import type { LogLine } from '@aegis/protocol/commands/endpoints';
 import { isFinal, isFinalCommand } from '@aegis/protocol/commands/state';
 import { AegisError } from '@aegis/protocol/errors';
 import type { Bus } from '../platform/bus.ts';
+import type { Clock } from '../platform/clock.ts';
+import { nodeStillEndsMs } from './cancelled-here.ts';
 import { commandTopic, outputTopic } from './changes.ts';
 import type { ListingRepository } from './listing-repository.ts';
 import type { OutputRepository } from './output-repository.ts';
@@ -37,11 +39,13 @@ interface Followed {
   position: { stdout: number; stderr: number };
   shown: string;
   final: boolean;
+  /** Monotonic time until which its node may still say how it really ended; null: nothing is waited for. */
+  endsBy: number | null;
   newest: boolean;
 }
 
-export const logLines = (on: { listing: ListingRepository; output: OutputRepository; bus: Bus }) => {
-  const { listing, output, bus } = on;
+export const logLines = (on: { listing: ListingRepository; output: OutputRepository; bus: Bus; clock: Clock }) => {
+  const { listing, output, bus, clock } = on;
 
   async function* linesOf(selection: LogSelection): AsyncGenerator<LogLine | null> {
     const { commandId, follow, signal } = selection;
@@ -72,8 +76,10 @@ export const logLines = (on: { listing: ListingRepository; output: OutputReposit
       dirty.clear();
       for (let at = 0; at < changed.length; at += EXECUTIONS_AT_ONCE)
         for (const row of inOrder(changed.slice(at, at + EXECUTIONS_AT_ONCE), await rowsOf(changed, at)))
-          yield* newsOf(selection, row, followed);
-      if (!follow || isFinalCommand(command.state) || allEnded(selection, followed)) {
+          yield* newsOf(selection, row, command.payload, followed);
+      const ended = isFinalCommand(command.state) || allEnded(selection, followed);
+      const stillMs = ended && follow ? stillEndsMs(followed) : 0;
+      if (!follow || (ended && stillMs <= 0)) {
         if (signal.aborted) return;
         const last = (await listing.command(commandId)) ?? command;
         yield { type: 'end', command: commandView(last) };
@@ -81,7 +87,7 @@ export const logLines = (on: { listing: ListingRepository; output: OutputReposit
       }
       if (dirty.size > 0 || state.listStale) continue;
       const before = performance.now();
-      await sleeper.wait(SIGN_OF_LIFE_MS);
+      await sleeper.wait(ended ? Math.min(stillMs, SIGN_OF_LIFE_MS) : SIGN_OF_LIFE_MS);
       if (performance.now() - before >= SIGN_OF_LIFE_MS - 50) yield null;
     }
   }
@@ -106,6 +112,7 @@ export const logLines = (on: { listing: ListingRepository; output: OutputReposit
         position: { stdout: start('stdout'), stderr: start('stderr') },
         shown: '',
         final: false,
+        endsBy: null,
         newest: key.newest === 1,
       });
       dirty.add(key.id);
@@ -121,6 +128,7 @@ export const logLines = (on: { listing: ListingRepository; output: OutputReposit
   async function* newsOf(
     selection: LogSelection,
     row: ExecutionRow,
+    payload: string,
     followed: ReadonlyMap<string, Followed>,
   ): AsyncGenerator<LogLine> {
     const one = followed.get(row.id);
@@ -139,6 +147,8 @@ export const logLines = (on: { listing: ListingRepository; output: OutputReposit
       if (selection.signal.aborted) return;
     }
     one.final = isFinal(row.state);
+    const stillMs = selection.follow ? nodeStillEndsMs(row, payload, clock.now()) : 0;
+    one.endsBy = stillMs > 0 ? (one.endsBy ?? performance.now() + stillMs) : null;
     one.newest = row.newest === 1;
     const shown = `${row.state} ${row.presumed} ${row.started_at} ${row.finished_at}`;
     if (shown === one.shown) return;
@@ -170,6 +180,12 @@ const allEnded = ({ node, attempt }: LogSelection, followed: ReadonlyMap<string,
   const all = [...followed.values()];
   if (all.length === 0 || !all.every((one) => one.final)) return false;
   return attempt !== undefined || all.some((one) => one.newest);
+};
+
+const stillEndsMs = (followed: ReadonlyMap<string, Followed>): number => {
+  let latest = 0;
+  for (const { endsBy } of followed.values()) latest = Math.max(latest, endsBy ?? 0);
+  return latest - performance.now();
 };
 
 const lineOf = (execution: ExecutionRow, stream: Stream, row: OutputRow): LogLine => {

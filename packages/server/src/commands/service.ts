@@ -116,8 +116,8 @@ export const commandsService = (on: {
       wakeLate: cancel.wakeLate,
     }),
     listing: listingService({ repository: listingRows, clock }),
-    logLines: logLines({ listing: listingRows, output: outputRows, bus }),
-    streamBytes: streamBytes({ listing: listingRows, output: outputRows, bus }),
+    logLines: logLines({ listing: listingRows, output: outputRows, bus, clock }),
+    streamBytes: streamBytes({ listing: listingRows, output: outputRows, bus, clock }),
   };
 };
 export type CommandsService = ReturnType<typeof commandsService>;

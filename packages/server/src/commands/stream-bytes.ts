@@ -2,6 +2,8 @@ import type { Stream } from '@aegis/protocol/commands/carrier';
 import { isFinal } from '@aegis/protocol/commands/state';
 import { AegisError } from '@aegis/protocol/errors';
 import type { Bus } from '../platform/bus.ts';
+import type { Clock } from '../platform/clock.ts';
+import { nodeStillEndsMs } from './cancelled-here.ts';
 import { outputTopic } from './changes.ts';
 import { nextOf, STREAM_NUMBER } from './chunk-plan.ts';
 import type { ListingRepository } from './listing-repository.ts';
@@ -37,8 +39,8 @@ const GAPS_AT_ONCE = 1000;
 /** More than a well-behaved node ever makes; beyond it positions cannot be told. */
 const MOST_GAPS = 100_000;
 
-export const streamBytes = (on: { listing: ListingRepository; output: OutputRepository; bus: Bus }) => {
-  const { listing, output, bus } = on;
+export const streamBytes = (on: { listing: ListingRepository; output: OutputRepository; bus: Bus; clock: Clock }) => {
+  const { listing, output, bus, clock } = on;
 
   const gapsOf = async (row: ExecutionRow, stream: Stream): Promise<Gap[]> => {
     const gaps: Gap[] = [];
@@ -87,6 +89,7 @@ export const streamBytes = (on: { listing: ListingRepository; output: OutputRepo
       },
       follow: async function* (offset, signal) {
         const sleeper = wakeup();
+        let endsBy: number | null = null;
         using _changes = bus.subscribe(outputTopic(row.id), sleeper.wake);
         signal.addEventListener('abort', sleeper.wake, { once: true });
         try {
@@ -99,8 +102,16 @@ export const streamBytes = (on: { listing: ListingRepository; output: OutputRepo
               if (signal.aborted) return;
             }
             at = Math.max(at, end);
-            if (isFinal(now.state)) return;
-            await sleeper.wait(null);
+            if (!isFinal(now.state)) {
+              await sleeper.wait(null);
+              continue;
+            }
+            const payload = now.presumed === 1 ? (await listing.command(commandId))?.payload : undefined;
+            const stillMs = payload === undefined ? 0 : nodeStillEndsMs(now, payload, clock.now());
+            if (stillMs <= 0) return;
+            endsBy ??= performance.now() + stillMs;
+            if (endsBy <= performance.now()) return;
+            await sleeper.wait(endsBy - performance.now());
           }
         } finally {
           signal.removeEventListener('abort', sleeper.wake);
