@@ -28,6 +28,7 @@ const key = <S extends z.ZodMiniType>(
 ): Key<S> => ({ kind, schema, allowed, fallback, ...more });
 const whole = (least: number, most: number, fallback: number) =>
   key('number', z.int().check(z.minimum(least), z.maximum(most)), `a whole number from ${least} to ${most}`, fallback);
+const MIB = 1024 * 1024;
 const OptionalText = z.nullable(z.string().check(z.minLength(1), z.maxLength(4096)));
 
 const KEYS = {
@@ -55,6 +56,7 @@ const KEYS = {
   ),
   log_format: key('text', z.enum(['json', 'pretty']), 'json or pretty', 'json'),
   stop_timeout_sec: whole(0, 600, 10),
+  'http.body_budget_bytes': whole(16 * MIB, 1024 * 1024 * MIB, 64 * MIB), // at least the largest body, packed and unpacked
   'rate_limits.enrolment_burst': whole(1, 1_000_000, 200),
   'rate_limits.enrolment_per_sec': whole(1, 1_000_000, 20),
   'rate_limits.failed_auth_burst': whole(1, 1_000_000, 20),
@@ -88,6 +90,7 @@ const plain = Object.fromEntries(
 
 export const ServerConfig = z.strictObject({
   ...plain,
+  http: z.strictObject(group('http')),
   rate_limits: z.strictObject(group('rate_limits')),
   commands: z.strictObject(group('commands')),
   nodes: z.strictObject(group('nodes')),

@@ -31,6 +31,7 @@ import { sweepLoop } from './nodes/sweep-loop.ts';
 import { openServerStorage, requireFleetKeys } from './offline.ts';
 import { processBus } from './platform/bus.ts';
 import { type Clock, systemClock } from './platform/clock.ts';
+import { bodyBudget } from './platform/http/body-budget.ts';
 import { healthRoutes } from './platform/http/health-routes.ts';
 import { type Listener, listen, type Tls } from './platform/http/listener.ts';
 import { rateLimiter } from './platform/http/rate-limit.ts';
@@ -161,6 +162,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     }),
   ];
   const limits = config.rate_limits;
+  const bodies = bodyBudget(config.http.body_budget_bytes);
   const tls = readTls(config);
   const listeners: Listener[] = [];
   const stopMs = config.stop_timeout_sec * 1000;
@@ -179,6 +181,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
       await listen(at, routes, {
         authenticate: authenticator({ tokens, nodeTokens: issuer, nodeOf: nodes.actorOf, dev: config.dev }),
         attending: ({ uid }) => nodes.attend(uid),
+        bodies,
         faults,
         log,
         limits: {

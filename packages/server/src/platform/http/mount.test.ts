@@ -6,6 +6,7 @@ import Fastify from 'fastify';
 import { expect, test } from 'vitest';
 import { silentLog } from '../log.ts';
 import type { NodeActor } from './actor.ts';
+import { bodyBudget } from './body-budget.ts';
 import { mountRoutes } from './mount.ts';
 import { route } from './route.ts';
 
@@ -19,7 +20,16 @@ const poll = endpoint({
   tag: 't',
   summary: 's',
 });
+const push = endpoint({ ...poll, id: 'push', method: 'POST', path: '/push', rawBody: true });
 const limiter = { take: () => 0 };
+const REST = {
+  bodies: bodyBudget(1024 * 1024),
+  faults: noFaultPoints,
+  log: silentLog(),
+  limits: { enrolment: limiter, failedAuth: limiter },
+  stopping: new AbortController().signal,
+  tls: false,
+};
 
 test('a node that hangs up while it is looked up does not count as there for ever', async () => {
   const app = Fastify();
@@ -38,11 +48,7 @@ test('a node that hangs up while it is looked up does not count as there for eve
         attending--;
       };
     },
-    faults: noFaultPoints,
-    log: silentLog(),
-    limits: { enrolment: limiter, failedAuth: limiter },
-    stopping: new AbortController().signal,
-    tls: false,
+    ...REST,
   });
   app.server.on('connection', (socket: Socket) => socket.once('close', () => setImmediate(ended.resolve)));
   await app.listen({ host: '127.0.0.1', port: 0 });
@@ -56,4 +62,35 @@ test('a node that hangs up while it is looked up does not count as there for eve
   await new Promise((resolve) => setImmediate(resolve));
   await app.close();
   expect(attending).toBe(0);
+});
+
+test('a body that is worked on counts until that is over, also when its sender has hung up', async () => {
+  const app = Fastify();
+  const bodies = bodyBudget(1_000_000);
+  const begun = Promise.withResolvers<void>();
+  const done = Promise.withResolvers<undefined>();
+  const ended = Promise.withResolvers<void>();
+  const handler = (): Promise<undefined> => {
+    begun.resolve();
+    return done.promise;
+  };
+  mountRoutes(app, [route(push, handler)], {
+    ...REST,
+    bodies,
+    authenticate: async () => node,
+    attending: () => () => undefined,
+  });
+  app.server.on('connection', (socket: Socket) => socket.once('close', () => setImmediate(ended.resolve)));
+  await app.listen({ host: '127.0.0.1', port: 0 });
+  const socket = connect((app.server.address() as AddressInfo).port, '127.0.0.1');
+  const headers = 'Host: localhost\r\nContent-Type: application/octet-stream\r\nContent-Length: 900000\r\n\r\n';
+  socket.write(`POST /push HTTP/1.1\r\n${headers}`);
+  socket.write(Buffer.alloc(900_000));
+  await begun.promise;
+  socket.destroy();
+  await ended.promise;
+  expect(() => bodies.lease('other').hold(200_000)).toThrow(/busy/);
+  done.resolve(undefined);
+  await app.close();
+  expect(() => bodies.lease('other').hold(1_000_000)).not.toThrow();
 });

@@ -6,6 +6,7 @@ import type { FaultPoints } from '@aegis/protocol/fault-points';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Log } from '../log.ts';
 import type { Actor, NodeActor } from './actor.ts';
+import { type BodyBudget, type BodyLease, countedBody, declaredBytes } from './body-budget.ts';
 import { decode } from './decode.ts';
 import { asShown } from './failures.ts';
 import {
@@ -37,6 +38,7 @@ export interface MountOptions {
   authenticate: Authenticate;
   /** Told of each node's request, when it has been admitted; what it gives back is called when that request is over. */
   attending: (node: NodeActor) => () => void;
+  bodies: BodyBudget;
   faults: FaultPoints;
   log: Log;
   limits: { enrolment: RateLimiter; failedAuth: RateLimiter };
@@ -51,6 +53,8 @@ declare module 'fastify' {
   }
   interface FastifyRequest {
     actor: Actor | null;
+    /** Null when nothing of a body is going to be read. */
+    lease: BodyLease | null;
   }
 }
 
@@ -59,18 +63,24 @@ const RETRY_WHILE_STOPPING_SEC = 2;
 
 export const mountRoutes = (app: FastifyInstance, routes: readonly Route[], options: MountOptions): void => {
   app.decorateRequest('actor', null);
+  app.decorateRequest('lease', null);
   app.removeAllContentTypeParsers();
   app.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, body, done) => done(null, body));
   app.addHook('onRequest', async (request, reply) => {
     setCommonHeaders(request, reply, options.tls);
     const { route } = request.routeOptions.config;
-    if (!route) return;
+    if (!route) return refuseUnknown(request, reply, routes); // here: Fastify would first read a body that nobody wants
     request.actor = await admit(route, request, options);
-    if (request.actor?.kind !== 'node') return;
-    const over = options.attending(request.actor);
-    if (reply.raw.closed)
-      over(); // it hung up while we looked who it is: no 'close' comes any more
-    else reply.raw.once('close', over);
+    const over = request.actor?.kind === 'node' ? options.attending(request.actor) : () => undefined;
+    if (reply.raw.closed) return over(); // it hung up while we looked who it is: no 'close' comes any more
+    reply.raw.once('close', over);
+    leaseBody(route, request, reply, options.bodies);
+  });
+  app.addHook('preParsing', async ({ lease, headers }, reply, body) => {
+    if (!lease || headers['transfer-encoding'] === undefined) return body;
+    const counted = countedBody(body, lease);
+    counted.once('error', () => reply.header('connection', 'close')); // the rest of the body is not read
+    return counted;
   });
   app.addHook('onResponse', async (request) => {
     const { route } = request.routeOptions.config;
@@ -87,7 +97,14 @@ export const mountRoutes = (app: FastifyInstance, routes: readonly Route[], opti
       exposeHeadRoute: route.endpoint.door === 'every', // elsewhere a HEAD would poll, stream or count like the GET
       config: { route },
       bodyLimit: bodyLimitOf(route),
-      handler: (request, reply) => answer(route, request, reply, options),
+      handler: async (request, reply) => {
+        request.lease?.begin();
+        try {
+          return await answer(route, request, reply, options);
+        } finally {
+          request.lease?.release();
+        }
+      },
     });
   }
 };
@@ -104,6 +121,19 @@ const setCommonHeaders = (request: FastifyRequest, reply: FastifyReply, tls: boo
     'x-content-type-options': 'nosniff',
   });
   if (tls) reply.header('strict-transport-security', 'max-age=31536000');
+};
+
+/** @throws AegisError when the server, or this caller, has too much of bodies under way */
+const leaseBody = (route: Route, request: FastifyRequest, reply: FastifyReply, budget: BodyBudget): void => {
+  const bytes = route.endpoint.method === 'GET' ? null : declaredBytes(request.headers);
+  if (bytes === null || bytes > bodyLimitOf(route)) return; // beyond the limit it is refused without being read
+  const { actor } = request;
+  // Who may submit has root on every node: one token serves many programs, and is not bounded by itself.
+  const caller = actor?.kind === 'node' ? actor.uid : actor ? null : `from ${request.ip}`;
+  const lease = budget.lease(caller);
+  reply.raw.once('close', lease.hungUp);
+  lease.hold(bytes);
+  request.lease = lease;
 };
 
 /** @returns the caller. @throws AegisError when this caller may not call this route, or not now */
@@ -197,6 +227,7 @@ const decodedBody = async (route: Route, request: FastifyRequest): Promise<unkno
   const sent = Buffer.isBuffer(request.body) ? request.body : Buffer.alloc(0);
   requireType(request.headers['content-type'], endpoint.rawBody ? RAW_TYPE : /^application\/json$/i, sent.length);
   const body = await unpackBody(sent, request.headers['content-encoding'], bodyLimitOf(route));
+  if (body !== sent) request.lease?.hold(sent.length + body.length);
   if (endpoint.rawBody) return body;
   if (!endpoint.body) return undefined;
   const maxValues = endpoint.caller === 'anyone' ? ANYONES_MAX_VALUES : undefined;
@@ -220,10 +251,12 @@ const requireType = (header: string | undefined, wanted: RegExp, length: number)
 export const bearerOf = (headers: IncomingHttpHeaders): string | undefined =>
   /^Bearer +([\x21-\x7e]+) *$/i.exec(headers.authorization ?? '')?.[1];
 
+const OVER = 'the request is over';
+
 /** Made only for the few handlers that wait or stream. */
 const signalOf = (reply: FastifyReply, stopping: AbortSignal): AbortSignal => {
   const controller = new AbortController();
-  const abort = () => controller.abort();
+  const abort = () => controller.abort(OVER); // without a reason each would be made an exception with a stack
   if (stopping.aborted || reply.raw.closed) abort();
   stopping.addEventListener('abort', abort, { once: true });
   reply.raw.once('close', () => {
