@@ -26,16 +26,22 @@ const mayWrite = (path: string): boolean => {
   }
 };
 
-/** Removes empty `exec-<id>` folders and returns the ids of those that still hold processes: left-overs of a normal end,
- *  or of a supervisor that was killed. */
-export const sweepExecutionCgroups = (parent: string): string[] => {
+/** Removes those empty `exec-<id>` folders that may go and returns the ids of those that stay because processes live in them:
+ *  left-overs of a normal end, or of a supervisor that was killed. */
+export const sweepExecutionCgroups = (
+  parent: string,
+  mayRemove: (id: string, path: string) => boolean = () => true,
+): string[] => {
   const held: string[] = [];
   for (const entry of readdirSync(parent, { withFileTypes: true })) {
     if (!entry.isDirectory() || !entry.name.startsWith('exec-')) continue;
+    const path = join(parent, entry.name);
+    const id = entry.name.slice('exec-'.length);
+    if (!mayRemove(id, path)) continue;
     try {
-      rmdirSync(join(parent, entry.name));
+      rmdirSync(path);
     } catch {
-      held.push(entry.name.slice('exec-'.length)); // EBUSY: somebody lives there
+      held.push(id); // EBUSY: somebody lives there
     }
   }
   return held;

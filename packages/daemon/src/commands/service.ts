@@ -19,7 +19,7 @@ import type { CommandsRepository } from './repository.ts';
 import { launcherKeeper } from './runner/launcher-keeper.ts';
 import { commandsRunner } from './runner/runner.ts';
 import { spareFolders } from './spare-folders.ts';
-import { sweepFolders } from './sweep.ts';
+import { cgroupSweep, sweepFolders } from './sweep.ts';
 import { uploadLane } from './upload-lane.ts';
 
 /** The commands domain put together: inbox → runner → drain → report → freed. Holds the one map of unfinished executions. */
@@ -79,6 +79,10 @@ export const commandsService = (options: CommandsOptions) => {
   const stopping = new AbortController();
   const { signal } = stopping;
   let accepting = true;
+
+  const { cgroup } = options.settings;
+  const sweepCgroups =
+    cgroup === null ? null : cgroupSweep({ parent: cgroup, isLive: (id) => live.has(id), now: clock.now, log });
 
   const folders = spareFolders(join(options.dataDir, 'spare'), log);
 
@@ -163,7 +167,6 @@ export const commandsService = (options: CommandsOptions) => {
     mayStart: () => accepting && undeliveredBytes < limits.undeliveredBytes,
     askLauncher: (dir) => launcher.start(dir),
     endLeftovers: ({ id }) => {
-      const { cgroup } = options.settings;
       if (cgroup !== null) endCgroup(join(cgroup, `exec-${id}`));
     },
     onRunning: reports.running,
@@ -227,6 +230,7 @@ export const commandsService = (options: CommandsOptions) => {
     /** Hourly: what a crash or a full disk left behind. */
     tidy: (): void => {
       sweepFolders(root, (id) => live.has(id), log);
+      sweepCgroups?.();
       repository.pruneTombstones(clock.now());
     },
     status: (): CommandsStatus => {

@@ -1,5 +1,6 @@
 import { lstatSync, opendirSync } from 'node:fs';
 import { join } from 'node:path';
+import { sweepExecutionCgroups } from '@aegis/native/cgroups';
 import { removeExecutionFolder, supervisorAlive } from '@aegis/native/execution-folder';
 import { isUuid } from '@aegis/protocol/ids';
 import type { Logger } from '../platform/log.ts';
@@ -34,4 +35,39 @@ export const sweepFolders = (root: string, isKnown: (executionId: string) => boo
   }
   if (removed > 0) log.info({ removed }, 'removed left-over execution folders');
   return removed;
+};
+
+const CGROUP_AGE_MS = 600_000;
+
+/** Removes the empty cgroups of executions that left processes behind: their supervisor had to leave those to them. Several daemons
+ *  may share one parent, so whose a folder is does not show; one that is young, or empty only since this look, may be about to be
+ *  entered. The times of such folders are not kept for ever by the kernel: one that was there at the look before is old too. */
+export const cgroupSweep = ({
+  parent,
+  isLive,
+  now,
+  log,
+}: {
+  parent: string;
+  isLive(executionId: string): boolean;
+  now(): number;
+  log: Logger;
+}): (() => void) => {
+  let firstSeen = new Map<string, number>();
+  return () => {
+    const seen = new Map<string, number>();
+    const isOld = (id: string, path: string): boolean => {
+      if (!isUuid(id) || isLive(id)) return false;
+      const madeMs = lstatSync(path, { throwIfNoEntry: false })?.mtimeMs ?? now();
+      const sinceMs = Math.min(firstSeen.get(id) ?? now(), madeMs);
+      seen.set(id, sinceMs);
+      return now() - sinceMs >= CGROUP_AGE_MS;
+    };
+    try {
+      sweepExecutionCgroups(parent, isOld);
+    } catch (error) {
+      log.warn({ err: error }, 'cannot look for left-over cgroups, trying again in an hour');
+    }
+    firstSeen = seen;
+  };
 };
