@@ -1,4 +1,4 @@
-import { once } from 'node:events';
+import { getEventListeners, once } from 'node:events';
 import { type AddressInfo, connect, type Socket } from 'node:net';
 import { endpoint } from '@aegis/protocol/endpoint';
 import { noFaultPoints } from '@aegis/protocol/fault-points';
@@ -8,7 +8,7 @@ import { silentLog } from '../log.ts';
 import type { NodeActor } from './actor.ts';
 import { bodyBudget } from './body-budget.ts';
 import { mountRoutes } from './mount.ts';
-import { route } from './route.ts';
+import { type RouteContext, route } from './route.ts';
 
 const node: NodeActor = { kind: 'node', uid: 'u', name: 'n', keyId: null, keyless: true };
 const poll = endpoint({
@@ -93,4 +93,32 @@ test('a body that is worked on counts until that is over, also when its sender h
   done.resolve(undefined);
   await app.close();
   expect(() => bodies.lease('other').hold(1_000_000)).not.toThrow();
+});
+
+test('a signal that is asked for when the caller has hung up leaves nothing on the one of the stop', async () => {
+  const app = Fastify();
+  const stopping = new AbortController();
+  const begun = Promise.withResolvers<void>();
+  const ended = Promise.withResolvers<void>();
+  const asked = Promise.withResolvers<{ aborted: boolean; listeners: number }>();
+  const handler = async (context: RouteContext<typeof poll>): Promise<undefined> => {
+    begun.resolve();
+    if (!context.reply.raw.closed) await once(context.reply.raw, 'close');
+    asked.resolve({ aborted: context.signal.aborted, listeners: getEventListeners(stopping.signal, 'abort').length });
+  };
+  mountRoutes(app, [route(poll, handler)], {
+    ...REST,
+    stopping: stopping.signal,
+    authenticate: async () => node,
+    attending: () => () => undefined,
+  });
+  app.server.on('connection', (socket: Socket) => socket.once('close', ended.resolve));
+  await app.listen({ host: '127.0.0.1', port: 0 });
+  const socket = connect((app.server.address() as AddressInfo).port, '127.0.0.1');
+  socket.write('GET /poll HTTP/1.1\r\nHost: localhost\r\n\r\n');
+  await begun.promise;
+  socket.destroy();
+  expect(await asked.promise).toEqual({ aborted: true, listeners: 0 });
+  await ended.promise;
+  await app.close();
 });

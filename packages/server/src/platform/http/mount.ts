@@ -257,7 +257,10 @@ const OVER = 'the request is over';
 const signalOf = (reply: FastifyReply, stopping: AbortSignal): AbortSignal => {
   const controller = new AbortController();
   const abort = () => controller.abort(OVER); // without a reason each would be made an exception with a stack
-  if (stopping.aborted || reply.raw.closed) abort();
+  if (stopping.aborted || reply.raw.closed) {
+    abort(); // no 'close' would come any more that takes the listener away
+    return controller.signal;
+  }
   stopping.addEventListener('abort', abort, { once: true });
   reply.raw.once('close', () => {
     stopping.removeEventListener('abort', abort);
