@@ -5,7 +5,7 @@ import { zstdDecompressSync } from 'node:zlib';
 import { type Directive, signDirective } from '@aegis/protocol/access/directive';
 import { type Envelope, openEnvelope, PAYLOAD_TYPES } from '@aegis/protocol/access/dsse';
 import { formatJoinToken } from '@aegis/protocol/access/join-token';
-import { generateKeyPair, keyIdOf, publicKeyFromRaw } from '@aegis/protocol/access/keys';
+import { generateKeyPair, type KeyPair, keyIdOf, publicKeyFromRaw } from '@aegis/protocol/access/keys';
 import { signTrustBundle, type TrustBundle } from '@aegis/protocol/access/trust-bundle';
 import type { Chunk, NextOffsets, PostedReport, Report, ReportResult, RunBody } from '@aegis/protocol/commands/carrier';
 import {
@@ -39,15 +39,16 @@ export interface StoredExecution {
 }
 
 export interface Lies {
+  trust?: Envelope;
   init?: (answer: RegisterInitAnswer) => RegisterInitAnswer;
   /** Answers of these endpoints are committed, then thrown away, this often. */
   loseAnswers?: Record<string, number>;
 }
 
-export const startContractServer = async (options: { fleet?: string; lies?: Lies } = {}) => {
+export const startContractServer = async (options: { fleet?: string; lies?: Lies; root?: KeyPair } = {}) => {
   const fleet = options.fleet ?? 'test';
   const lies: Lies = options.lies ?? {};
-  const root = generateKeyPair();
+  const root = options.root ?? generateKeyPair();
   const serverKey = generateKeyPair();
   const rawText = (raw: Buffer) => raw.toString('base64');
   const bundleWith = (change: Partial<TrustBundle> = {}): TrustBundle => ({
@@ -91,6 +92,7 @@ export const startContractServer = async (options: { fleet?: string; lies?: Lies
   };
 
   const routes: Record<string, (body: Buffer, url: URL, params: string[]) => unknown | Promise<unknown>> = {
+    'GET /api/v1/trust': () => ({ trust_bundle: lies.trust ?? trustBundle, root_fingerprint: root.keyId }),
     'POST /agents/register/init': (bytes) => {
       const init = JSON.parse(bytes.toString()) as RegisterInit;
       const registrationId = randomUUID();
@@ -260,7 +262,7 @@ export const startContractServer = async (options: { fleet?: string; lies?: Lies
       } else {
         const route = routes[key];
         if (!route) throw new Refused(404, 'http.not_found');
-        const needsToken = key.includes('/v1/');
+        const needsToken = key.includes(' /v1/');
         const token = /^Bearer (.*)$/.exec(request.headers.authorization ?? '')?.[1];
         if (needsToken && ![...nodes.values()].some((node) => node.token === token))
           throw new Refused(401, 'access.unauthenticated');

@@ -179,6 +179,31 @@ test('an enrolled directory refuses another server, fleet or name', async () => 
   expect(other.requests).toEqual([]);
 });
 
+test('a server that moved is followed once it shows the pinned root; nobody else is', async () => {
+  const first = await enrol();
+  const bare = { join_token: undefined, name: undefined };
+  await using moved = await startContractServer({ root: server.root });
+  const there = { ...first, server: moved.url };
+  expect(await enrol({ ...bare, server: moved.url })).toEqual(there);
+  expect(await enrol({ ...bare, server: undefined })).toEqual(there);
+  expect(moved.requests).toEqual(['GET /api/v1/trust']);
+  expect(await enrol({ name: undefined })).toEqual(first); // back, with its join token
+  expect(readFileSync(join(dataDir, 'identity.json'), 'utf8')).toContain(server.url);
+
+  await using stranger = await startContractServer();
+  await using otherFleet = await startContractServer({ fleet: 'other', root: server.root });
+  await using liar = await startContractServer({
+    lies: { trust: signTrustBundle(server.bundleWith(), stranger.root) },
+  });
+  for (const { url, requests } of [stranger, otherFleet, liar]) {
+    await expect(enrol({ ...bare, server: url })).rejects.toMatchObject({ code: 'nodes.already_enrolled' });
+    expect(requests).toEqual(['GET /api/v1/trust']);
+  }
+  await otherFleet.close();
+  await expect(enrol({ ...bare, server: otherFleet.url })).rejects.toMatchObject({ code: 'cli.unreachable' });
+  expect(await enrol({ ...bare, server: undefined })).toEqual(first);
+});
+
 test('a join token that is none is refused without repeating it', async () => {
   const error: Error = await enrol({ join_token: 'aegis1.secretsecret' }).then(
     () => new Error('accepted'),

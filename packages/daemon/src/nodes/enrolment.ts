@@ -2,6 +2,7 @@ import { randomUUID, sign, verify } from 'node:crypto';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { Envelope } from '@aegis/protocol/access/dsse';
+import { showTrust } from '@aegis/protocol/access/endpoints';
 import { type JoinToken, parseJoinToken } from '@aegis/protocol/access/join-token';
 import { keyIdOf, publicKeyFromRaw } from '@aegis/protocol/access/keys';
 import { keysFor, openTrustBundle } from '@aegis/protocol/access/trust-bundle';
@@ -67,7 +68,11 @@ export const ensureEnrolled = async (options: EnrolmentOptions): Promise<{ ident
   const identity = readIdentity(dataDir);
   if (identity) {
     refuseOtherHome(identity, options, joinToken);
-    return { identity, keys: ensureNodeKeys(dataDir) };
+    const keys = ensureNodeKeys(dataDir);
+    return {
+      identity: identity.server === options.server ? identity : await moved(identity, options, joinToken),
+      keys,
+    };
   }
   if (!joinToken && !options.insecureDev)
     throw new AegisError(
@@ -81,22 +86,54 @@ export const ensureEnrolled = async (options: EnrolmentOptions): Promise<{ ident
 
 const refuseOtherHome = (
   identity: Identity,
-  { dataDir, server, name }: EnrolmentOptions,
+  { dataDir, name }: EnrolmentOptions,
   token: JoinToken | undefined,
 ): void => {
   const differs =
-    identity.server !== server
-      ? `server ${identity.server}`
-      : token && token.rootFingerprint !== identity.root_fingerprint
-        ? `fleet '${identity.fleet}' with another trust root`
-        : name !== undefined && name !== identity.name
-          ? `the fleet as '${identity.name}'`
-          : null;
-  if (differs)
-    throw new AegisError(
-      'nodes.already_enrolled',
-      `${dataDir} already belongs to ${differs}: use another --data-dir for this one.`,
-    );
+    token && token.rootFingerprint !== identity.root_fingerprint
+      ? `fleet '${identity.fleet}' with another trust root`
+      : name !== undefined && name !== identity.name
+        ? `the fleet as '${identity.name}'`
+        : null;
+  if (differs) throw alreadyOf(dataDir, differs);
+};
+
+const alreadyOf = (dataDir: string, whose: string, cause?: unknown): AegisError =>
+  new AegisError(
+    'nodes.already_enrolled',
+    `${dataDir} already belongs to ${whose}: use another --data-dir for this one.`,
+    { cause },
+  );
+
+/** The same fleet at another address: kept once the server there has shown a bundle of the pinned root. Nothing but that question
+ *  has been sent by then. A join token also says by which certificate to know the server from now on. */
+const moved = async (
+  identity: Identity,
+  options: EnrolmentOptions,
+  token: JoinToken | undefined,
+): Promise<Identity> => {
+  const { dataDir, server, clock, log } = options;
+  const pin = token?.tlsFingerprint;
+  const tls = pin
+    ? { certificate: await options.pinnedCertificate(pin), fingerprint: pin }
+    : token
+      ? undefined
+      : identity.tls;
+  const whose = `server ${identity.server}, and ${server} does not show fleet '${identity.fleet}' with its trust root`;
+  const client = options.clientFor(tls);
+  try {
+    const { trust_bundle } = await client.call(showTrust, { authorised: false });
+    const { bundle } = openTrustBundle(trust_bundle, identity.root_fingerprint, clock.now());
+    if (bundle.fleet !== identity.fleet) throw alreadyOf(dataDir, whose);
+  } catch (error) {
+    if (!(error instanceof AegisError)) throw error; // not reached: says nothing about who is there
+    throw alreadyOf(dataDir, whose, error);
+  }
+  const { tls: _, ...rest } = identity;
+  const now: Identity = { ...rest, server, ...(tls ? { tls } : {}) };
+  writeIdentity(dataDir, now);
+  log.info({ from: identity.server, to: server }, 'this node follows its server to a new address');
+  return now;
 };
 
 const enrolAnew = async (

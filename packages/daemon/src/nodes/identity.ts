@@ -1,6 +1,6 @@
 /** nodes: who this machine is. Keys made here that never leave, the identity that the server gave, enrolment, facts, node tokens.
  *  Called by enrol.ts and daemon.ts. Invariant: private keys exist on disk before the first word to a server, and an enrolled
- *  data directory belongs to one server and one fleet for good. Must not: run or believe anything that a server says before its
+ *  data directory belongs to one fleet for good, at whatever address its server is. Must not: run or believe anything that a server says before its
  *  root was checked, and never write a key or token anywhere but into its own 0600 file. */
 import { join } from 'node:path';
 import { Envelope } from '@aegis/protocol/access/dsse';
