@@ -15,7 +15,7 @@
 #if defined(__SANITIZE_ADDRESS__)
 enum { SYNC_AFTER_MS = 0 }; /* the leak check comes at the end of the process, while its test still looks */
 #else
-enum { SYNC_AFTER_MS = 200 };
+enum { SYNC_AFTER_MS = 500 };
 #endif
 enum { STATUS_BYTES = 4096, STATUS_RETRY_MS = 100 };
 
