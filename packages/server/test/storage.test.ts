@@ -136,6 +136,13 @@ describe.each(['sqlite', 'postgres'] as const)('%s', (kind) => {
     const refused = outcomes.filter((one) => one.status === 'rejected');
     expect(refused.map(({ reason }) => (reason as { code: string }).code)).toEqual(Array(12).fill('http.unavailable'));
     expect(await ids(storage)).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
+    expect(await storage.ping()).toEqual({ overloaded: false });
+    const many = Array.from({ length: 8 }, (_, id) => insert(storage, 10 + id));
+    const tooMany = insert(storage, 20);
+    const ping = storage.ping(); // asked while the queue is full
+    await expect(tooMany).rejects.toMatchObject({ code: 'http.unavailable' });
+    await expect(ping).resolves.toEqual({ overloaded: true });
+    await Promise.all(many);
     await storage.close();
     await expect(insert(storage, 30)).rejects.toMatchObject({ code: 'http.unavailable' });
   });

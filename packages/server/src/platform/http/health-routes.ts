@@ -10,37 +10,44 @@ import { type Route, type RouteContext, route } from './route.ts';
 const KEEP_MS = 1000;
 const PATIENCE_MS = 3000;
 
+/** Parts that do not work; parts that work and have more to do than they can: some requests get 503, a restart would not help. */
+interface Found {
+  failing: string[];
+  overloaded: string[];
+}
+
 type Statistics = ResponseOf<typeof statistics>;
 
 export const healthRoutes = (parts: {
   clock: Clock;
-  storage: { kind: string; ping(): Promise<void> };
+  storage: { kind: string; ping(): Promise<{ overloaded: boolean }> };
   nodes: () => Promise<Statistics['nodes']>;
   commands: () => Promise<Pick<Statistics, 'commands' | 'executions'> & { outputBytes: number }>;
 }): Route[] => {
   const startedAt = parts.clock.now();
-  let latest: { at: number; failing: Promise<string[]> } | undefined;
-  const failing = (): Promise<string[]> => {
+  let latest: { at: number; found: Promise<Found> } | undefined;
+  const look = (): Promise<Found> => {
     const now = parts.clock.now();
     if (!latest || Math.abs(now - latest.at) >= KEEP_MS)
       latest = {
         at: now,
-        failing: withinPatience(parts.storage.ping()).then(
-          () => [],
-          () => ['storage'],
+        found: withinPatience(parts.storage.ping()).then(
+          ({ overloaded }) => ({ failing: [], overloaded: overloaded ? ['storage'] : [] }),
+          () => ({ failing: ['storage'], overloaded: [] }),
         ),
       };
-    return latest.failing;
+    return latest.found;
   };
   const health = async ({ reply }: RouteContext<typeof healthz>) => {
-    const failed = await failing();
-    const healthy = failed.length === 0;
+    const { failing, overloaded } = await look();
+    const healthy = failing.length === 0;
     if (!healthy) reply.code(503).header('retry-after', '2');
     return {
       status: healthy ? ('healthy' as const) : ('unhealthy' as const),
       timestamp: isoTime(parts.clock.now()),
       version: VERSION,
-      ...(healthy ? {} : { failing: failed }),
+      ...(healthy ? {} : { failing }),
+      ...(overloaded.length > 0 ? { overloaded } : {}),
     };
   };
   const figures = async (): Promise<Statistics> => {
@@ -56,13 +63,13 @@ export const healthRoutes = (parts: {
   return [route(healthz, health), route(healthLong, health), route(statistics, figures)];
 };
 
-const withinPatience = async (ping: Promise<void>): Promise<void> => {
+const withinPatience = async <T>(ping: Promise<T>): Promise<T> => {
   let timer: NodeJS.Timeout | undefined;
   const patience = new Promise<never>((_, reject) => {
     timer = setTimeout(() => reject(new Error('the storage does not answer')), PATIENCE_MS);
   });
   try {
-    await Promise.race([ping, patience]);
+    return await Promise.race([ping, patience]);
   } finally {
     clearTimeout(timer);
   }

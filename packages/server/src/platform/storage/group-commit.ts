@@ -39,6 +39,11 @@ const ROLLBACK_WORK = CompiledQuery.raw('rollback to savepoint work');
 export interface GroupCommit<DB> {
   write: Storage<DB>['write'];
   writeTogether: Storage<DB>['writeTogether'];
+  /** Does `work` in the next transaction, before all that waits and even when no more may wait: what asks whether writing works
+   *  shall not be told that others write a lot. Few may call it, and seldom. */
+  probe(work: (tx: Transaction<DB>) => Promise<unknown>): Promise<unknown>;
+  /** No more works are taken at the moment. */
+  isFull(): boolean;
   /** Refuses further works and resolves when the queued ones are done. */
   drain(): Promise<void>;
 }
@@ -63,12 +68,15 @@ export const groupCommit = <DB>(
     loop = null;
   };
 
-  const enqueue = <O>(label: string, run: Work<DB>, item: unknown): Promise<O> =>
+  const isFull = (): boolean => queue.length >= limits.queue;
+  const enqueue = <O>(label: string, run: Work<DB>, item: unknown, first = false): Promise<O> =>
     new Promise<O>((resolve, reject) => {
       if (closed) return reject(refused('The server is stopping. Send the request again in a few seconds.'));
-      if (queue.length >= limits.queue)
+      if (isFull() && !first)
         return reject(refused('The server has more to store than it can at the moment. Send the request again.'));
-      queue.push({ label, run, item, resolve: resolve as (value: unknown) => void, reject });
+      const work = { label, run, item, resolve: resolve as (value: unknown) => void, reject };
+      if (first) queue.unshift(work);
+      else queue.push(work);
       loop ??= runQueue();
     });
 
@@ -78,6 +86,8 @@ export const groupCommit = <DB>(
       <I, O>(label: string, work: (tx: Transaction<DB>, items: readonly I[]) => Promise<readonly O[]>) =>
       (item: I) =>
         enqueue<O>(label, work as Work<DB>, item),
+    probe: (work) => enqueue('probe', async (tx) => [await work(tx)], undefined, true),
+    isFull,
     drain: async () => {
       closed = true;
       await loop;

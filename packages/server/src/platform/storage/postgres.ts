@@ -53,7 +53,9 @@ export const openPostgres = <DB>(options: {
       ping: async () => {
         try {
           await sql`select 1`.execute(read);
-          await group.write('ping', (tx) => sql`select 1`.execute(tx));
+          await group.probe((tx) => sql`select 1`.execute(tx));
+          return { overloaded };
+        const overloaded = group.isFull();
         } catch (error) {
           throw asUnavailable(error);
         }

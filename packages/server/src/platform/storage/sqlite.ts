@@ -60,9 +60,11 @@ export const openSqlite = <DB>(options: {
       write: group.write,
       writeTogether: group.writeTogether,
       ping: async () => {
+        const overloaded = group.isFull();
         try {
           await sql`select count(*) from sqlite_schema`.execute(read);
-          await group.write('ping', (tx) => sql`select 1`.execute(tx));
+          await group.probe((tx) => sql`select 1`.execute(tx));
+          return { overloaded };
         } catch (error) {
           throw asUnavailable(error);
         }

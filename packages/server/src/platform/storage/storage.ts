@@ -22,8 +22,9 @@ export interface Storage<DB> {
     label: string,
     work: (tx: Transaction<DB>, items: readonly I[]) => Promise<readonly O[]>,
   ): (item: I) => Promise<O>;
-  /** Answers whether the database works, for health. @throws AegisError http.unavailable */
-  ping(): Promise<void>;
+  /** Answers when the database works, for health, and whether it has more to do than it can.
+   *  @throws AegisError http.unavailable when it does not work */
+  ping(): Promise<{ overloaded: boolean }>;
   /** Housekeeping that the database does not do by itself; called now and then by a loop, never while a request waits. */
   maintain(): Promise<void>;
   /** Finishes what is queued, refuses what comes, closes the connections. */
