@@ -1,4 +1,4 @@
-import { AegisError, exitCodeOf } from '@aegis/protocol/errors';
+import { AegisError, exitCodeOf, plainExitCodeOf } from '@aegis/protocol/errors';
 import { findCommand } from './command-table.ts';
 import { aegisConfig, loadCommand } from './oclif.ts';
 import { pause, type Surroundings } from './surroundings.ts';
@@ -27,14 +27,14 @@ export const runCli = async (argv: readonly string[], around: Surroundings): Pro
     if (error instanceof ReaderGone) return 0;
     const known = usageOf(error) ?? error;
     await around.output.err(shown(known, beforeDashes(argv).includes('--json'), around));
-    if (!(known instanceof AegisError)) return findCommand(argv)?.id === 'submit' ? exitCodeOf('http.internal') : 1;
-    const exit = exitCodeOf(known.code);
-    return findCommand(argv)?.id === 'submit' || exit === 2 || exit === 130 ? submitExit(known, exit) : 1;
+    const code = known instanceof AegisError ? known.code : 'http.internal';
+    if (findCommand(argv)?.id !== 'submit') return plainExitCodeOf(code);
+    // Lost contact with a command that was submitted is not "not reached": what became of it is unknown.
+    return known instanceof AegisError && known.details.unknown === true
+      ? exitCodeOf('commands.lost')
+      : exitCodeOf(code);
   }
 };
-
-/** Lost contact with a command that was submitted is not "not reached": what became of it is unknown. */
-const submitExit = (error: AegisError, exit: number): number => (error.details.unknown === true ? 253 : exit);
 
 const shown = (error: unknown, json: boolean, around: Surroundings): string => {
   const known = error instanceof AegisError ? error : internal(error, around);

@@ -1,4 +1,4 @@
-import { AegisError, exitCodeOf } from '@aegis/protocol/errors';
+import { AegisError, plainExitCodeOf } from '@aegis/protocol/errors';
 import { type StartOrder, takeStartOrder } from './start-bundle.ts';
 
 type Run = (order: StartOrder & { env: NodeJS.ProcessEnv }) => Promise<number>;
@@ -14,6 +14,6 @@ export const runBundle = async (run: Run): Promise<void> => {
     process.stderr.write(
       order.json ? `${JSON.stringify({ error: { code, message, details } })}\n` : `aegis: ${message}\n`,
     );
-    process.exit(known && exitCodeOf(known.code) === 2 ? 2 : 1);
+    process.exit(known ? plainExitCodeOf(known.code) : 1);
   }
 };

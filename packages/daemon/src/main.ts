@@ -1,6 +1,6 @@
 import { writeSync } from 'node:fs';
 import { sdNotify, watchdogIntervalMs } from '@aegis/native/sd-notify';
-import { AegisError, exitCodeOf } from '@aegis/protocol/errors';
+import { AegisError, plainExitCodeOf } from '@aegis/protocol/errors';
 import { faultPointsFrom } from '@aegis/protocol/fault-points';
 import { type ConfigSources, loadDaemonConfig } from './config.ts';
 import { type RunningDaemon, startDaemon } from './daemon.ts';
@@ -87,10 +87,22 @@ const writeStderr = (line: string): void => {
   }
 };
 
+/** The server said no to this configuration, and will again: the unit's RestartPreventExitStatus=2 leaves it at that. */
+const REFUSED: ReadonlySet<string> = new Set([
+  'access.untrusted',
+  'nodes.already_enrolled',
+  'nodes.bad_join_token',
+  'nodes.bad_proof',
+  'nodes.keyless_disabled',
+  'nodes.name_taken',
+  'nodes.not_enrolled',
+  'nodes.retired',
+]);
+
 const fail = (error: unknown, json: boolean): number => {
   const known = error instanceof AegisError;
   const code = known ? error.code : 'http.internal';
   const message = error instanceof Error ? error.message : String(error);
   writeStderr(json ? `${JSON.stringify({ error: { code, message } })}\n` : `aegis daemon: ${message}\n`);
-  return exitCodeOf(code);
+  return REFUSED.has(code) ? 2 : plainExitCodeOf(code);
 };

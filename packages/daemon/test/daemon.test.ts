@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { createConnection } from 'node:net';
 import { join } from 'node:path';
+import { formatJoinToken } from '@aegis/protocol/access/join-token';
 import { expect, test } from 'vitest';
 import { controlDaemon, controlSocketPath } from '../src/control.ts';
 import type { HttpDoor } from '../src/platform/http/door.ts';
@@ -200,6 +201,24 @@ test('the process: ready line, readiness and watchdog for systemd, SIGTERM leave
   await once(second, 'exit');
   listener.kill('SIGKILL');
   await once(listener, 'exit');
+});
+
+test('the exit code: 2 for what a restart cannot help, 1 for the rest, and no other', async () => {
+  await using server = await startContractServer();
+  await using node = testNode(server);
+  const forged = formatJoinToken({ id: 'join1', secret: server.joinSecret, rootFingerprint: 'f'.repeat(64) });
+  const wrongSecret = formatJoinToken({ id: 'join1', secret: 'A'.repeat(43), rootFingerprint: server.root.keyId });
+  const start = { data_dir: node.dataDir, server: server.url, name: 'web-1' };
+  const codeOf = async (flags: Record<string, unknown>): Promise<unknown> => {
+    const script = `import { runDaemon } from ${JSON.stringify(new URL('../src/main.ts', import.meta.url).href)};
+      process.exitCode = await runDaemon({ flags: ${JSON.stringify(flags)}, env: process.env, json: true });`;
+    const child = spawn(process.execPath, ['--input-type=module-typescript', '-e', script], { stdio: 'ignore' });
+    return (await once(child, 'exit'))[0];
+  };
+  const refused = [{}, { join_token: 'aegis1.x' }, { join_token: forged }, { join_token: wrongSecret }];
+  for (const more of refused) expect([more, await codeOf({ ...start, ...more })]).toEqual([more, 2]);
+  await node.start();
+  expect(await codeOf({ ...start, name: 'web-2' })).toBe(1); // another daemon holds the journal
 });
 
 test("the node's disk is full while a command writes: it is slowed, and every byte arrives", async () => {

@@ -62,6 +62,11 @@ export const ERROR_CODES = Object.keys(TABLE) as ErrorCode[];
 export const isErrorCode = (text: string): text is ErrorCode => Object.hasOwn(TABLE, text);
 export const httpStatusOf = (code: ErrorCode): number => TABLE[code][0];
 export const exitCodeOf = (code: ErrorCode): number => TABLE[code][1];
+/** Of everything but `submit`, which passes the remote command's own code on: only 1, 2 and 130. */
+export const plainExitCodeOf = (code: ErrorCode): number => {
+  const exit = exitCodeOf(code);
+  return exit === 2 || exit === 130 ? exit : 1;
+};
 
 export type ErrorDetails = Readonly<Record<string, unknown>>;
 

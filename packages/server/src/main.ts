@@ -1,4 +1,4 @@
-import { AegisError, exitCodeOf } from '@aegis/protocol/errors';
+import { AegisError, plainExitCodeOf } from '@aegis/protocol/errors';
 import { faultPointsFrom } from '@aegis/protocol/fault-points';
 import { type Env, type Flags, loadServerConfig } from './config.ts';
 import { stderrLog } from './platform/log.ts';
@@ -28,7 +28,7 @@ export const runServer = async (options: { flags: Flags; env: Env; json: boolean
     if (!(error instanceof AegisError)) throw error;
     const { code, message, details } = error;
     process.stderr.write(options.json ? `${JSON.stringify({ error: { code, message, details } })}\n` : `${message}\n`);
-    return exitCodeOf(code);
+    return plainExitCodeOf(code);
   }
 };
 
