@@ -80,7 +80,25 @@ describe.each(STORAGES)('%s', (storage) => {
     expect(await refused({ targets: ['n'], command_type: 'Nothing' })).toBe('commands.unsupported_type');
     expect(await refused({ targets: ['n'], payload: { argv: [] } })).toBe('commands.invalid_payload');
     expect(await refused({ targets: ['n'], scheduled_at: '2999-01-01T00:00:00Z' })).toBe('commands.invalid_payload');
+    expect(await refused({ targets: ['n'], scheduled_at: '2020-01-01T00:00:00Z' })).toBe('commands.invalid_payload');
     expect((await server.as('viewer').call(listCommands)).items).toEqual([]);
+  });
+
+  test('a start up to a minute ago is one at once, an earlier one is refused, a repeat is answered however late', async () => {
+    const clock = handClock();
+    await using server = await startTestServer({ storage, clock });
+    await server.enrol('n');
+    const at = (ms: number) => ({ targets: ['n'], scheduled_at: new Date(clock.now() + ms).toISOString() });
+    await expect(submit(server, at(-60_001))).rejects.toMatchObject({
+      status: 422,
+      message: expect.stringContaining("'scheduled_at' is in the past"),
+      details: { field: 'scheduled_at' },
+    });
+    await expect(submit(server, { ...at(-60_001), dry_run: true })).rejects.toMatchObject({ status: 422 });
+    const once = { ...at(-60_000), idempotency_key: 'k' };
+    const first = await submit(server, once);
+    clock.advance(3_600_000);
+    expect(await submit(server, once)).toEqual(first);
   });
 
   test('a dry run names whom it would reach and writes nothing', async () => {

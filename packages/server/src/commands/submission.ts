@@ -69,6 +69,7 @@ export const submissionService = (on: {
       const known = await repository.known(storage.read, actor.id, idempotencyKey);
       if (known) return answerAgain(known, request);
     }
+    refusePast(request.command); // after the look at what is known: the repeat of what was on time then is answered
     const targets = await on.resolve(request.targets);
     if (targets.length === 0)
       throw new AegisError('commands.no_target', "No node is meant by these targets. See 'aegis nodes list'.");
@@ -98,6 +99,17 @@ export const submissionService = (on: {
   };
 };
 export type SubmissionService = ReturnType<typeof submissionService>;
+
+/** As long as a request may take to come, and clocks may differ. */
+const LATE_MS = 60_000;
+const refusePast = ({ scheduled_at, created_at }: Request['command']): void => {
+  if (scheduled_at === null || scheduled_at >= created_at - LATE_MS) return;
+  throw new AegisError(
+    'commands.invalid_payload',
+    `'scheduled_at' is in the past (${isoTime(scheduled_at)}; here it is ${isoTime(created_at)}). Give a time to come, or leave it out to run at once.`,
+    { details: { field: 'scheduled_at' } },
+  );
+};
 
 const answerOf = (
   request: Request,
