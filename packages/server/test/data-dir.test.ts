@@ -139,6 +139,35 @@ test('one server per data directory', async () => {
   await server.restart();
 });
 
+test('the lock is private, also where the directory is not, and where an older server made it otherwise', async () => {
+  const dataDir = join(folder, 'data');
+  await initialiseServer({ dataDir });
+  chmodSync(dataDir, 0o755);
+  await (await start(dataDir)).close();
+  expect(mode(join(dataDir, 'server.lock'))).toBe('600');
+  chmodSync(join(dataDir, 'server.lock'), 0o644);
+  await (await start(dataDir)).close();
+  expect(mode(join(dataDir, 'server.lock'))).toBe('600');
+});
+
+test.each<[string, (lock: string) => void, RegExp]>([
+  [
+    'a folder for the lock',
+    (lock) => mkdirSync(lock),
+    /server\.lock cannot be locked \(no plain file\)\. See that it is a plain/,
+  ],
+  ['a link for the lock', (lock) => symlinkSync('/nowhere', lock), /server\.lock cannot be locked \(no plain file\)/],
+  ['no database for a lock', (lock) => writeFileSync(lock, 'x'.repeat(5000)), /cannot be locked \(SQLITE_NOTADB\)/],
+])('refused, and not as another server: %s', async (_, spoil, message) => {
+  const dataDir = join(folder, 'data');
+  await initialiseServer({ dataDir });
+  spoil(join(dataDir, 'server.lock'));
+  await expect(start(dataDir)).rejects.toMatchObject({
+    code: 'config.invalid',
+    message: expect.stringMatching(message),
+  });
+});
+
 test('two fleets do not share one PostgreSQL database', async () => {
   const databaseUrl = await freshDatabase();
   await initialiseServer({ dataDir: join(folder, 'one'), databaseUrl });
