@@ -1,16 +1,7 @@
-import {
-  closeSync,
-  constants,
-  fstatSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { AegisError } from '@aegis/protocol/errors';
+import { makeFolders } from './folders.ts';
 
 /** Contexts: named servers with their tokens, in `~/.config/aegis/contexts.toml`, mode 0600.
  *  A file that others may read is refused rather than used, as ssh does with keys. */
@@ -97,7 +88,13 @@ export const writeContexts = async (env: Env, contexts: Contexts): Promise<strin
     ...(contexts.current === null ? {} : { current: contexts.current }),
     contexts: contexts.contexts,
   });
-  mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+  const base = dirname(dirname(path));
+  try {
+    makeFolders(base, 'aegis');
+  } catch (error) {
+    const reason = (error as NodeJS.ErrnoException).code ?? 'unknown reason';
+    throw invalid(base, `cannot be made (${reason}). Set HOME or XDG_CONFIG_HOME to a folder of yours.`);
+  }
   const fresh = `${path}.${process.pid}.tmp`;
   try {
     writeFileSync(fresh, text, { mode: 0o600, flag: 'wx', flush: true });

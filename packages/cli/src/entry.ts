@@ -1,8 +1,9 @@
 /** The file that `bin/aegis` starts: answers the version before anything is loaded, turns on V8's compile cache, and loads the rest.
- *  Every statement here is paid for by every command; nothing else may be imported. */
-import { lstatSync, mkdirSync, writeSync } from 'node:fs';
+ *  Every statement here is paid for by every command; nothing that is not small may be imported. */
+import { lstatSync, writeSync } from 'node:fs';
 import { createRequire, enableCompileCache } from 'node:module';
 import { VERSION } from '@aegis/protocol/version';
+import { makeFolders } from './folders.ts';
 
 const [first, second] = process.argv.slice(2);
 const asksVersion = first === 'version' || first === '--version' || first === '-v';
@@ -13,7 +14,7 @@ const compileCacheFolder = (): string | null => {
   if (!base?.startsWith('/')) return null;
   const folder = `${base}/aegis/compile-cache`;
   try {
-    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    if (!lstatSync(folder, { throwIfNoEntry: false })) makeFolders(base, 'aegis', 'compile-cache');
     const { uid, mode } = lstatSync(folder);
     return uid === process.getuid?.() && (mode & 0o022) === 0 ? folder : null;
   } catch {

@@ -1,12 +1,12 @@
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readdirSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { VERSION } from '@aegis/protocol/version';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { COMMANDS, wordsOf } from '../src/command-table.ts';
 import { loadCommand } from '../src/oclif.ts';
-import { type BuiltCli, builtCli } from './cli-process.ts';
+import { type BuiltCli, builtCli, ran } from './cli-process.ts';
 
 let cli: BuiltCli;
 beforeAll(async () => {
@@ -105,6 +105,26 @@ test('the compile cache is ours alone, and a folder that others can write to is 
   expect((await text(['nodes', '--help'], { XDG_CACHE_HOME: open })).code).toBe(0);
   expect(readdirSync(join(open, 'aegis/compile-cache'))).toEqual([]);
   execFileSync('rm', ['-r', open]);
+});
+
+test('a HOME in which nothing can be made costs the cache alone, and one that is not there is not made', async () => {
+  const missing = join(cli.home, 'nobody');
+  for (const home of ['/proc', missing]) {
+    const child = cli.start(['nodes', '--help'], { HOME: home });
+    const late = setTimeout(() => child.kill('SIGKILL'), 15_000);
+    const { code, signal } = await ran(child);
+    clearTimeout(late);
+    expect([home, code, signal]).toEqual([home, 0, null]);
+    const set = cli.start(['context', 'set', 'a', '--server', 'http://a'], { HOME: home });
+    const lateToo = setTimeout(() => set.kill('SIGKILL'), 15_000);
+    expect(await ran(set)).toMatchObject({
+      code: 2,
+      signal: null,
+      stderr: `aegis: ${home}/.config cannot be made (ENOENT). Set HOME or XDG_CONFIG_HOME to a folder of yours.\n`,
+    });
+    clearTimeout(lateToo);
+  }
+  expect(existsSync(missing)).toBe(false);
 });
 
 test('the bundle of the live view loads', async () => {
