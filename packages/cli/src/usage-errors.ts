@@ -23,6 +23,8 @@ export const unknownCommand = (argv: readonly string[]): AegisError => {
     if (word.startsWith('-') || words.length === 3) break;
     words.push(word);
   }
+  if (['version', '--version', '-v'].includes(argv[0] ?? ''))
+    return new AegisError('cli.usage', `'aegis ${argv[0]}' takes --json and nothing else. See 'aegis --help'.`);
   if (words.length === 0)
     return new AegisError('cli.usage', `There is no option '${argv[0]}' here. See 'aegis --help'.`);
   const text = words.join(' ');

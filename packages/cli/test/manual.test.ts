@@ -63,6 +63,8 @@ test.each([
   [['nods', 'list'], "There is no command 'nods list'. Did you mean 'nodes list'? See 'aegis --help'."],
   [['nodes', 'lits'], "There is no command 'nodes lits'. Did you mean 'nodes list'? See 'aegis --help'."],
   [['frobnicate'], "There is no command 'frobnicate'. See 'aegis --help'."],
+  [['--version', '--frob'], "'aegis --version' takes --json and nothing else. See 'aegis --help'."],
+  [['version', 'x'], "'aegis version' takes --json and nothing else. See 'aegis --help'."],
   [['--frob'], "There is no option '--frob' here. See 'aegis --help'."],
   [['nodes', 'list', '--frob'], 'Nonexistent flag: --frob. See --help.'],
   [['nodes', 'show'], 'Missing 1 required arg: node Name or uid of the node. See --help.'],

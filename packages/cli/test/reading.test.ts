@@ -142,6 +142,34 @@ test('logs passes its choices on, and without COMMAND takes the latest', async (
   ]);
 });
 
+test("a command id's beginning is enough when it is one command's alone", async () => {
+  const one = command('succeeded', { succeeded: 1 });
+  const other = { ...one, command_id: '01981c2e-aaaa-7bd2-a4c1-3f0e8f1d2b6a' };
+  await using server = await scriptedServer({
+    'GET /api/v1/commands': (_, response) => reply(response, { items: [one, other], next_cursor: null }),
+    [`GET /api/v1/commands/${COMMAND_ID}`]: (_, response) => reply(response, one),
+  });
+  const env = { AEGIS_SERVER: server.url };
+  const shown = await text(['commands', 'show', COMMAND_ID.slice(0, 12), '--json'], env);
+  expect([shown.code, JSON.parse(shown.stdout)]).toEqual([0, one]);
+  const refused = async (id: string) => {
+    const { code, stderr } = await text(['commands', 'show', id], env);
+    return [code, stderr];
+  };
+  expect(await refused('01981c2e')).toEqual([
+    2,
+    "aegis: 2 of the newest commands have an id that begins with '01981c2e': give more of it.\n",
+  ]);
+  expect(await refused('01a1')).toEqual([
+    2,
+    "aegis: '01a1' is not a command id. Give one as 'aegis commands list' shows it, or its first 8 characters at least.\n",
+  ]);
+  expect(await refused('ffffffff')).toEqual([
+    1,
+    "aegis: None of the newest 1000 commands has an id that begins with 'ffffffff'. See 'aegis commands list'.\n",
+  ]);
+});
+
 test('failures of commands other than submit are 1, wrong usage is 2', async () => {
   await using server = await scriptedServer({
     'GET /api/v1/agents': (_, response) => refuse(response, 401, 'access.unauthenticated', 'Who are you?'),
@@ -149,7 +177,12 @@ test('failures of commands other than submit are 1, wrong usage is 2', async () 
       void response.writeHead(502, { 'content-type': 'text/html' }).end('<h1>proxy</h1>'),
   });
   const env = { AEGIS_SERVER: server.url };
-  expect(await text(['nodes', 'list'], env)).toEqual({ code: 1, stdout: '', stderr: 'aegis: Who are you?\n' });
+  expect(await text(['nodes', 'list'], env)).toEqual({
+    code: 1,
+    stdout: '',
+    stderr:
+      "aegis: Who are you? Make a token with 'aegis server token' and put it into AEGIS_TOKEN, a file (--token-file) or a context.\n",
+  });
   expect(await text(['server', 'status'], env)).toEqual({
     code: 1,
     stdout: '',

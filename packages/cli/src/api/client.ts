@@ -200,6 +200,11 @@ const unhealthy = (url: URL, parts: unknown, more: { retryAfterSec?: number }): 
   );
 };
 
+const whereTokensGo = (said: string): string => {
+  const made = said.includes("'aegis server token'") ? ' Put it' : " Make a token with 'aegis server token' and put it";
+  return `${made} into AEGIS_TOKEN, a file (--token-file) or a context.`;
+};
+
 const refusal = (url: URL, status: number, retryAfter: string | undefined, text: string): AegisError => {
   const seconds = Number(retryAfter);
   const more = retryAfter !== undefined && Number.isFinite(seconds) ? { retryAfterSec: Math.max(0, seconds) } : {};
@@ -210,7 +215,8 @@ const refusal = (url: URL, status: number, retryAfter: string | undefined, text:
     if (typeof error.code === 'string' && typeof error.message === 'string') {
       const code = isErrorCode(error.code) ? error.code : (BY_STATUS[status] ?? 'http.internal');
       const details = isRecord(error.details) ? error.details : {};
-      return new AegisError(code, plainText(error.message), { ...more, details });
+      const next = code === 'access.unauthenticated' ? whereTokensGo(error.message) : '';
+      return new AegisError(code, plainText(error.message) + next, { ...more, details });
     }
   } catch {
     // Not JSON: a proxy's page, or no Aegis server. The status has to do.

@@ -1,6 +1,7 @@
 import type { Command, Execution } from '@aegis/protocol/commands/submission';
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
+import { commandIdOf } from '../api/command-id.ts';
 import { everyPage } from '../api/pages.ts';
 import { routes } from '../api/routes.ts';
 import { ServerCommand, serverFlags } from '../base-command.ts';
@@ -8,7 +9,11 @@ import { exitText } from '../following/summary.ts';
 import { facts, table } from '../ui/table.ts';
 import { ago, byteCount, took } from '../ui/time.ts';
 
-const idArg = Args.string({ required: true, ignoreStdin: true, description: 'Command id' });
+const idArg = Args.string({
+  required: true,
+  ignoreStdin: true,
+  description: 'Command id, or its beginning (8 characters at least)',
+});
 
 const isRecord = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null;
 
@@ -113,7 +118,8 @@ export class CommandsShow extends ServerCommand {
   async run(): Promise<undefined> {
     const { flags, args } = await this.parse(CommandsShow);
     await this.withApi(flags, async (api) => {
-      const command = await api.call(routes.showCommand, { params: { id: args.command } });
+      const id = await commandIdOf(api, args.command);
+      const command = await api.call(routes.showCommand, { params: { id } });
       await (flags.json ? this.printJson(command) : this.print(commandFacts(command, this.around.now())));
     });
   }
@@ -135,9 +141,10 @@ export class CommandsExecutions extends ServerCommand {
   async run(): Promise<undefined> {
     const { flags, args } = await this.parse(CommandsExecutions);
     await this.withApi(flags, async (api) => {
+      const id = await commandIdOf(api, args.command);
       const executions: Execution[] = [];
       const pages = everyPage((cursor) =>
-        api.call(routes.listExecutions, { params: { id: args.command }, query: { limit: 1000, cursor } }),
+        api.call(routes.listExecutions, { params: { id }, query: { limit: 1000, cursor } }),
       );
       for await (const { items } of pages) executions.push(...items);
       if (flags.json) return await this.printJson({ executions });
@@ -172,8 +179,9 @@ export class CommandsCancel extends ServerCommand {
   async run(): Promise<undefined> {
     const { flags, args } = await this.parse(CommandsCancel);
     await this.withApi(flags, async (api) => {
+      const id = await commandIdOf(api, args.command);
       const body = flags.node === undefined ? {} : { node: flags.node };
-      const command = await api.call(routes.cancelCommand, { params: { id: args.command }, body });
+      const command = await api.call(routes.cancelCommand, { params: { id }, body });
       await (flags.json
         ? this.printJson(command)
         : this.print(`${command.command_id} ${command.state}: ${resultText(command.result)}\n`));
@@ -197,7 +205,8 @@ export class CommandsRetry extends ServerCommand {
   async run(): Promise<undefined> {
     const { flags, args } = await this.parse(CommandsRetry);
     await this.withApi(flags, async (api) => {
-      const answer = await api.call(routes.retryCommand, { params: { id: args.command }, body: {} });
+      const id = await commandIdOf(api, args.command);
+      const answer = await api.call(routes.retryCommand, { params: { id }, body: {} });
       await (flags.json ? this.printJson(answer) : this.print(`${answer.command_id}\n`));
     });
   }

@@ -2,6 +2,7 @@ import { AegisError } from '@aegis/protocol/errors';
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
 import type { Api } from '../api/client.ts';
+import { commandIdOf } from '../api/command-id.ts';
 import { routes } from '../api/routes.ts';
 import { ServerCommand, serverFlags } from '../base-command.ts';
 import { followEverything } from '../following/everything.ts';
@@ -28,7 +29,10 @@ Without COMMAND it is the latest command; with -f and without COMMAND, everythin
   ];
 
   static override args = {
-    command: Args.string({ description: 'Command id (default: the latest command)', ignoreStdin: true }),
+    command: Args.string({
+      description: 'Command id, or its beginning (default: the latest command)',
+      ignoreStdin: true,
+    }),
   };
 
   static override flags = {
@@ -62,7 +66,7 @@ Without COMMAND it is the latest command; with -f and without COMMAND, everythin
         const sink = flags.json ? jsonSink(output) : prefixedSink(output, now, { summary: false });
         return await followEverything(api, sink, reading, (text) => this.note(text));
       }
-      const id = args.command ?? (await latestCommand(api));
+      const id = args.command === undefined ? await latestCommand(api) : await commandIdOf(api, args.command);
       const stream = flags.stream === 'both' ? undefined : flags.stream;
       const sink: Sink = flags.json
         ? jsonSink(output)
