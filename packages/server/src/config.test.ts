@@ -119,7 +119,10 @@ test('a refused secret is not repeated', () => {
   expect(refusal({ flags: { database_url: 'mysql://u:hunter2@h/x' }, env: {} })).toMatch(
     /^database_url: \(secret\) \(flag\)/,
   );
-  expect(refusal({ flags: {}, env: { JWT_SIGNING_SECRET: 'hunter2' } })).toBe(
-    'jwt_signing_secret: (secret) (env JWT_SIGNING_SECRET) is not allowed. Allowed: at least 8 characters.',
-  );
+  for (const secret of ['hunter2', 'x'.repeat(31)])
+    expect(refusal({ flags: {}, env: { JWT_SIGNING_SECRET: secret } })).toBe(
+      "jwt_signing_secret: (secret) (env JWT_SIGNING_SECRET) is not allowed. Allowed: at least 32 bytes; 'openssl rand -base64 48' makes one.",
+    );
+  expect(refusal({ flags: {}, env: { JWT_SIGNING_SECRET: 'x'.repeat(32) } })).toBe('accepted');
+  expect(refusal({ flags: { dev: true }, env: { JWT_SIGNING_SECRET: 'hunter2' } })).toBe('accepted');
 });

@@ -31,6 +31,11 @@ const whole = (least: number, most: number, fallback: number) =>
 const MIB = 1024 * 1024;
 const OptionalText = z.nullable(z.string().check(z.minLength(1), z.maxLength(4096)));
 
+/** HS256's own strength. */
+const JWT_SECRET_BYTES = 32;
+const JWT_SECRET = `at least ${JWT_SECRET_BYTES} bytes; 'openssl rand -base64 48' makes one`;
+export const isGuessable = (secret: string): boolean => Buffer.byteLength(secret) < JWT_SECRET_BYTES;
+
 const KEYS = {
   data_dir: key('text', OptionalText, 'a path', null),
   dev: key('boolean', z.boolean(), 'true or false', false),
@@ -42,7 +47,7 @@ const KEYS = {
     null,
     { secret: true, env: ['DATABASE_URL'] },
   ),
-  jwt_signing_secret: key('text', z.nullable(z.string().check(z.minLength(8))), 'at least 8 characters', null, {
+  jwt_signing_secret: key('text', z.nullable(z.string().check(z.minLength(1))), JWT_SECRET, null, {
     secret: true,
     env: ['JWT_SIGNING_SECRET'],
   }),
@@ -252,6 +257,9 @@ const finish = (config: ServerConfig, origins: Record<string, Origin>): void => 
       origins.listen ?? 'default',
       'under --dev only loopback addresses (127.0.0.1, [::1])',
     );
+  const secret = config.jwt_signing_secret;
+  if (secret !== null && isGuessable(secret) && !config.dev)
+    throw refused('jwt_signing_secret', secret, origins.jwt_signing_secret ?? 'default', JWT_SECRET);
   if ((config.tls_cert === null) !== (config.tls_key === null)) {
     const missing = config.tls_cert === null ? 'tls_cert' : 'tls_key';
     throw refused(missing, null, origins[missing] ?? 'default', 'tls_cert and tls_key together, or neither');

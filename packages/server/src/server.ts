@@ -17,7 +17,7 @@ import { logRoutes } from './commands/routes-logs.ts';
 import { nodeRoutes } from './commands/routes-nodes.ts';
 import { operatorRoutes } from './commands/routes-operators.ts';
 import { type CommandsService, commandsService } from './commands/service.ts';
-import type { ServerConfig } from './config.ts';
+import { isGuessable, type ServerConfig } from './config.ts';
 import { isLoopbackHost, parseListen } from './listen-address.ts';
 import { enrolmentService } from './nodes/enrolment-service.ts';
 import { keylessService } from './nodes/keyless-service.ts';
@@ -240,6 +240,8 @@ const openDataDir = (
     { data_dir: dataDir },
     config.data_dir === null ? '--dev: the data is temporary and removed at the end' : '--dev: the data stays',
   );
+  if (config.jwt_signing_secret !== null && isGuessable(config.jwt_signing_secret))
+    log.warn('--dev: jwt_signing_secret is shorter than 32 bytes; without --dev it is refused');
   return { dataDir, keys };
 };
 

@@ -31,7 +31,11 @@ const exit = async (child: ReturnType<typeof spawn>) => {
 };
 
 test('--dev is ready in one line, serves, says loudly what it is, and leaves nothing behind', async () => {
-  const { child, log, lines } = start({ dev: true, listen: ['127.0.0.1:0=all', '127.0.0.1:0=actions'] });
+  const { child, log, lines } = start({
+    dev: true,
+    jwt_signing_secret: 'hunter2',
+    listen: ['127.0.0.1:0=all', '127.0.0.1:0=actions'],
+  });
   const { value } = await lines.next();
   const ready = JSON.parse(value ?? '') as { ready: boolean; addresses: Record<string, string> };
   expect(ready).toEqual({
@@ -44,6 +48,8 @@ test('--dev is ready in one line, serves, says loudly what it is, and leaves not
   expect((await lines.next()).done).toBe(true);
   const dataDir = /"data_dir":"([^"]+)"/.exec(log())?.[1] ?? '';
   expect(log()).toMatch(/is admin, without any credential/);
+  expect(log()).toMatch(/jwt_signing_secret is shorter than 32 bytes/);
+  expect(log()).not.toContain('hunter2');
   expect(dataDir).toContain('aegis-dev-');
   expect(existsSync(dataDir)).toBe(false);
 });
