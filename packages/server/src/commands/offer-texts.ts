@@ -23,7 +23,11 @@ interface OfferText {
   shared: Promise<OfferedCommand['directive']> | null;
 }
 
-export const offerTexts = (on: { repository: DispatchRepository; signer: Signer; keyIdsOf: KeyIdsOf }) => {
+export const offerTexts = (on: {
+  repository: Pick<DispatchRepository, 'commandTexts' | 'targetsOf'>;
+  signer: Signer;
+  keyIdsOf: KeyIdsOf;
+}) => {
   const { repository, signer } = on;
   const kept = new Map<string, OfferText>();
 
