@@ -64,6 +64,7 @@ const KEYS = {
   'http.body_budget_bytes': whole(16 * MIB, 1024 * 1024 * MIB, 64 * MIB), // at least the largest body, packed and unpacked
   'rate_limits.enrolment_burst': whole(1, 1_000_000, 200),
   'rate_limits.enrolment_per_sec': whole(1, 1_000_000, 20),
+  'rate_limits.enrolment_pending': whole(1, 10_000, 200),
   'rate_limits.failed_auth_burst': whole(1, 1_000_000, 20),
   'rate_limits.failed_auth_per_sec': whole(1, 1_000_000, 1),
   'commands.redeliver_after_ms': whole(100, 3_600_000, 5000),

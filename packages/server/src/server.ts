@@ -113,6 +113,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     registrations,
     identity: keys,
     tokenTtlSec: config.nodes.token_ttl_sec,
+    pendingEach: config.rate_limits.enrolment_pending,
     changed: nodes.changed,
   });
   const keyless = keylessService({

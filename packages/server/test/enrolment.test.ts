@@ -345,3 +345,22 @@ test('enrolment is limited per address with 429 and Retry-After', async () => {
   expect(statuses.map(({ status }) => status)).toEqual([404, 404, 404, 429]);
   expect(statuses[3]?.headers.get('retry-after')).toBe('1');
 });
+
+test('enrolments that are begun and not completed are few for each address, and each is small', async () => {
+  const clock = handClock();
+  await using server = await startTestServer({ config: { rate_limits_enrolment_pending: 2 }, clock });
+  const init = (attrs: RegisterInit['attrs'] = {}) =>
+    server.as('anyone').send(registerInit, {
+      body: { token_id: randomUUID(), host_id: 'web-1', public_key: raw64(generateKeyPair()), attrs },
+    });
+  const facts = Object.fromEntries(Array.from({ length: 64 }, (_, at) => [`a${at}`, 'ü'.repeat(1000)]));
+  const large = await init(facts);
+  expect([large.status, (large.json as { error: { code: string } }).error.code]).toEqual([413, 'http.too_large']);
+  const answers = [await init(), await init(), await init()];
+  expect(answers.map(({ status }) => status)).toEqual([200, 200, 429]);
+  expect(answers[2]?.headers.get('retry-after')).toBe('60');
+  await server.restart();
+  expect((await init()).status).toBe(429);
+  clock.advance(5 * 60_000);
+  expect((await init()).status).toBe(200);
+});

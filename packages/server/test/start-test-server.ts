@@ -73,6 +73,7 @@ export const startTestServer = async (options: TestServerOptions = {}): Promise<
       database_url: databaseUrl,
       listen: ['127.0.0.1:0=all'],
       rate_limits_enrolment_burst: 1_000_000,
+      rate_limits_enrolment_pending: 10_000,
       rate_limits_failed_auth_burst: 1_000_000,
       ...options.config,
     },

@@ -39,6 +39,9 @@ export interface FleetIdentity {
 
 const REGISTRATION_MS = 5 * 60_000;
 const PENDING_AT_MOST = 10_000;
+const PENDING_RETRY_SEC = 60;
+/** What an honest node says of itself is a few KiB. */
+const STORED_AT_MOST_BYTES = 64 * 1024;
 const SKEW_MS = 5 * 60_000;
 
 export interface EnrolmentParts {
@@ -50,6 +53,8 @@ export interface EnrolmentParts {
   clock: Clock;
   newId: () => string;
   tokenTtlSec: number;
+  /** Enrolments under way from one address, and with one join token. */
+  pendingEach: number;
   /** Told of each node that is new or changed. */
   changed: (uid: string) => void;
 }
@@ -114,24 +119,30 @@ export const enrolmentService = (parts: EnrolmentParts) => {
   };
 
   return {
-    /** @param tokenless the caller came under the --dev rule */
-    init: async (init: RegisterInit, tokenless: boolean): Promise<RegisterInitAnswer> => {
+    /** @param caller.tokenless it came under the --dev rule */
+    init: async (
+      init: RegisterInit,
+      { tokenless, remoteAddress }: { tokenless: boolean; remoteAddress: string },
+    ): Promise<RegisterInitAnswer> => {
       if (init.token_id === undefined && !tokenless) throw badJoinToken();
+      const text = JSON.stringify(init);
+      if (Buffer.byteLength(text) > STORED_AT_MOST_BYTES)
+        throw new AegisError('http.too_large', 'An enrolment takes 64 KiB at most. Send fewer or shorter attrs.');
       const now = clock.now();
       const row: RegistrationRow = {
         id: parts.newId(),
         challenge: randomBytes(32),
-        init: JSON.stringify(init),
+        init: text,
         tokenless: tokenless ? 1 : 0,
         created_at: now,
         expires_at: now + REGISTRATION_MS,
         completed_at: null,
         node_uid: null,
+        remote_address: remoteAddress,
+        token_id: init.token_id ?? null,
       };
-      if (!(await registrations.add(row, PENDING_AT_MOST)))
-        throw new AegisError('http.unavailable', 'Too many enrolments are under way. Try again in a minute.', {
-          retryAfterSec: 60,
-        });
+      const added = await registrations.add(row, { all: PENDING_AT_MOST, each: parts.pendingEach });
+      if (added !== 'added') throw tooManyPending(added);
       return {
         registration_id: row.id,
         challenge: row.challenge.toString('base64'),
@@ -204,6 +215,16 @@ const provesJoinToken = (
   return given.length === expected.length && timingSafeEqual(given, expected);
 };
 
+const tooManyPending = (which: 'too many' | 'too many of its own') =>
+  which === 'too many'
+    ? new AegisError('http.unavailable', 'Too many enrolments are under way. Try again in a minute.', {
+        retryAfterSec: PENDING_RETRY_SEC,
+      })
+    : new AegisError(
+        'http.rate_limited',
+        'Too many enrolments from this address, or with this join token, are under way. Try again in a minute.',
+        { retryAfterSec: PENDING_RETRY_SEC },
+      );
 export const badJoinToken = () =>
   new AegisError(
     'nodes.bad_join_token',

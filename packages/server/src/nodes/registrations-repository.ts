@@ -5,20 +5,31 @@ import type { NodesTables } from './tables.ts';
 
 export type RegistrationRow = Selectable<NodesTables['nodes_registrations']>;
 
+export interface PendingLimits {
+  all: number;
+  /** From one address, and with one join token. */
+  each: number;
+}
+
 /** The SQL of enrolments under way and of used nonces. */
 export const registrationsRepository = (storage: Storage) => ({
-  /** False when `atMost` registrations wait already. */
-  add: (row: RegistrationRow, atMost: number): Promise<boolean> =>
+  /** Tells of what there are too many under way already, if so. */
+  add: (row: RegistrationRow, atMost: PendingLimits): Promise<'added' | 'too many' | 'too many of its own'> =>
     storage.write('nodes.register-init', async (tx) => {
-      const { waiting } = await tx
+      const pending = await tx
         .selectFrom('nodes_registrations')
-        .select((where) => where.fn.countAll<number>().as('waiting'))
+        .select((of) => [
+          of.fn.countAll<number>().as('all'),
+          sql<number>`count(case when remote_address = ${row.remote_address} then 1 end)`.as('there'),
+          sql<number>`count(case when token_id = ${row.token_id} then 1 end)`.as('with_it'),
+        ])
         .where('completed_at', 'is', null)
         .where('expires_at', '>', row.created_at)
         .executeTakeFirstOrThrow();
-      if (waiting >= atMost) return false;
+      if (pending.there >= atMost.each || pending.with_it >= atMost.each) return 'too many of its own';
+      if (pending.all >= atMost.all) return 'too many';
       await tx.insertInto('nodes_registrations').values(row).execute();
-      return true;
+      return 'added';
     }),
   byId: (id: string): Promise<RegistrationRow | undefined> =>
     storage.read.selectFrom('nodes_registrations').selectAll().where('id', '=', id).executeTakeFirst(),

@@ -8,7 +8,11 @@ import type { NodesService } from './service.ts';
 export const nodesRoutes = (nodes: NodesService, enrolment: EnrolmentService, keyless: KeylessService): Route[] => {
   const limited = { limitedAs: 'enrolment' } as const;
   return [
-    route(api.registerInit, ({ body, actor }) => enrolment.init(body, actor?.kind === 'dev'), limited),
+    route(
+      api.registerInit,
+      ({ body, actor, remoteAddress }) => enrolment.init(body, { tokenless: actor?.kind === 'dev', remoteAddress }),
+      limited,
+    ),
     route(api.registerComplete, ({ body }) => enrolment.complete(body), limited),
     route(api.renewToken, ({ body }) => enrolment.renew(body), limited),
     route(api.registerKeyless, ({ body, actor, bearer }) => keyless.register(body, { actor, bearer }), limited),

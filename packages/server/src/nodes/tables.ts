@@ -35,6 +35,9 @@ export interface NodesTables {
     /** Set by the first good completion; a repeat answers from these. */
     completed_at: number | null;
     node_uid: string | null;
+    /** Null in rows from before these were kept. */
+    remote_address: string | null;
+    token_id: string | null;
   };
   nodes_token_nonces: {
     node_uid: string;
