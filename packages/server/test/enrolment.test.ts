@@ -79,7 +79,7 @@ describe.each(['sqlite', 'postgres'] as const)('%s', (storage) => {
   const complete = (body: RegisterComplete) => server.as('anyone').call(registerComplete, { body });
   const total = async () => (await server.as('viewer').call(listAgents)).total;
 
-  test("the server proves itself: its bundle is the pinned root's, its signature is over all that was sent", async () => {
+  test("the server proves itself: its bundle is the pinned root's, its signature is over the whole transcript", async () => {
     const { init, answer, facts } = await begin({
       init: { site: 'fra', labels: { b: '2', a: '1' }, sealing_key: raw64(generateKeyPair('x25519')) },
     });
