@@ -2,7 +2,8 @@ import { chmodSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Node } from '@aegis/protocol/nodes/node';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type BuiltCli, builtCli } from './cli-process.ts';
+import { waitFor } from '../../../test/faults/wait.ts';
+import { type BuiltCli, builtCli, ran } from './cli-process.ts';
 import {
   COMMAND_ID,
   chunk,
@@ -168,6 +169,44 @@ test("a command id's beginning is enough when it is one command's alone", async 
     1,
     "aegis: None of the newest 1000 commands has an id that begins with 'ffffffff'. See 'aegis commands list'.\n",
   ]);
+});
+
+test('logs -f without COMMAND misses none of many that come at once, and follows each once', async () => {
+  const idOf = (n: number) => `01981c2e-${(0x1000 + n * 100).toString(16)}-7bd2-a4c1-3f0e8f1d2b6a`;
+  const all = Array.from({ length: 200 }, (_, n) => ({
+    ...command('succeeded', { succeeded: 1 }),
+    command_id: idOf(n),
+  })).reverse();
+  let looks = 0;
+  const page: Parameters<typeof scriptedServer>[0][string] = ({ query }, response) => {
+    const from = Number(query.get('cursor') ?? 0);
+    if (from === 0) looks++;
+    const shown = looks === 1 ? all.slice(-1) : all;
+    const end = from + Number(query.get('limit'));
+    reply(response, { items: shown.slice(from, end), next_cursor: end < shown.length ? String(end) : null });
+  };
+  const logs = Object.fromEntries(
+    all.map(({ command_id }) => [
+      `GET /api/v1/commands/${command_id}/logs`,
+      ((_, response) =>
+        stream(response, lines(ended([execution('succeeded')], 'succeeded')))) satisfies typeof page as typeof page,
+    ]),
+  );
+  await using server = await scriptedServer({ 'GET /api/v1/commands': page, ...logs });
+  const child = cli.start(['logs', '-f', '--json'], { AEGIS_SERVER: server.url });
+  const ending = ran(child); // reads what it writes
+  const followed = () => server.requests.map(({ path }) => path).filter((path) => path.endsWith('/logs'));
+  await waitFor('the last one', () => followed().length >= 199, 20_000);
+  const before = looks;
+  await waitFor('two more looks', () => looks >= before + 2);
+  child.kill('SIGKILL');
+  await ending;
+  expect(followed().sort()).toEqual(
+    all
+      .slice(0, -1)
+      .map(({ command_id }) => `/api/v1/commands/${command_id}/logs`)
+      .sort(),
+  );
 });
 
 test('failures of commands other than submit are 1, wrong usage is 2', async () => {
