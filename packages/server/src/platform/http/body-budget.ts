@@ -22,6 +22,9 @@ export interface BodyBudget {
 
 const SMALL_BYTES = 64 * 1024;
 const LARGE_PER_CALLER = 8;
+/** Of the budget, though never less than the largest body, packed and unpacked. */
+const SHARE_PER_CALLER = 1 / 4;
+const LEAST_SHARE_BYTES = 16 * 1024 * 1024;
 /** Of any size. A daemon has sixteen connections. */
 const BODIES_PER_CALLER = 256;
 const RETRY_SEC = 1;
@@ -30,6 +33,15 @@ export const bodyBudget = (totalBytes: number): BodyBudget => {
   let used = 0;
   const bodies = new Map<string, number>();
   const large = new Map<string, number>();
+  const bytesOf = new Map<string, number>();
+  const share = Math.max(LEAST_SHARE_BYTES, totalBytes * SHARE_PER_CALLER);
+  const addBytes = (caller: string | null, bytes: number): void => {
+    used += bytes;
+    if (caller === null) return;
+    const sum = (bytesOf.get(caller) ?? 0) + bytes;
+    if (sum > 0) bytesOf.set(caller, sum);
+    else bytesOf.delete(caller);
+  };
   return {
     lease: (caller) => {
       takeOne(bodies, caller, BODIES_PER_CALLER);
@@ -39,16 +51,19 @@ export const bodyBudget = (totalBytes: number): BodyBudget => {
       const release = (): void => {
         if (over) return;
         over = true;
-        used -= held;
+        addBytes(caller, -held);
         giveBack(bodies, caller);
         if (held > SMALL_BYTES) giveBack(large, caller);
       };
       return {
         hold: (bytes) => {
           if (over || bytes <= held) return;
-          if (bytes > SMALL_BYTES && used - held + bytes > totalBytes) throw busy();
+          const more = bytes - held;
+          const own = caller === null ? 0 : (bytesOf.get(caller) ?? 0);
+          if (bytes > SMALL_BYTES && caller !== null && own + more > share) throw tooManyAtOnce();
+          if (bytes > SMALL_BYTES && used + more > totalBytes) throw busy();
           if (bytes > SMALL_BYTES && held <= SMALL_BYTES) takeOne(large, caller, LARGE_PER_CALLER);
-          used += bytes - held;
+          addBytes(caller, more);
           held = bytes;
         },
         begin: () => {
@@ -66,10 +81,7 @@ export const bodyBudget = (totalBytes: number): BodyBudget => {
 const takeOne = (counts: Map<string, number>, caller: string | null, atMost: number): void => {
   if (caller === null) return;
   const count = counts.get(caller) ?? 0;
-  if (count >= atMost)
-    throw new AegisError('http.rate_limited', 'Too many requests with a body at once. Wait for some to be answered.', {
-      retryAfterSec: RETRY_SEC,
-    });
+  if (count >= atMost) throw tooManyAtOnce();
   counts.set(caller, count + 1);
 };
 const giveBack = (counts: Map<string, number>, caller: string | null): void => {
@@ -79,6 +91,12 @@ const giveBack = (counts: Map<string, number>, caller: string | null): void => {
   else counts.delete(caller);
 };
 
+const tooManyAtOnce = () =>
+  new AegisError(
+    'http.rate_limited',
+    'Too many requests with a body, or too large ones, at once. Wait for some to be answered.',
+    { retryAfterSec: RETRY_SEC },
+  );
 const busy = () =>
   new AegisError('http.unavailable', 'The server is busy receiving from others. Send the request again.', {
     retryAfterSec: RETRY_SEC,

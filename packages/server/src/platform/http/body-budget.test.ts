@@ -1,0 +1,16 @@
+import { expect, test } from 'vitest';
+import { bodyBudget } from './body-budget.ts';
+
+const MIB = 1024 * 1024;
+
+test('one caller leaves most of the budget to the others', () => {
+  const budget = bodyBudget(64 * MIB);
+  const leases = [budget.lease('a'), budget.lease('a'), budget.lease('a')];
+  leases[0]?.hold(8 * MIB);
+  leases[1]?.hold(8 * MIB);
+  expect(() => leases[2]?.hold(128 * 1024)).toThrow(/at once/);
+  leases[2]?.hold(64 * 1024);
+  budget.lease('b').hold(16 * MIB);
+  for (const lease of leases) lease.release();
+  budget.lease('a').hold(16 * MIB);
+});
