@@ -172,11 +172,11 @@ test('Ctrl-C and c end it everywhere, also where it has not begun', async () => 
   await terminal.shows([
     `$ ${typed('never')}`,
     'NODE  STATE  EXIT  TIME  NOTE',
-    'web-1  cancelled  ~',
+    'web-1  cancelled  SIGTERM  ~',
     'web-2  succeeded  0  ~',
     'web-3  failed  100  ~',
     'web-4  cancelled',
-    'web-5  cancelled  ~',
+    'web-5  cancelled  SIGTERM  ~',
     `1 of 5 succeeded. Output again: aegis logs ${idOnScreen()}`,
     'exit 130',
     '$',
