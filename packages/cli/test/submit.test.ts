@@ -59,14 +59,16 @@ test.each<[string, Partial<Execution> & { state: Execution['state'] }, number, s
   expect({ ...result, stdout: String(result.stdout) }).toEqual({ code, signal: null, stdout: '', stderr });
 });
 
-test.each([
-  [401, 'access.unauthenticated', 252],
+const TOKENS =
+  " Make a token with 'aegis server token' and put it into AEGIS_TOKEN, a file (--token-file) or a context.";
+test.each<[number, string, number, string?]>([
+  [401, 'access.unauthenticated', 252, TOKENS],
   [403, 'access.forbidden', 252],
   [422, 'commands.unknown_target', 2],
   [422, 'commands.no_target', 251],
   [503, 'commands.queue_full', 251],
   [500, 'http.internal', 254],
-])('a refused submission: %i %s → %i', async (status, errorCode, code) => {
+])('a refused submission: %i %s → %i', async (status, errorCode, code, next = '') => {
   await using server = await scriptedServer({
     [SUBMIT]: (_, response) => refuse(response, status, errorCode, 'Because.'),
   });
@@ -75,10 +77,10 @@ test.each([
     code,
     signal: null,
     stdout: '',
-    stderr: 'aegis: Because.\n',
+    stderr: `aegis: Because.${next}\n`,
   });
   const json = await cli.run([...submit, '--json', '--', 'true'], { env: { AEGIS_SERVER: server.url } });
-  expect(JSON.parse(json.stderr)).toEqual({ error: { code: errorCode, message: 'Because.', details: {} } });
+  expect(JSON.parse(json.stderr)).toEqual({ error: { code: errorCode, message: `Because.${next}`, details: {} } });
 });
 
 test('a server that is not there is 251, and says so', async () => {
