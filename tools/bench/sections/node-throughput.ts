@@ -82,7 +82,8 @@ const nothingUnderWay = (operator: BenchFleet['operator']): Promise<void> =>
   waitFor(
     'all commands to end',
     async () => {
-      for (const state of ['running', 'pending']) {
+      // In the order in which they move on: asked the other way round, what goes from one to the other in between is missed.
+      for (const state of ['pending', 'running']) {
         const { items } = await operator.ask<{ items: unknown[] }>('GET', `/api/v1/commands?status=${state}&limit=1`);
         if (items.length > 0) return false;
       }
