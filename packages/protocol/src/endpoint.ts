@@ -19,6 +19,10 @@ export interface Endpoint {
   readonly params?: Schema;
   readonly query?: Schema;
   readonly body?: Schema;
+  /** No body at all counts as `{}`. */
+  readonly bodyOptional?: true;
+  /** Instead of the common limit. */
+  readonly bodyLimitBytes?: number;
   /** Raw bodies (`application/octet-stream`) are handed over as bytes. */
   readonly rawBody?: true;
   readonly response?: Schema;

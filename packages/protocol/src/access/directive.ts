@@ -6,7 +6,7 @@ import type { KeyPair } from './keys.ts';
 
 const Instant = z.iso.datetime();
 
-export const DirectiveKind = z.enum(['command.run', 'command.cancel']);
+export const DirectiveKind = z.enum(['command.run', 'command.cancel', 'artifacts.assign']);
 export type DirectiveKind = z.infer<typeof DirectiveKind>;
 
 export const Directive = z.strictObject({
@@ -22,6 +22,9 @@ export const Directive = z.strictObject({
   not_before: z.optional(Instant),
   expires_at: Instant,
   max_attempts: z.int().check(z.positive(), z.maximum(100)),
+  /** Of desired state: which object, and the number of this wish for it. */
+  object_id: z.optional(z.string().check(z.minLength(1), z.maxLength(128))),
+  generation: z.optional(z.int().check(z.positive())),
   body: z.unknown(),
 });
 export type Directive = z.infer<typeof Directive>;

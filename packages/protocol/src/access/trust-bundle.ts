@@ -9,7 +9,7 @@ import { parseStrictJson } from './strict-json.ts';
  *  This release carries root and server key; operators' keys, thresholds over one and rotation extend the same document. */
 
 const RawKey = z.string().check(z.regex(/^[A-Za-z0-9+/]{43}=$/));
-export const KeyUsage = z.enum(['serve', 'operate']);
+export const KeyUsage = z.enum(['serve', 'operate', 'artifacts']);
 export type KeyUsage = z.infer<typeof KeyUsage>;
 
 export const TrustBundle = z.strictObject({
@@ -26,6 +26,8 @@ export const TrustBundle = z.strictObject({
         public_key: RawKey,
         name: z.string().check(z.maxLength(128)),
         usage: z.array(KeyUsage),
+        /** The key id that minisign prints, 16 hexadecimal digits: what a signature names. Of `artifacts` and `operate` keys. */
+        minisign_id: z.optional(z.string().check(z.regex(/^[0-9A-F]{16}$/))),
         state: z.enum(['active', 'revoked']),
       }),
     )

@@ -1,5 +1,4 @@
 import * as z from 'zod/mini';
-import { DirectiveKind } from '../access/directive.ts';
 import { Envelope } from '../access/dsse.ts';
 import { ExecutionState, FINAL_STATES } from './state.ts';
 import { Delivery, Priority } from './submission.ts';
@@ -27,7 +26,7 @@ export const CancelBody = z.object({ command_id: z.uuid() });
 export type CancelBody = z.infer<typeof CancelBody>;
 
 export const OfferedCommand = z.object({
-  kind: DirectiveKind,
+  kind: z.enum(['command.run', 'command.cancel']),
   command_id: z.uuid(),
   execution_id: z.uuid(),
   attempt: z.int().check(z.positive()),
@@ -44,10 +43,14 @@ export const PollQuery = z.object({
   wait: z._default(z.coerce.number().check(z.minimum(0), z.maximum(60)), 0),
   /** A node that has just started asks at once for everything that it never acknowledged. */
   resume: z.optional(z.enum(['true', 'false'])),
+  /** The revision of its desired state that the node holds: the answer comes at once when there is a newer one. */
+  desired: z.optional(z.coerce.number().check(z.int(), z.minimum(0))),
 });
 export const PollAnswer = z.object({
   commands: z.array(OfferedCommand),
   server_time: z.string(),
+  /** The revision of the node's desired state; told to those who ask with `desired`. */
+  desired: z.optional(z.int()),
   /** The server is going away: come back after this long, with jitter. */
   retry_after_ms: z.optional(z.int()),
 });
