@@ -1,5 +1,4 @@
 import { isUtf8 } from 'node:buffer';
-import { closeSync, constants, openSync, readSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { listSegments, type Segment } from '@aegis/native/execution-folder';
 import { type Chunk, type NextOffsets, STREAMS, type Stream } from '@aegis/protocol/commands/carrier';
@@ -11,6 +10,7 @@ import type { Logger } from '../platform/log.ts';
 import { errnoOf } from '../platform/process.ts';
 import type { Execution } from './execution.ts';
 import { type OutputPlan, planOutput } from './output-limit.ts';
+import { segmentReader, unlinkIfThere } from './segment-reader.ts';
 import type { UploadLane } from './upload-lane.ts';
 
 /** One loop per execution with output: reads segments, sends them, unlinks what the server holds or the limit's middle does not keep.
@@ -43,6 +43,7 @@ export const drainLoop = ({ root, spoolBytes, carrier, lane, onDrained, log, sig
   const working = new Set<string>();
   const again = new Set<string>();
   const timers = new Map<string, NodeJS.Timeout>();
+  const reader = segmentReader({ log });
 
   const segmentsOf = (execution: Execution, stream: Stream): Segment[] => {
     try {
@@ -92,7 +93,7 @@ export const drainLoop = ({ root, spoolBytes, carrier, lane, onDrained, log, sig
           bytes += send.length;
           if (bytes > REMAINDER_BYTES) return null;
           const buffer = Buffer.allocUnsafe(send.length);
-          if (!readSegment(segments[send.segment], send.position, buffer)) return null;
+          if (!reader.read(segments[send.segment], send.position, buffer)) return null;
           chunks.push(textOrBase64(stream, send.offset, buffer));
         }
         if (chunks.length > REMAINDER_CHUNKS) return null;
@@ -135,7 +136,7 @@ export const drainLoop = ({ root, spoolBytes, carrier, lane, onDrained, log, sig
     }
     return lane.withBuffer(send.length, async (buffer) => {
       const bytes = buffer.subarray(0, send.length);
-      if (!readSegment(segments[send.segment], send.position, bytes)) return null;
+      if (!reader.read(segments[send.segment], send.position, bytes)) return null;
       return carrier.sendOutput(execution.id, stream, send.offset, bytes);
     });
   };
@@ -232,36 +233,6 @@ export const drainLoop = ({ root, spoolBytes, carrier, lane, onDrained, log, sig
 
 const Offset = z.int().check(z.minimum(0));
 const Next = z.object({ stdout: Offset, stderr: Offset });
-
-/** False when the file is gone or shorter than it was. */
-const readSegment = (segment: Segment | undefined, position: number, into: Uint8Array): boolean => {
-  if (!segment) return false;
-  let fd: number;
-  try {
-    fd = openSync(segment.path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return false;
-    throw error;
-  }
-  try {
-    for (let read = 0; read < into.length; ) {
-      const got = readSync(fd, into, read, into.length - read, position + read);
-      if (got === 0) return false;
-      read += got;
-    }
-    return true;
-  } finally {
-    closeSync(fd);
-  }
-};
-
-const unlinkIfThere = (path: string): void => {
-  try {
-    unlinkSync(path);
-  } catch (error) {
-    if (errnoOf(error) !== 'ENOENT') throw error;
-  }
-};
 
 const textOrBase64 = (stream: Stream, offset: number, bytes: Buffer): Chunk =>
   isUtf8(bytes)
