@@ -245,7 +245,7 @@ export const requestOf = ({ bearers, samples }: Staged, endpoint: Endpoint, chan
       ? endpoint.id === 'registerKeyless'
         ? bearers.admin
         : null
-      : bearers[endpoint.caller];
+      : bearers[endpoint.caller === 'viewer-or-node' ? 'viewer' : endpoint.caller];
   return {
     method: endpoint.method,
     path: `${pathOf(endpoint, params)}${search ? `?${search}` : ''}`,

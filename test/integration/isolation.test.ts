@@ -121,7 +121,7 @@ describe('what a node sends about another node', () => {
     const outcomes = await untouched(() =>
       Promise.all(
         endpoints
-          .filter(({ caller }) => caller !== 'node' && caller !== 'anyone')
+          .filter(({ caller }) => !['node', 'viewer-or-node', 'anyone'].includes(caller))
           .map(async (endpoint) => {
             const asked = requestOf(staged, endpoint);
             const told = await exchange({

@@ -19,6 +19,8 @@ export interface Endpoint {
   readonly params?: Schema;
   readonly query?: Schema;
   readonly body?: Schema;
+  /** The parts of a `multipart/form-data` body, which may be sent in place of the JSON: files as bytes, the others as text. */
+  readonly form?: Schema;
   /** No body at all counts as `{}`. */
   readonly bodyOptional?: true;
   /** Instead of the common limit. */
@@ -36,6 +38,7 @@ export interface Endpoint {
 export const endpoint = <const E extends Endpoint>(definition: E): E => definition;
 
 export type BodyOf<E extends Endpoint> = E extends { body: infer S extends Schema } ? z.infer<S> : undefined;
+export type FormOf<E extends Endpoint> = E extends { form: infer S extends Schema } ? z.infer<S> : never;
 export type QueryOf<E extends Endpoint> = E extends { query: infer S extends Schema } ? z.infer<S> : undefined;
 export type ParamsOf<E extends Endpoint> = E extends { params: infer S extends Schema } ? z.infer<S> : undefined;
 export type ResponseOf<E extends Endpoint> = E extends { response: infer S extends Schema } ? z.infer<S> : undefined;

@@ -1,5 +1,6 @@
 import * as access from '@aegis/protocol/access/endpoints';
 import type { Caller } from '@aegis/protocol/access/roles';
+import * as artifacts from '@aegis/protocol/artifacts/endpoints';
 import * as commands from '@aegis/protocol/commands/endpoints';
 import { type Endpoint, pathOf } from '@aegis/protocol/endpoint';
 import * as nodes from '@aegis/protocol/nodes/endpoints';
@@ -12,7 +13,7 @@ import type { TestClient } from './test-client.ts';
 
 const isEndpoint = (value: unknown): value is Endpoint =>
   typeof value === 'object' && value !== null && 'door' in value && 'caller' in value;
-const ENDPOINTS = [access, nodes, commands].flatMap((part) => Object.values(part).filter(isEndpoint));
+const ENDPOINTS = [access, nodes, commands, artifacts].flatMap((part) => Object.values(part).filter(isEndpoint));
 
 const WHO = [
   'nobody',
@@ -34,6 +35,10 @@ type Who = (typeof WHO)[number];
 /** 'in': past the door (whatever the handler then says, short of a failure). */
 const expected = (caller: Caller, who: Who): 'in' | 401 | 403 => {
   if (caller === 'anyone') return 'in';
+  if (caller === 'viewer-or-node') {
+    const [operator, node] = [expected('viewer', who), expected('node', who)];
+    return operator === 'in' || node === 'in' ? 'in' : operator;
+  }
   switch (who) {
     case 'viewer':
     case 'operator':
@@ -88,7 +93,8 @@ describe('every route as everyone', () => {
   afterAll(() => server.close());
 
   const call = (client: TestClient, endpoint: Endpoint) => {
-    const params = { id: '01890000-0000-7000-8000-000000000000', stream: 'stdout' };
+    const id = '01890000-0000-7000-8000-000000000000';
+    const params = { id, stream: 'stdout', artifact_id: id, host_id: id };
     const body = endpoint.rawBody ? 'bytes' : endpoint.body ? '{"nonsense":1}' : undefined;
     const type = endpoint.rawBody ? 'application/octet-stream' : 'application/json';
     return client.raw(endpoint.method, `${pathOf(endpoint, params)}${endpoint.rawBody ? '?offset=0' : ''}`, {

@@ -60,6 +60,19 @@ export const NewArtifact = z.object({
 });
 export type NewArtifact = z.infer<typeof NewArtifact>;
 
+/** The same as form parts: `curl -F bundle=@FILE -F signature=<FILE.minisig`. What is left out is the manifest's. */
+export const ArtifactForm = z.strictObject({
+  bundle: z.instanceof(Uint8Array),
+  signature: NewArtifact.shape.signature,
+  name: z.optional(ArtifactName),
+  version: z.optional(ArtifactVersion),
+  description: NewArtifact.shape.description,
+  type: NewArtifact.shape.type,
+  architecture: NewArtifact.shape.architecture,
+  kernel_version: NewArtifact.shape.kernel_version,
+});
+export type ArtifactForm = z.infer<typeof ArtifactForm>;
+
 export const createArtifact = endpoint({
   id: 'createArtifact',
   door: 'registry',
@@ -70,6 +83,7 @@ export const createArtifact = endpoint({
   summary:
     'Publish a bundle (JSON, or multipart/form-data with the parts bundle and signature); the same bytes again are 200',
   body: NewArtifact,
+  form: ArtifactForm,
   bodyLimitBytes: 24 * 1024 * 1024,
   response: Artifact,
   status: 201,

@@ -26,4 +26,10 @@ export type OperatorActor = TokenActor | DevActor;
 export type Actor = OperatorActor | NodeActor;
 
 /** What a route's handler gets: what its declaration demanded. Where anyone may call, null means that no good credential came. */
-export type ActorFor<C extends Caller> = C extends 'node' ? NodeActor : C extends Role ? OperatorActor : Actor | null;
+export type ActorFor<C extends Caller> = C extends 'node'
+  ? NodeActor
+  : C extends Role
+    ? OperatorActor
+    : C extends 'viewer-or-node'
+      ? Actor
+      : Actor | null;

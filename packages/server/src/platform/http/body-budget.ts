@@ -58,6 +58,7 @@ export const bodyBudget = (totalBytes: number): BodyBudget => {
       return {
         hold: (bytes) => {
           if (over || bytes <= held) return;
+          if (bytes > totalBytes) throw neverFits(totalBytes);
           const more = bytes - held;
           const own = caller === null ? 0 : (bytesOf.get(caller) ?? 0);
           if (bytes > SMALL_BYTES && caller !== null && own + more > share) throw tooManyAtOnce();
@@ -96,6 +97,11 @@ const tooManyAtOnce = () =>
     'http.rate_limited',
     'Too many requests with a body, or too large ones, at once. Wait for some to be answered.',
     { retryAfterSec: RETRY_SEC },
+  );
+const neverFits = (totalBytes: number) =>
+  new AegisError(
+    'http.too_large',
+    `The body is larger than all that this server takes at once (http.body_budget_bytes: ${totalBytes}). Raise that setting, or send less.`,
   );
 const busy = () =>
   new AegisError('http.unavailable', 'The server is busy receiving from others. Send the request again.', {

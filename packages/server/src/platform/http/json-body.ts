@@ -14,7 +14,7 @@ const MAX_VALUES = 50_000;
 export const ANYONES_MAX_VALUES = 500;
 
 export const TOO_LARGE =
-  'The body is larger than is taken here (8 MiB; 256 KiB where no credential is asked for). Send less at once.';
+  'The body is larger than is taken here (8 MiB; 24 MiB for an artifact; 256 KiB where no credential is asked for). Send less at once.';
 
 /** Undoes `Content-Encoding`. @throws AegisError http.too_large, http.malformed, http.unsupported_media_type */
 export const unpackBody = async (body: Buffer, encoding: string | undefined, limitBytes: number): Promise<Buffer> => {

@@ -16,6 +16,7 @@ import {
   parseJsonBody,
   unpackBody,
 } from './json-body.ts';
+import { boundaryOf, parseMultipart } from './multipart.ts';
 import type { RateLimiter } from './rate-limit.ts';
 import type { Route, RouteContext } from './route.ts';
 
@@ -171,9 +172,12 @@ const permitted = (actor: Actor | null, caller: Caller): Actor | null => {
   if (caller === 'anyone') return actor;
   if (!actor || (actor.kind === 'dev' && caller === 'node'))
     throw new AegisError('access.unauthenticated', unauthenticatedSentence(caller));
-  const allowed = actor.kind === 'node' ? caller === 'node' : caller !== 'node' && roleAllows(actor.role, caller);
-  if (!allowed) throw new AegisError('access.forbidden', forbiddenSentence(actor, caller));
+  if (!allowed(actor, caller)) throw new AegisError('access.forbidden', forbiddenSentence(actor, caller));
   return actor;
+};
+const allowed = (actor: Actor, caller: Exclude<Caller, 'anyone'>): boolean => {
+  if (caller === 'viewer-or-node') return actor.kind === 'node' || roleAllows(actor.role, 'viewer');
+  return actor.kind === 'node' ? caller === 'node' : caller !== 'node' && roleAllows(actor.role, caller);
 };
 const unauthenticatedSentence = (caller: Caller): string =>
   caller === 'node'
@@ -182,7 +186,8 @@ const unauthenticatedSentence = (caller: Caller): string =>
 const forbiddenSentence = (actor: Actor, caller: Exclude<Caller, 'anyone'>): string => {
   if (actor.kind === 'node') return 'A node may not call this: it is for operators.';
   if (caller === 'node') return 'Only a node may call this, with its own token.';
-  return `This needs the role '${caller satisfies Role}'; the token has '${actor.role}'.`;
+  const role: Role = caller === 'viewer-or-node' ? 'viewer' : caller;
+  return `This needs the role '${role}'; the token has '${actor.role}'.`;
 };
 
 const answer = async (
@@ -192,10 +197,12 @@ const answer = async (
   options: MountOptions,
 ): Promise<FastifyReply> => {
   const { endpoint } = route;
+  const sent = await decodedBody(route, request);
   const context: RouteContext<typeof endpoint> = {
     params: (endpoint.params ? decode(endpoint.params, request.params, 'path') : undefined) as never,
     query: (endpoint.query ? decode(endpoint.query, request.query, 'query') : undefined) as never,
-    body: (await decodedBody(route, request)) as never,
+    body: sent.body as never,
+    form: sent.form as never,
     actor: request.actor as never, // permitted() has checked it against the endpoint's caller
     bearer: bearerOf(request.headers),
     headers: request.headers,
@@ -219,19 +226,23 @@ const answer = async (
 };
 
 const bodyLimitOf = ({ endpoint }: Route): number =>
-  endpoint.caller === 'anyone' ? ANYONES_BODY_LIMIT_BYTES : BODY_LIMIT_BYTES;
+  endpoint.bodyLimitBytes ?? (endpoint.caller === 'anyone' ? ANYONES_BODY_LIMIT_BYTES : BODY_LIMIT_BYTES);
 
-const decodedBody = async (route: Route, request: FastifyRequest): Promise<unknown> => {
+const decodedBody = async (route: Route, request: FastifyRequest): Promise<{ body?: unknown; form?: unknown }> => {
   const { endpoint } = route;
-  if (!endpoint.body && !endpoint.rawBody) return undefined;
+  if (!endpoint.body && !endpoint.rawBody) return {};
   const sent = Buffer.isBuffer(request.body) ? request.body : Buffer.alloc(0);
-  requireType(request.headers['content-type'], endpoint.rawBody ? RAW_TYPE : /^application\/json$/i, sent.length);
+  const boundary = endpoint.form && boundaryOf(request.headers['content-type']);
+  if (boundary === undefined)
+    requireType(request.headers['content-type'], endpoint.rawBody ? RAW_TYPE : /^application\/json$/i, sent.length);
   const body = await unpackBody(sent, request.headers['content-encoding'], bodyLimitOf(route));
   if (body !== sent) request.lease?.hold(sent.length + body.length);
-  if (endpoint.rawBody) return body;
-  if (!endpoint.body) return undefined;
+  if (endpoint.rawBody) return { body };
+  if (endpoint.form && boundary !== undefined)
+    return { form: decode(endpoint.form, parseMultipart(body, boundary), 'form') };
+  if (!endpoint.body) return {};
   const maxValues = endpoint.caller === 'anyone' ? ANYONES_MAX_VALUES : undefined;
-  return decode(endpoint.body, parseJsonBody(body, maxValues), 'body');
+  return { body: decode(endpoint.body, parseJsonBody(body, maxValues), 'body') };
 };
 
 const RAW_TYPE = /^application\/octet-stream$/i;

@@ -63,7 +63,7 @@ const operation = (one: Endpoint): Record<string, unknown> => ({
   summary: one.summary,
   'x-aegis-caller': one.caller,
   'x-aegis-door': one.door,
-  security: one.caller === 'anyone' ? [] : [{ [one.caller === 'node' ? 'node' : 'operator']: [] }],
+  security: securityOf(one),
   parameters: [...parameters(one.params, 'path'), ...parameters(one.query, 'query')],
   ...requestBody(one),
   responses: {
@@ -75,11 +75,23 @@ const operation = (one: Endpoint): Record<string, unknown> => ({
   },
 });
 
+const securityOf = ({ caller }: Endpoint): Record<string, never[]>[] => {
+  if (caller === 'anyone') return [];
+  if (caller === 'viewer-or-node') return [{ operator: [] }, { node: [] }];
+  return [caller === 'node' ? { node: [] } : { operator: [] }];
+};
+
 const requestBody = (one: Endpoint): Record<string, unknown> => {
   if (one.rawBody) return { requestBody: { required: true, content: { 'application/octet-stream': {} } } };
   if (!one.body) return {};
   return {
-    requestBody: { required: true, content: { 'application/json': { schema: jsonSchema(one.body, 'input') } } },
+    requestBody: {
+      required: !one.bodyOptional,
+      content: {
+        'application/json': { schema: jsonSchema(one.body, 'input') },
+        ...(one.form ? { 'multipart/form-data': { schema: jsonSchema(one.form, 'input') } } : {}),
+      },
+    },
   };
 };
 

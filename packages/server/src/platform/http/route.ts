@@ -1,4 +1,4 @@
-import type { BodyOf, Endpoint, ParamsOf, QueryOf, ResponseOf } from '@aegis/protocol/endpoint';
+import type { BodyOf, Endpoint, FormOf, ParamsOf, QueryOf, ResponseOf, Schema } from '@aegis/protocol/endpoint';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { ActorFor } from './actor.ts';
 
@@ -9,7 +9,9 @@ export interface RouteContext<E extends Endpoint> {
   readonly params: ParamsOf<E>;
   readonly query: QueryOf<E>;
   /** Decoded by the endpoint's schema; the bytes themselves where it says `rawBody`. */
-  readonly body: E extends { rawBody: true } ? Buffer : BodyOf<E>;
+  readonly body: E extends { rawBody: true } ? Buffer : BodyOf<E> | (E extends { form: Schema } ? undefined : never);
+  /** Of an endpoint that also takes a form: its parts when one was sent, and `body` is undefined then. */
+  readonly form: FormOf<E> | undefined;
   readonly actor: ActorFor<E['caller']>;
   /** The bearer credential as sent, for routes that judge it themselves; elsewhere `actor` is all that counts. */
   readonly bearer: string | undefined;
@@ -48,4 +50,4 @@ export const route = <const E extends Endpoint>(
   return { endpoint, handler: handler as unknown as Route['handler'], ...options };
 };
 
-const CALLERS: ReadonlySet<string> = new Set(['anyone', 'viewer', 'operator', 'admin', 'node']);
+const CALLERS: ReadonlySet<string> = new Set(['anyone', 'viewer', 'operator', 'admin', 'node', 'viewer-or-node']);
