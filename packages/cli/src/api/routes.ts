@@ -1,6 +1,7 @@
 /** api: the server's operator side as the CLI calls it. Used by the topics; holds no presentation.
  *  Invariant: a route here is the protocol's own endpoint: method and path are checked against its literal types by the compiler.
  *  The endpoints' values stay unimported: building their zod schemas costs 12 ms, a third of a bare start. */
+import type * as artifacts from '@aegis/protocol/artifacts/endpoints';
 import type * as commands from '@aegis/protocol/commands/endpoints';
 import type { Endpoint } from '@aegis/protocol/endpoint';
 import type * as nodes from '@aegis/protocol/nodes/endpoints';
@@ -27,5 +28,15 @@ export const routes = {
   showNode: route<typeof nodes.apiShowNode>('GET', '/api/v1/agents/{id}'),
   patchNode: route<typeof nodes.apiPatchNode>('PATCH', '/api/v1/agents/{id}'),
   retireNode: route<typeof nodes.apiRetireNode>('DELETE', '/api/v1/agents/{id}'),
+  createArtifact: route<typeof artifacts.createArtifact>('POST', '/artifacts'),
+  listArtifacts: route<typeof artifacts.listArtifacts>('GET', '/artifacts'),
+  showArtifact: route<typeof artifacts.showArtifact>('GET', '/artifacts/{id}'),
+  artifactBinary: route<typeof artifacts.artifactBinary>('GET', '/artifacts/{id}/binary'),
+  deleteArtifact: route<typeof artifacts.deleteArtifact>('DELETE', '/artifacts/{id}'),
+  assign: route<typeof artifacts.assignMany>('POST', '/api/v1/assignments'),
+  unassign: route<typeof artifacts.unassignMany>('POST', '/api/v1/unassignments'),
+  putHosts: route<typeof artifacts.putHosts>('PUT', '/hosts/{artifact_id}'),
+  artifactStatus: route<typeof artifacts.allStatus>('GET', '/api/v1/artifact-status'),
+  kernelReport: route<typeof artifacts.showKernelReport>('GET', '/api/v1/agents/{id}/kernel'),
   health: route<typeof nodes.healthz>('GET', '/healthz'),
 } as const;
