@@ -61,14 +61,17 @@ export const inspectFrame = (packed: Buffer, limits: FrameLimits): { contentByte
     throw overLimit('packed_size', `The bundle has ${packed.length} bytes: at most ${limits.packedBytes}.`);
   const { contentBytes, windowBytes, headerBytes } = frameHeader(packed);
   refuseBomb(contentBytes, packed.length, limits);
-  if (windowBytes > 2 ** WINDOW_LOG && windowBytes !== contentBytes)
+  if (windowBytes > 2 ** WINDOW_LOG)
     throw overLimit(
       'window_size',
       `The bundle needs a zstd window of ${windowBytes} bytes: at most ${2 ** WINDOW_LOG}.`,
     );
-  const { end, most } = walkBlocks(packed, headerBytes, Math.min(windowBytes, MAX_BLOCK_BYTES));
-  if (most < contentBytes)
-    throw badBundle('content_size', `The bundle declares ${contentBytes} bytes, and its blocks hold at most ${most}.`);
+  const { end, least, most } = walkBlocks(packed, headerBytes, Math.min(windowBytes, MAX_BLOCK_BYTES));
+  if (most < contentBytes || least > contentBytes)
+    throw badBundle(
+      'content_size',
+      `The bundle declares ${contentBytes} bytes, and its blocks hold ${least > contentBytes ? `at least ${least}` : `at most ${most}`}.`,
+    );
   refuseTrailing(packed, end + CHECKSUM_BYTES);
   return { contentBytes };
 };
@@ -125,9 +128,10 @@ const refuseBomb = (contentBytes: number, packedBytes: number, limits: FrameLimi
     );
 };
 
-/** @returns where the last block ends, and how much all of them can hold */
-const walkBlocks = (packed: Buffer, from: number, blockBytes: number): { end: number; most: number } => {
+/** Where the last block ends, and what all of them hold: known for raw and repeated bytes, at most a block for a compressed one. */
+const walkBlocks = (packed: Buffer, from: number, blockBytes: number): { end: number; least: number; most: number } => {
   let at = from;
+  let least = 0;
   let most = 0;
   for (;;) {
     if (at + 3 > packed.length) throw truncated();
@@ -136,10 +140,14 @@ const walkBlocks = (packed: Buffer, from: number, blockBytes: number): { end: nu
     const size = header >> 3;
     if (type === 3) throw badBundle('zstd_block', "A block of the bundle's zstd frame is of the reserved type.");
     if (size > blockBytes)
-      throw badBundle('zstd_block', `A block of the bundle's zstd frame has ${size} bytes: at most ${blockBytes}.`);
+      throw badBundle(
+        'zstd_block',
+        `A block of the bundle's zstd frame has ${size} bytes: at most ${blockBytes} here.`,
+      );
+    least += type === 2 ? 0 : size;
     most += type === 2 ? blockBytes : size;
     at += 3 + (type === 1 ? 1 : size);
-    if (header & 1) return { end: at, most };
+    if (header & 1) return { end: at, least, most };
   }
 };
 

@@ -5,9 +5,13 @@ import * as z from 'zod/mini';
 
 const Interface = z
   .string()
-  .check(z.regex(/^[A-Za-z0-9_.:*?@-]{1,64}$/, 'an interface name, a glob such as eth*, or default-route'));
-/** Absolute, without `..`: what root opens on the node is what the manifest's reader saw. */
-const PATH = /^(?!.*(^|\/)\.\.?(\/|$))\/[^\p{Cc}]{0,1023}$/u;
+  .check(
+    z.regex(/^(?!\.\.?$)[A-Za-z0-9_.:*?@-]{1,64}$/, 'an interface name, a glob such as eth*, or default-route'),
+    z.describe('An interface name, a glob such as eth*, or default-route: resolved again at every pass.'),
+  );
+/** Absolute, without `..`: what root opens on the node is what the manifest's reader saw. `[\s\S]`, since `.` ends at a line separator
+ *  (U+2028), which a path may hold. */
+const PATH = /^(?![\s\S]*\/\.\.?(\/|$))\/[^\p{Cc}\p{Cs}]{0,1023}$/u;
 const AbsolutePath = z.string().check(z.regex(PATH, "an absolute path without '.' or '..' parts"));
 /** Below the cgroup v2 mount (`/` is its root): `/system.slice/nginx.service`. */
 const Cgroup = z

@@ -32,7 +32,7 @@ test.each<[ConstantType, ConstantValue, string]>([
   [
     'u64',
     2 ** 60,
-    "'1152921504606846976' is no u64: give a whole number from 0 to 18446744073709551615, as text beyond 2^53.",
+    "'1152921504606847000' is no u64: give a whole number from 0 to 18446744073709551615, as text beyond 2^53.",
   ],
   ['bool', 1, "'1' is no bool: give true or false."],
   ['ipv4', '192.0.2', "'192.0.2' is no ipv4: give an address such as 192.0.2.9."],

@@ -81,6 +81,7 @@ const encode = (type: ConstantType, value: ConstantValue): Buffer => {
       if (!/^([0-9a-f]{2})*$/i.test(text)) throw refused(type, value, 'pairs of hexadecimal digits');
       return Buffer.from(text, 'hex');
     default:
+      if (text.includes('\0') || !text.isWellFormed()) throw refused(type, value, 'text without NUL, in Unicode');
       return Buffer.from(`${text}\0`, 'utf8');
   }
 };
