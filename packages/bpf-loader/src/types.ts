@@ -113,6 +113,8 @@ export interface MapSpec {
 }
 
 export interface LoadOptions {
+  /** The object's name, for the kernel's names of its global data ("name.rodata"). Default "object". */
+  name?: string;
   /** Only these are loaded; absent: all. */
   programs?: readonly ProgramSpec[];
   /** Bytes of globals in .rodata (or .data), by C name; their length must be the variable's. */
@@ -132,6 +134,7 @@ export interface ProgramInfo {
   tag: string;
   mapIds: number[];
   btfId: number;
+  /** Unix time in milliseconds. */
   loadedAt: number;
   /** Zero unless BPF statistics are on. */
   runCount: number;

@@ -1,0 +1,33 @@
+/** Checks of arguments before they reach C++: ranges, lengths, and no NUL in what becomes a C string. */
+import { invalid } from './errors.ts';
+
+export const checkPath = (path: string, what: string): string => {
+  if (!path.startsWith('/') || path.includes('\0') || Buffer.byteLength(path) > 4095)
+    throw invalid(`${what} must be an absolute path of at most 4095 bytes.`, { path });
+  return path;
+};
+
+export const checkInteger = (value: number, least: number, most: number, what: string): number => {
+  if (!Number.isSafeInteger(value) || value < least || value > most)
+    throw invalid(`${what} must be a whole number from ${least} to ${most}.`, { value });
+  return value;
+};
+
+/** Names of programs, maps, symbols, tracepoints: what C and the kernel write. */
+export const checkName = (name: string, what: string): string => {
+  if (!/^[A-Za-z0-9_.$@:-]{1,255}$/.test(name))
+    throw invalid(`${what} must be a name of 1 to 255 characters.`, { name });
+  return name;
+};
+
+/** An interface's name as the kernel takes it: up to 15 bytes without slash, colon or white space. */
+export const checkInterface = (name: string): string => {
+  if (name.length === 0 || Buffer.byteLength(name) > 15 || /[\s/:\0]/.test(name) || name === '.' || name === '..')
+    throw invalid('An interface name has 1 to 15 bytes without slash, colon or white space.', { interface: name });
+  return name;
+};
+
+export const checkBytes = (value: Uint8Array, what: string): Uint8Array => {
+  if (!(value instanceof Uint8Array)) throw invalid(`${what} must be bytes (a Uint8Array).`);
+  return value;
+};

@@ -1,0 +1,126 @@
+/** Attaching: one function for every kind. By a link wherever the kernel has one, pinned before success is told. */
+import { readFileSync } from 'node:fs';
+import { release } from 'node:os';
+import { checkInteger, checkInterface, checkName, checkPath } from './arguments.ts';
+import { LoaderError, toLoaderError } from './errors.ts';
+import { ATTACH_SINCE, type AttachTypeName, attachTypeNumber, loadKindOf, olderThan } from './kernel-types.ts';
+import { Link } from './link.ts';
+import type { LinkHandle } from './loader.ts';
+import { addon } from './loader.ts';
+import type { Program } from './program.ts';
+import type { AttachPoint } from './types.ts';
+
+type Point<K extends AttachPoint['kind']> = Extract<AttachPoint, { kind: K }>;
+
+export interface AttachOptions {
+  /** Where the link is pinned, in a bpf file system whose folders are there. perf_event on every cpu makes one link for each cpu,
+   *  pinned at `<pinPath>-<cpu>`. */
+  pinPath?: string;
+}
+
+/** A program at its hook. Disposing releases what the process holds: pinned links stay attached, others are detached. */
+export interface Attachment extends Disposable {
+  readonly point: AttachPoint;
+  /** One; on perf_event with cpu -1 one for each cpu; none on tc and socket_filter. */
+  readonly links: readonly Link[];
+  readonly pinPaths: readonly string[];
+}
+
+const XDP_MODES = { auto: 0, generic: 1 << 1, native: 1 << 2, offload: 1 << 3 } as const;
+
+export const attach = async (
+  program: Program,
+  point: AttachPoint,
+  options: AttachOptions = {},
+): Promise<Attachment> => {
+  const pinPath = options.pinPath === undefined ? '' : checkPath(options.pinPath, 'A pin');
+  try {
+    return single(point, pinPath, await attachLink(program, point, pinPath));
+  } catch (error) {
+    throw attachError(toLoaderError(error), point);
+  }
+};
+
+const single = (point: AttachPoint, pinPath: string, handle: LinkHandle): Attachment => {
+  const link = new Link(handle);
+  return {
+    point,
+    links: [link],
+    pinPaths: pinPath === '' ? [] : [pinPath],
+    [Symbol.dispose]: () => link[Symbol.dispose](),
+  };
+};
+
+const attachLink = async (program: Program, point: AttachPoint, pinPath: string): Promise<LinkHandle> => {
+  switch (point.kind) {
+    case 'xdp':
+      return await addon().attachXdp(
+        program.handle,
+        { interface: checkInterface(point.interface), flags: XDP_MODES[point.mode], netns: netnsOf(point) },
+        pinPath,
+      );
+    case 'tcx':
+      return await addon().attachTcx(
+        program.handle,
+        {
+          interface: checkInterface(point.interface),
+          attachType: attachTypeNumber(`tcx_${point.direction}`),
+          ...tcxOrder(point),
+          netns: netnsOf(point),
+        },
+        pinPath,
+      );
+    case 'cgroup_skb':
+    case 'cgroup_sock':
+    case 'cgroup_sock_addr':
+    case 'cgroup_sockopt':
+    case 'cgroup_sysctl':
+    case 'cgroup_device':
+    case 'sock_ops':
+      return await addon().attachCgroup(
+        program.handle,
+        { name: checkPath(point.cgroup, 'A cgroup'), attachType: attachTypeNumber(attachTypeOf(point)) },
+        pinPath,
+      );
+    default:
+      throw new LoaderError({ code: 'bpf.unsupported', message: `${point.kind} is not attached yet.` });
+  }
+};
+
+const netnsOf = (point: { netns?: string }): string =>
+  point.netns === undefined ? '' : checkPath(point.netns, 'A network namespace');
+
+const attachTypeOf = (point: AttachPoint): AttachTypeName => {
+  const { attachType } = loadKindOf(point);
+  if (attachType === undefined) throw new TypeError(`${point.kind} has no attach type`);
+  return attachType;
+};
+
+const BEFORE = 1 << 3;
+const AFTER = 1 << 4;
+const BY_ID = 1 << 5;
+
+const tcxOrder = ({ order }: Point<'tcx'>): { flags: number; relative: number } => {
+  if (order === undefined || order === 'last') return { flags: order === 'last' ? AFTER : 0, relative: 0 };
+  if (order === 'first') return { flags: BEFORE, relative: 0 };
+  const [flag, id] = 'before' in order ? [BEFORE, order.before] : [AFTER, order.after];
+  return { flags: flag | BY_ID, relative: checkInteger(id, 1, 2 ** 32 - 1, 'A program id') };
+};
+
+/** A kernel that lacks a kind says EINVAL as it does to a wrong argument: the version tells them apart. */
+const attachError = (error: unknown, point: AttachPoint): unknown => {
+  if (!(error instanceof LoaderError)) return error;
+  const since = ATTACH_SINCE[point.kind];
+  const older = error.code === 'bpf.attach_refused' && olderThan(release(), since);
+  if (!older && error.code !== 'bpf.unsupported') return error;
+  return new LoaderError({
+    code: 'bpf.unsupported',
+    message: older
+      ? `This kernel (${release()}) does not have ${point.kind}: it is there since Linux ${since}.`
+      : error.message,
+    errno: error.errno,
+    details: { ...error.details, since, kind: point.kind, kernel: release() },
+  });
+};
+void readFileSync;
+void checkName;

@@ -1,0 +1,163 @@
+/** The compiled addon, loaded at the first call: `AEGIS_NATIVE_DIR`, else this package's build folder (seen from its sources or from
+ *  another package's bundle), else beside a bundle. Its functions are typed here and called nowhere but in this package. */
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { LoaderError } from './errors.ts';
+
+declare const kind: unique symbol;
+/** An object of the addon that owns a descriptor. Opaque: only the addon reads it. */
+export type Handle<K extends string> = { readonly [kind]: K };
+export type ProgramHandle = Handle<'program'>;
+export type MapHandle = Handle<'map'>;
+export type LinkHandle = Handle<'link'>;
+export type HoldHandle = Handle<'hold'>;
+export type PinnableHandle = ProgramHandle | MapHandle | LinkHandle;
+
+export interface RawLoadOptions {
+  name: string;
+  allPrograms: boolean;
+  programs: {
+    name: string;
+    type?: number;
+    expectedAttachType?: number;
+    attachTo?: string;
+    offloadInterface?: string;
+  }[];
+  maps: { name: string; pinPath?: string; maxEntries?: number }[];
+  globals: { name: string; bytes: Uint8Array }[];
+  kernelBtf?: Uint8Array;
+  logLimitBytes: number;
+}
+
+export interface RawLoaded {
+  programs: { name: string; section: string; type: number; expectedAttachType: number; handle: ProgramHandle }[];
+  maps: { name: string; internal: boolean; reused: boolean; pinned: boolean; handle: MapHandle }[];
+}
+
+export interface RawLinkInfo {
+  id: number;
+  kind: string;
+  programId: number;
+  ifindex?: number;
+  attachType?: number;
+  cgroupId?: bigint;
+  netnsInode?: number;
+  name?: string;
+  family?: number;
+  hook?: number;
+  priority?: number;
+  offset?: bigint;
+}
+
+export interface RawProgramInfo {
+  id: number;
+  name: string;
+  type: number;
+  tag: string;
+  mapIds: number[];
+  btfId: number;
+  loadedAt: number;
+  runCount: number;
+  runTimeNs: number;
+  instructions: number;
+  jitedBytes: number;
+  verifiedInstructions: number;
+  memlockBytes: number;
+}
+
+type AttachLink<Target> = (program: ProgramHandle, target: Target, pinPath: string) => Promise<LinkHandle>;
+export interface PerfTarget {
+  type: number;
+  config: number;
+  text?: string;
+  offset?: number;
+  period?: number;
+  frequency?: number;
+  pid: number;
+  cpu: number;
+}
+export interface TcxTarget {
+  interface: string;
+  attachType: number;
+  flags: number;
+  relative: number;
+  netns: string;
+}
+
+export interface BpfAddon {
+  loadObject(bytes: Uint8Array, options: RawLoadOptions): Promise<RawLoaded>;
+  attachXdp: AttachLink<{ interface: string; flags: number; netns: string }>;
+  attachTcx: AttachLink<TcxTarget>;
+  attachNetfilter: AttachLink<{ family: number; hook: number; priority: number; netns: string }>;
+  attachPerf: AttachLink<PerfTarget>;
+  attachCgroup: AttachLink<{ name: string; attachType: number }>;
+  attachNetns: AttachLink<{ name: string; attachType: number }>;
+  attachTracing: AttachLink<{ attachType: number }>;
+  attachRawTracepoint: AttachLink<{ name: string }>;
+  symbolOffset(binary: string, symbol: string): Promise<number>;
+  linkInfo(link: LinkHandle): RawLinkInfo;
+  programInfo(program: ProgramHandle): RawProgramInfo;
+  updateLink(link: LinkHandle, program: ProgramHandle, expected?: ProgramHandle): void;
+  detachLink(link: LinkHandle): void;
+  pin(handle: PinnableHandle, path: string): void;
+  close(handle: Handle<string>): void;
+  openPin(kind: 'program', path: string): ProgramHandle;
+  openPin(kind: 'map', path: string): MapHandle;
+  openPin(kind: 'link', path: string): LinkHandle;
+  openId(kind: 'program', id: number): ProgramHandle;
+  openId(kind: 'map', id: number): MapHandle;
+  openId(kind: 'link', id: number): LinkHandle;
+  testRun(
+    program: ProgramHandle,
+    data: Uint8Array | undefined,
+    context: Uint8Array | undefined,
+    repeat: number,
+  ): Promise<{ returned: number; durationNs: number; data: Buffer; context: Buffer }>;
+}
+
+const FILE = 'aegis_bpf.node';
+
+const unavailable = (why: string): LoaderError =>
+  new LoaderError({ code: 'bpf.unsupported', message: `eBPF cannot be used here: ${why}` });
+
+const addonFile = (env: NodeJS.ProcessEnv): string => {
+  const here = dirname(fileURLToPath(import.meta.url));
+  const folders = env.AEGIS_NATIVE_DIR
+    ? [env.AEGIS_NATIVE_DIR]
+    : [join(here, '../build/Release'), join(here, '../../bpf-loader/build/Release'), here, join(here, 'native')];
+  for (const folder of folders) {
+    const path = join(folder, FILE);
+    if (existsSync(path)) return path;
+  }
+  throw unavailable(`${FILE} is not built (looked in ${folders.join(', ')}): run bin/setup.`);
+};
+
+const isAddon = (value: unknown): value is BpfAddon =>
+  typeof value === 'object' && value !== null && 'loadObject' in value && 'testRun' in value;
+
+/** The addon; Node.js itself keeps the one copy. Throws LoaderError bpf.unsupported where there is none. */
+export const addon = (env: NodeJS.ProcessEnv = process.env, platform: NodeJS.Platform = process.platform): BpfAddon => {
+  if (platform !== 'linux') throw unavailable(`it is a part of Linux, and this is ${platform}.`);
+  const path = addonFile(env);
+  let loaded: unknown;
+  try {
+    loaded = createRequire(import.meta.url)(path);
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
+    throw unavailable(`${FILE} does not load (${why}): install libbpf (Debian: libbpf1) or run bin/setup.`);
+  }
+  if (!isAddon(loaded)) throw unavailable(`${FILE} is of another version: run bin/setup.`);
+  return loaded;
+};
+
+/** Whether the addon is there and loads, and why not. */
+export const loaderAvailable = (env: NodeJS.ProcessEnv = process.env): { available: boolean; reason?: string } => {
+  try {
+    addon(env);
+    return { available: true };
+  } catch (error) {
+    return { available: false, reason: error instanceof Error ? error.message : String(error) };
+  }
+};

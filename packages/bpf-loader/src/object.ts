@@ -1,0 +1,120 @@
+/** Loading: bytes in, programs and maps out. The object itself is gone once they are loaded; each program and map owns its
+ *  descriptor and is released when it is disposed. */
+import { checkBytes, checkInteger, checkInterface, checkName, checkPath } from './arguments.ts';
+import { invalid, LoaderError, typedAsync } from './errors.ts';
+import {
+  attachTypeNumber,
+  loadKindOf,
+  PROGRAM_TYPE_NUMBERS,
+  PROGRAM_TYPE_SINCE,
+  programTypeName,
+} from './kernel-types.ts';
+import type { RawLoaded, RawLoadOptions } from './loader.ts';
+import { addon } from './loader.ts';
+import { BpfMap } from './maps.ts';
+import { Program } from './program.ts';
+import type { LoadOptions, ProgramSpec } from './types.ts';
+
+const DEFAULT_LOG_BYTES = 16 * 1024 * 1024;
+export const MAX_OBJECT_BYTES = 16 * 1024 * 1024;
+
+export interface LoadedObject extends Disposable {
+  readonly programs: ReadonlyMap<string, Program>;
+  /** By C name; of globals by section (".rodata"). */
+  readonly maps: ReadonlyMap<string, BpfMap>;
+  /** Throws bpf.unknown_program. */
+  program(name: string): Program;
+  /** Throws bpf.unknown_map. */
+  map(name: string): BpfMap;
+}
+
+/** Loads an object. Nothing is pinned but the maps that `options.maps` gives a path; nothing is left when it fails. */
+export const loadObject = async (bytes: Uint8Array, options: LoadOptions = {}): Promise<LoadedObject> => {
+  checkBytes(bytes, 'An object');
+  const raw = rawOptions(options);
+  try {
+    return loaded(await typedAsync(async () => addon().loadObject(bytes, raw)));
+  } catch (error) {
+    throw withSince(error, options);
+  }
+};
+
+const rawOptions = (options: LoadOptions): RawLoadOptions => ({
+  name: checkName(options.name ?? 'object', "An object's name"),
+  allPrograms: options.programs === undefined,
+  programs: (options.programs ?? []).map(rawProgram),
+  maps: (options.maps ?? []).map((map) => ({
+    name: checkName(map.name, "A map's name"),
+    ...(map.pinPath === undefined ? {} : { pinPath: checkPath(map.pinPath, "A map's pin") }),
+    ...(map.maxEntries === undefined ? {} : { maxEntries: checkInteger(map.maxEntries, 1, 2 ** 32 - 1, 'maxEntries') }),
+  })),
+  globals: [...(options.globals ?? [])].map(([name, value]) => ({
+    name: checkName(name, "A global's name"),
+    bytes: checkBytes(value, `The value of ${name}`),
+  })),
+  logLimitBytes: checkInteger(options.logLimitBytes ?? DEFAULT_LOG_BYTES, 4096, 1024 * 1024 * 1024, 'logLimitBytes'),
+  ...(options.kernelBtf === undefined ? {} : { kernelBtf: checkBytes(options.kernelBtf, 'kernelBtf') }),
+});
+
+const rawProgram = (spec: ProgramSpec): RawLoadOptions['programs'][number] => {
+  const kind = spec.attach ? loadKindOf(spec.attach) : undefined;
+  // tp_btf: a tracing program on a raw tracepoint, bound at load.
+  const boundTracepoint =
+    spec.attach?.kind === 'raw_tracepoint' && spec.type === 'tracing' ? spec.attach.name : undefined;
+  const type = spec.type ?? kind?.type;
+  const attachType = boundTracepoint
+    ? 'trace_raw_tp'
+    : spec.type && kind && kind.type !== spec.type
+      ? undefined
+      : kind?.attachType;
+  const attachTo = spec.attachTo ?? boundTracepoint;
+  if (type !== undefined && PROGRAM_TYPE_NUMBERS[type] === undefined)
+    throw invalid(`There is no program type ${String(type)}.`, { type });
+  return {
+    name: checkName(spec.name, "A program's name"),
+    ...(type === undefined ? {} : { type: PROGRAM_TYPE_NUMBERS[type] }),
+    ...(attachType === undefined ? {} : { expectedAttachType: attachTypeNumber(attachType) }),
+    ...(attachTo === undefined ? {} : { attachTo: checkName(attachTo, 'attachTo') }),
+    ...(spec.attach?.kind === 'xdp' && spec.attach.mode === 'offload'
+      ? { offloadInterface: checkInterface(spec.attach.interface) }
+      : {}),
+  };
+};
+
+const loaded = (raw: RawLoaded): LoadedObject => {
+  const programs = new Map(
+    raw.programs.map((one) => [one.name, new Program(one.handle, one.name, programTypeName(one.type))]),
+  );
+  const maps = new Map(raw.maps.map((one) => [one.name, new BpfMap(one.handle, one.name)]));
+  const find = <T>(all: ReadonlyMap<string, T>, name: string, code: 'bpf.unknown_program' | 'bpf.unknown_map'): T => {
+    const found = all.get(name);
+    if (found !== undefined) return found;
+    const what = code === 'bpf.unknown_program' ? 'program' : 'map';
+    throw new LoaderError({ code, message: `The object has no ${what} ${name}.`, details: { known: [...all.keys()] } });
+  };
+  return {
+    programs,
+    maps,
+    program: (name) => find(programs, name, 'bpf.unknown_program'),
+    map: (name) => find(maps, name, 'bpf.unknown_map'),
+    [Symbol.dispose]: () => {
+      for (const one of [...programs.values(), ...maps.values()]) one[Symbol.dispose]();
+    },
+  };
+};
+
+/** Adds since which kernel a program's type is there to a refusal by type. */
+const withSince = (error: unknown, options: LoadOptions): unknown => {
+  if (!(error instanceof LoaderError) || error.code !== 'bpf.unsupported' || error.program === undefined) return error;
+  const spec = options.programs?.find(({ name }) => name === error.program);
+  const type = spec?.type ?? (spec?.attach ? loadKindOf(spec.attach).type : undefined);
+  if (type === undefined) return error;
+  const since = PROGRAM_TYPE_SINCE[type];
+  return new LoaderError({
+    code: error.code,
+    message: `${error.message} Programs of type ${type} are there since Linux ${since}, if built in.`,
+    errno: error.errno,
+    program: error.program,
+    details: { ...error.details, since, type },
+  });
+};
