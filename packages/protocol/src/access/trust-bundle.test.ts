@@ -44,6 +44,16 @@ test.each([
   ],
   ['a date that is none', signTrustBundle(bundle({ expires_at: 'soon' }), root), 'it expired at soon'],
   ['not a bundle', signTrustBundle({ a: 1 } as never, root), 'it is not a trust bundle'],
+  [
+    'a key twice',
+    signTrustBundle(bundle({ keys: [listed(server, ['serve']), listed(server, ['operate'], 'revoked')] }), root),
+    'it lists a key twice, so that nobody can say what the key may do',
+  ],
+  [
+    'beyond all size',
+    { ...signTrustBundle(bundle(), root), payload: 'A'.repeat(2 * 1024 * 1024) },
+    'it is larger than any trust bundle',
+  ],
 ])('refused: %s', (_, envelope, why) => {
   expect(() => openTrustBundle(envelope, root.keyId, NOW)).toThrow(`${prefix}${why}.`);
 });

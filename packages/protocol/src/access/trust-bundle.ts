@@ -25,6 +25,8 @@ export const TrustBundle = z.strictObject({
         keyid: z.string().check(z.regex(/^[0-9a-f]{64}$/)),
         public_key: RawKey,
         name: z.string().check(z.maxLength(128)),
+        /** Whose it is, for thresholds that count persons. */
+        person: z.optional(z.string().check(z.minLength(1), z.maxLength(128))),
         usage: z.array(KeyUsage),
         /** The key id that minisign prints, 16 hexadecimal digits: what a signature names. Of `artifacts` and `operate` keys. */
         minisign_id: z.optional(z.string().check(z.regex(/^[0-9A-F]{16}$/))),
@@ -41,6 +43,9 @@ export const signTrustBundle = (bundle: TrustBundle, root: KeyPair): Envelope =>
 const untrusted = (why: string, cause?: unknown) =>
   new AegisError('access.untrusted', `The server's trust bundle is refused: ${why}.`, { cause });
 
+/** Bytes of a bundle's payload: 1,024 keys with all their fields stay far below. */
+export const MAX_TRUST_PAYLOAD_BYTES = 1024 * 1024;
+
 /** Opens a bundle that must be signed by the root key with this fingerprint (hex SHA-256 of the raw key).
  *  `rootFingerprint` null trusts the root that the bundle itself names: only for first contact under `--dev`.
  *  @throws AegisError access.untrusted */
@@ -50,6 +55,8 @@ export const openTrustBundle = (
   nowMs: number,
 ): { bundle: TrustBundle; rootFingerprint: string } => {
   let bundle: TrustBundle;
+  if (envelope.payload.length > (MAX_TRUST_PAYLOAD_BYTES / 3) * 4)
+    throw untrusted('it is larger than any trust bundle');
   try {
     bundle = z.parse(TrustBundle, parseStrictJson(Buffer.from(envelope.payload, 'base64').toString('utf8')));
   } catch (cause) {
@@ -62,6 +69,8 @@ export const openTrustBundle = (
   const { signedBy } = openEnvelope(envelope, PAYLOAD_TYPES.trust, new Map([[keyIdOf(root), publicKeyFromRaw(root)]]));
   if (signedBy.length === 0) throw untrusted('its root signature is wrong');
   if (!(Date.parse(bundle.expires_at) > nowMs)) throw untrusted(`it expired at ${bundle.expires_at}`);
+  if (new Set(bundle.keys.map(({ keyid }) => keyid)).size < bundle.keys.length)
+    throw untrusted('it lists a key twice, so that nobody can say what the key may do');
   return { bundle, rootFingerprint: keyIdOf(root) };
 };
 
