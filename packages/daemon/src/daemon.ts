@@ -1,5 +1,5 @@
 import { randomInt } from 'node:crypto';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { aegisExecPath } from '@aegis/native/binaries';
 import { readBootId } from '@aegis/native/boot-id';
 import { PAYLOAD_TYPES, signEnvelope } from '@aegis/protocol/access/dsse';
@@ -17,6 +17,7 @@ import { enrolOnce, tlsTrust, USER_AGENT } from './enrol.ts';
 import { migrations } from './migrations.ts';
 import { gatherFacts } from './nodes/facts.ts';
 import type { Identity } from './nodes/identity.ts';
+import { ownLauncher } from './nodes/own-launcher.ts';
 import { nodeToken } from './nodes/token.ts';
 import { type Clock, isoTime, pause, systemClock } from './platform/clock.ts';
 import { backoff } from './platform/http/backoff.ts';
@@ -123,6 +124,7 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
     });
     const bootId = options.bootId ?? readBootId();
     const commands = commandsService({
+    const launcher = ownLauncher();
       dataDir: config.data_dir,
       aegisExec: aegisExecPath(config.native_dir === undefined ? process.env : { AEGIS_NATIVE_DIR: config.native_dir }),
       bootId,
@@ -134,7 +136,7 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
       settings: {
         nodeName: identity.name,
         bootId,
-        tools: facts.tools,
+        tools: { ...facts.tools, aegis: launcher && { launcher, dataDir: resolve(config.data_dir) } },
         graceMs: config.grace_sec * 1000,
         drainMs: config.drain_sec * 1000,
         spoolBytes: config.spool_bytes,

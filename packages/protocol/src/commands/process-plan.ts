@@ -21,6 +21,8 @@ export interface NodeTools {
   packageManager: 'apt' | 'dnf' | null;
   /** `['docker', 'compose']` (the plugin) or `['docker-compose']`. */
   compose: readonly string[];
+  /** How this very program is started, and the daemon's data directory; null where it was not found. */
+  aegis: { launcher: readonly string[]; dataDir: string } | null;
 }
 
 export const TimeLimits = {

@@ -2,7 +2,10 @@ import { expect, test } from 'vitest';
 import { AegisError } from '../errors.ts';
 import { toProcess, validatePayload } from './types.ts';
 
-const tools = { packageManager: 'apt', compose: ['docker', 'compose'] } as const;
+const aegis = { launcher: ['node', '/opt/aegis.cjs'], dataDir: '/var/lib/aegis/daemon' };
+const tools = { packageManager: 'apt', compose: ['docker', 'compose'], aegis } as const;
+const own = [...aegis.launcher, 'daemon'];
+const json = ['--json', '--data-dir', aegis.dataDir];
 const argv = (type: string, payload: unknown) => toProcess(type, payload, tools).argv;
 
 test('a RunCommand with every field', () => {
@@ -56,6 +59,13 @@ test.each([
     ['docker', 'run', '--detach', '--publish=6379:6379', '--', 'redis:7'],
   ],
   ['compose.up', { project_dir: '/srv/app', services: ['web'] }, ['docker', 'compose', 'up', '-d', 'web']],
+  ['artifacts.maps', { artifact: 'block-icmp' }, [...own, 'maps', 'block-icmp', ...json]],
+  [
+    'artifacts.maps',
+    { artifact: 'block-icmp', map: 'dropped', limit: 5 },
+    [...own, 'maps', 'block-icmp', 'dropped', '--limit', '5', ...json],
+  ],
+  ['artifacts.events', { artifact: 'exec', map: 'events' }, [...own, 'events', 'exec', '--map', 'events', ...json]],
 ])('%s %j', (type, payload, expected) => {
   expect(argv(type, payload)).toEqual(expected);
 });
@@ -81,6 +91,17 @@ test.each([
   ['docker.stop', { container: '--all' }, 'docker.stop: payload.container: not a container name or id.'],
   ['UpdatePackage', { action: 'install', packages: ['-y'] }, 'UpdatePackage: payload.packages.0: not a package name.'],
   ['UpdatePackage', { action: 'install' }, 'UpdatePackage: payload: name at least one package.'],
+  [
+    'artifacts.maps',
+    { artifact: '--help' },
+    'artifacts.maps: payload.artifact: an artifact name has 1–63 of a-z 0-9 . _ - and starts with a letter or digit.',
+  ],
+  ['artifacts.events', { artifact: 'exec', map: '--all' }, "artifacts.events: payload.map: not a map's name."],
+  [
+    'artifacts.maps',
+    { artifact: 'exec', limit: 0 },
+    'artifacts.maps: payload.limit: Too small: expected number to be >=1.',
+  ],
 ])('%s %j is refused naming the field', (type, payload, message) => {
   expect(() => validatePayload(type, payload)).toThrow(message);
 });
@@ -88,4 +109,10 @@ test.each([
 test.each(['Nope', '__proto__', 'toString', 'UpdateAgent'])('the type %s is refused', (type) => {
   expect(() => validatePayload(type, {})).toThrow(expect.objectContaining({ code: 'commands.unsupported_type' }));
   expect(() => validatePayload(type, {})).toThrow(AegisError);
+});
+
+test('a node that does not find its own program says so', () => {
+  expect(() => toProcess('artifacts.maps', { artifact: 'exec' }, { ...tools, aegis: null })).toThrow(
+    "This node's daemon does not find the 'aegis' that belongs to it, and so cannot start it. Install it beside the daemon's bundle.",
+  );
 });
