@@ -11,7 +11,7 @@ export interface Entry {
   name: string;
   bytes: Uint8Array;
   /** Changes the header; its checksum is put right afterwards. */
-  header?: (header: Buffer) => void;
+  header?: (header: Buffer) => unknown;
   /** In place of zeros up to the next block. */
   padding?: Uint8Array;
 }

@@ -35,7 +35,7 @@ export const checkManifest = (value: unknown): Manifest => {
   const checked = validate(Manifest, value, 'manifest');
   if (checked.ok) return checked.value;
   const { field, reason, issues } = checked.refusal;
-  throw badManifest('invalid', `${plain(field)}: ${plain(reason)}. See docs/artifact-format.md.`, {
+  throw badManifest('invalid', `${plain(field)}: ${plain(reason.replace(/\.$/, ''))}. See docs/artifact-format.md.`, {
     field: plain(field),
     issues: issues.map((issue) => ({ field: plain(issue.field), reason: plain(issue.reason) })),
   });

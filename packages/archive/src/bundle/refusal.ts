@@ -14,11 +14,11 @@ export const badManifest = (reason: string, sentence: string, details: Record<st
   new AegisError('artifacts.bad_manifest', sentence, { details: { reason, ...details } });
 
 const MOST_CHARS = 160;
-/** Printable ASCII, shortened; everything else as its escape. */
+/** Shortened, and what a terminal would not show as it is as an escape. */
 export const plain = (text: string): string => {
   const escaped = text
     .slice(0, MOST_CHARS + 1)
-    .replace(/[^ -~]/g, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`);
+    .replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (char) => `\\u{${char.codePointAt(0)?.toString(16)}}`);
   return escaped.length > MOST_CHARS ? `${escaped.slice(0, MOST_CHARS)}…` : escaped;
 };
 export const quoted = (text: string): string => `'${plain(text)}'`;

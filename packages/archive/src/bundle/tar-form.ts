@@ -39,6 +39,7 @@ export const readTar = (
       'tar_length',
       `The bundle's tar has ${tar.length} bytes, which is no whole number of blocks of 512.`,
     );
+  if (tar.length === 0) throw empty();
   const entries: { name: string; bytes: Buffer }[] = [];
   let at = 0;
   while (at < tar.length) {
@@ -102,13 +103,15 @@ const refuseEntry = (
 };
 
 const refuseEnd = (tar: Buffer, at: number, entries: number): void => {
-  if (entries === 0) throw badBundle('empty', 'The bundle is empty: pack it again.');
+  if (entries === 0) throw empty();
   const second = tar.subarray(at + BLOCK_BYTES, at + 2 * BLOCK_BYTES);
   if (second.length === 0 || !isZero(second))
     throw badBundle('tar_end', "The bundle's tar ends with one block of zeros where there must be two.");
   if (tar.length > at + 2 * BLOCK_BYTES)
     throw badBundle('tar_trailing', "Something stands behind the end of the bundle's tar.");
 };
+
+const empty = () => badBundle('empty', 'The bundle is empty: pack it again.');
 
 const ZEROS = Buffer.alloc(BLOCK_BYTES);
 const isZero = (bytes: Buffer): boolean => bytes.equals(ZEROS.subarray(0, bytes.length));

@@ -157,7 +157,10 @@ const refuseTrailing = (packed: Buffer, end: number): void => {
   const magic = end + 4 <= packed.length ? packed.readUInt32LE(end) : 0;
   if (magic === MAGIC || (magic & 0xfffffff0) >>> 0 === SKIPPABLE)
     throw badBundle('zstd_frames', 'The bundle has more than one zstd frame.');
-  throw badBundle('zstd_trailing', `${packed.length - end} bytes stand behind the bundle's zstd frame.`);
+  throw badBundle(
+    'zstd_trailing',
+    `Behind the bundle's zstd frame stands something else (${packed.length - end} B): fetch it again.`,
+  );
 };
 
 const truncated = () => badBundle('truncated', 'The bundle ends too early: fetch it again.');
