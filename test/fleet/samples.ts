@@ -5,6 +5,8 @@ import { PAYLOAD_TYPES, signEnvelope } from '@aegis/protocol/access/dsse';
 import * as access from '@aegis/protocol/access/endpoints';
 import { parseJoinToken } from '@aegis/protocol/access/join-token';
 import { generateKeyPair, type KeyPair } from '@aegis/protocol/access/keys';
+import { formatMinisignPublicKey } from '@aegis/protocol/access/minisign';
+import { generateMinisignKey } from '@aegis/protocol/access/minisign-secret-key';
 import type { Report } from '@aegis/protocol/commands/carrier';
 import * as commands from '@aegis/protocol/commands/endpoints';
 import { type Endpoint, pathOf } from '@aegis/protocol/endpoint';
@@ -115,6 +117,7 @@ export const stage = async (url: string, adminToken: string, now = Date.now()): 
   const pending = await as(undefined).call(nodes.registerInit, {
     body: { host_id: `${keylessName}-x`, token_id: spareJoin.id, public_key: base64Of(generateKeyPair().publicRaw) },
   });
+  const signer = await admin.call(access.addKey, { body: { ...newKey(), name: 'stage', usage: ['artifacts'] } });
   const { commandId: command_id, executionId: execution_id } = node.running;
   const renewal = { agent_uid: node.uid, timestamp: new Date(now).toISOString(), nonce: base64Of(randomBytes(32)) };
   const ending: Report = {
@@ -148,6 +151,9 @@ export const stage = async (url: string, adminToken: string, now = Date.now()): 
 
   const samples: Record<string, Sample> = {
     showTrust: {},
+    listKeys: { query: { limit: '2' } },
+    addKey: { body: { ...newKey(), name: 'sample', person: 'alice', usage: ['artifacts'] } },
+    revokeKey: { params: { id: signer.keyid } },
     listTokens: { query: { limit: '2' } },
     createToken: { body: { name: 'sample', role: 'viewer', ttl_sec: 60 } },
     revokeToken: { params: { id: token.id } },
@@ -233,6 +239,10 @@ export const stage = async (url: string, adminToken: string, now = Date.now()): 
 };
 
 const base64Of = (bytes: Buffer): string => bytes.toString('base64');
+const newKey = (): { public_key: string } => {
+  const key = generateMinisignKey();
+  return { public_key: formatMinisignPublicKey({ ...key, raw: key.publicRaw }) };
+};
 
 /** The sample as a request. @throws RangeError for an endpoint that has none */
 export const requestOf = ({ bearers, samples }: Staged, endpoint: Endpoint, change: Sample = {}): Asked => {

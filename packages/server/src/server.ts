@@ -8,10 +8,12 @@ import { type FaultPoints, noFaultPoints } from '@aegis/protocol/fault-points';
 import { uuidv7Generator } from '@aegis/protocol/ids';
 import { authenticator } from './access/authenticate.ts';
 import { createFleetKeys, type FleetKeys, loadFleetKeys } from './access/fleet-keys.ts';
+import { keysService } from './access/keys-service.ts';
 import { nodeTokens } from './access/node-tokens.ts';
 import { accessRepository } from './access/repository.ts';
 import { accessRoutes } from './access/routes.ts';
 import { tokensService } from './access/tokens-service.ts';
+import { trustOf } from './access/trust.ts';
 import { expiryLoop } from './commands/expiry-loop.ts';
 import { logRoutes } from './commands/routes-logs.ts';
 import { nodeRoutes } from './commands/routes-nodes.ts';
@@ -96,6 +98,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     fleet: keys.fleet,
     now: clock.now,
   });
+  const trust = trustOf({ dataDir, keys, clock, faults });
   const rows = nodesRepository(storage);
   const registrations = registrationsRepository(storage);
   const rules = {
@@ -111,7 +114,12 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
   const enrolment = enrolmentService({
     ...shared,
     registrations,
-    identity: keys,
+    identity: {
+      ...keys,
+      get trustBundle() {
+        return trust.current().envelope;
+      },
+    },
     tokenTtlSec: config.nodes.token_ttl_sec,
     pendingEach: config.rate_limits.enrolment_pending,
     changed: nodes.changed,
@@ -150,7 +158,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
 
   // Listeners.
   const routes: Route[] = [
-    ...accessRoutes(keys, tokens),
+    ...accessRoutes({ rootFingerprint: keys.rootFingerprint, trust, keys: keysService(trust), tokens }),
     ...nodesRoutes(nodes, enrolment, keyless),
     ...nodeRoutes(commands),
     ...operatorRoutes(commands),

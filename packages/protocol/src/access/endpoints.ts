@@ -20,6 +20,66 @@ export const showTrust = endpoint({
   response: z.object({ trust_bundle: Envelope, root_fingerprint: z.string() }),
 });
 
+/** A key that the fleet's nodes trust, as the trust bundle lists it. */
+export const TrustedKey = z.object({
+  /** Hex SHA-256 of the raw public key. */
+  keyid: z.string(),
+  /** As minisign prints it; null for a key without one. */
+  minisign_id: z.nullable(z.string()),
+  name: z.string(),
+  person: z.nullable(z.string()),
+  usage: z.array(z.string()),
+  state: z.enum(['active', 'revoked']),
+  /** Base64 of the 32 bytes. */
+  public_key: z.string(),
+});
+export type TrustedKey = z.infer<typeof TrustedKey>;
+const Title = z
+  .string()
+  .check(z.regex(/^[\p{L}\p{N}][\p{L}\p{N} ._@:+-]{0,127}$/u, '1 to 128 letters, digits, spaces and . _ @ : + -'));
+export const NewTrustedKey = z.strictObject({
+  /** The text of a .pub file of minisign's, its second line alone, or the base64 of an Ed25519 key's 32 bytes. */
+  public_key: z.string().check(z.minLength(1), z.maxLength(4096)),
+  name: Title,
+  person: z.optional(Title),
+  usage: z.array(z.enum(['artifacts'])).check(z.minLength(1), z.maxLength(8)),
+});
+export type NewTrustedKey = z.infer<typeof NewTrustedKey>;
+export const listKeys = endpoint({
+  id: 'listKeys',
+  door: 'api',
+  method: 'GET',
+  path: '/api/v1/keys',
+  caller: 'viewer',
+  tag,
+  summary: 'The keys that nodes trust, revoked ones included',
+  query: z.object({ ...Page }),
+  response: z.object({ items: z.array(TrustedKey), trust_version: z.int(), next_cursor: NextCursor }),
+});
+export const addKey = endpoint({
+  id: 'addKey',
+  door: 'api',
+  method: 'POST',
+  path: '/api/v1/keys',
+  caller: 'admin',
+  tag,
+  summary: 'Let a key sign artifacts; the root key signs a new trust bundle',
+  body: NewTrustedKey,
+  response: TrustedKey,
+  status: 201,
+});
+export const revokeKey = endpoint({
+  id: 'revokeKey',
+  door: 'api',
+  method: 'POST',
+  path: '/api/v1/keys/{id}/revoke',
+  caller: 'admin',
+  tag,
+  summary: 'Revoke a key for good, by its key id or by the id that minisign prints',
+  params: ById,
+  response: TrustedKey,
+});
+
 export const OperatorToken = z.object({
   id: z.string(),
   name: z.string(),

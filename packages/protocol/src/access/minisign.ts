@@ -129,6 +129,13 @@ export const checkedPublicKey = (raw: Buffer): Buffer => {
   return raw;
 };
 
+/** A public key in any form that people have one in: as above, or the base64 of its 32 bytes alone, as Vault's transit engine shows it.
+ *  @throws AegisError access.bad_key */
+export const parsePublicKey = (text: string): { raw: Buffer; minisignId: MinisignId | null; comment: string } => {
+  const bare = exactBase64(text.trim(), 32);
+  return bare ? { raw: checkedPublicKey(bare), minisignId: null, comment: '' } : parseMinisignPublicKey(text);
+};
+
 export const formatMinisignPublicKey = (key: { minisignId: MinisignId; raw: Uint8Array; comment?: string }): string => {
   const bytes = Buffer.concat([
     Buffer.from(KEY_ALGORITHM),

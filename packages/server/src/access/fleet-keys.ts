@@ -4,12 +4,13 @@
  *  It must not know nodes or commands. */
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
-import { type Envelope, Envelope as EnvelopeSchema } from '@aegis/protocol/access/dsse';
+import { Envelope } from '@aegis/protocol/access/dsse';
 import { generateKeyPair, type KeyPair, keyPairFromPem, privateKeyToPem } from '@aegis/protocol/access/keys';
-import { openTrustBundle, signTrustBundle } from '@aegis/protocol/access/trust-bundle';
+import { signTrustBundle } from '@aegis/protocol/access/trust-bundle';
 import { AegisError } from '@aegis/protocol/errors';
 import * as z from 'zod/mini';
 import { createPrivateFile, privateDirectory, readPrivateFile } from './private-files.ts';
+import { readTrustChain, type TrustVersion } from './trust-chain.ts';
 
 export interface FleetKeys {
   fleet: string;
@@ -18,7 +19,8 @@ export interface FleetKeys {
   rootPublicKey: Buffer;
   /** Signs directives and enrolment answers. */
   server: KeyPair;
-  trustBundle: Envelope;
+  /** The trust bundle's versions, the newest last. */
+  chain: readonly [TrustVersion, ...TrustVersion[]];
   secrets: Secrets;
 }
 
@@ -28,11 +30,11 @@ const Secrets = z.strictObject({
   join_master: z.string().check(z.regex(/^[A-Za-z0-9_-]{43}$/)),
 });
 type Secrets = z.infer<typeof Secrets>;
-const FleetFile = z.object({ fleet: z.string(), root_fingerprint: z.string(), trust_bundle: EnvelopeSchema });
+const FleetFile = z.object({ fleet: z.string(), root_fingerprint: z.string(), trust_bundle: Envelope });
 
 export const FLEET_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
-/** This release cannot yet renew a bundle on nodes, so it outlives the release by far. */
-const BUNDLE_LIFETIME_MS = 10 * 365 * 24 * 3_600_000;
+/** Nodes get a new bundle with each change of a key only, so each outlives the release by far. */
+export const BUNDLE_LIFETIME_MS = 10 * 365 * 24 * 3_600_000;
 
 const paths = (dataDir: string) => ({
   fleet: join(dataDir, 'fleet.json'),
@@ -42,6 +44,9 @@ const paths = (dataDir: string) => ({
   secrets: join(dataDir, 'keys', 'secrets.json'),
 });
 
+/** Read for the moment of a change to the trust bundle; may be kept elsewhere in between. */
+export const rootKeyPath = (dataDir: string): string => paths(dataDir).root;
+
 /** What `dataDir` holds, or null when it was never initialised.
  *  @throws AegisError config.invalid when a part of it is missing, unreadable or not private */
 export const loadFleetKeys = (dataDir: string, now: number): FleetKeys | null => {
@@ -49,7 +54,8 @@ export const loadFleetKeys = (dataDir: string, now: number): FleetKeys | null =>
   const fleetText = readPrivateFile(at.fleet);
   if (fleetText === null) return null;
   const { fleet, root_fingerprint, trust_bundle } = parsed(at.fleet, FleetFile, fleetText);
-  const { bundle } = openTrustBundle(trust_bundle, root_fingerprint, now);
+  const chain = readTrustChain(dataDir, trust_bundle, root_fingerprint, now);
+  const { bundle } = chain.at(-1) ?? chain[0];
   const server = keyPairFromPem(required(at.server));
   if (!bundle.keys.some((key) => key.keyid === server.keyId && key.state === 'active'))
     throw new AegisError('config.invalid', `${at.server} is not the key that the fleet's trust bundle names.`);
@@ -58,7 +64,7 @@ export const loadFleetKeys = (dataDir: string, now: number): FleetKeys | null =>
     rootFingerprint: root_fingerprint,
     rootPublicKey: Buffer.from(bundle.root.keys[0] ?? '', 'base64'),
     server,
-    trustBundle: trust_bundle,
+    chain,
     secrets: parsed(at.secrets, Secrets, required(at.secrets)),
   };
 };

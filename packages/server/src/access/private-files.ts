@@ -34,7 +34,7 @@ export const privateDirectory = (path: string): void => {
 
 /** The file's text, or null when there is none.
  *  @throws AegisError config.invalid when others may read it, it is a link, or not ours */
-export const readPrivateFile = (path: string): string | null => {
+export const readPrivateFile = (path: string, maxBytes = MAX_BYTES): string | null => {
   let fd: number;
   try {
     fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
@@ -44,7 +44,7 @@ export const readPrivateFile = (path: string): string | null => {
   }
   try {
     const stat = fstatSync(fd);
-    if (!stat.isFile() || stat.size > MAX_BYTES) throw refuse(path, 'is not a plain file of the expected size.');
+    if (!stat.isFile() || stat.size > maxBytes) throw refuse(path, 'is not a plain file of the expected size.');
     if ((stat.mode & 0o077) !== 0)
       throw refuse(path, `holds a secret and may be read by others (mode ${octal(stat.mode)}). Run 'chmod 600' on it.`);
     const us = process.geteuid?.() ?? stat.uid;

@@ -1,0 +1,99 @@
+import { createHash } from 'node:crypto';
+import { readdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { Envelope } from '@aegis/protocol/access/dsse';
+import { openTrustBundle, type TrustBundle } from '@aegis/protocol/access/trust-bundle';
+import { AegisError } from '@aegis/protocol/errors';
+import type { FaultPoints } from '@aegis/protocol/fault-points';
+import * as z from 'zod/mini';
+import { createPrivateFile, privateDirectory, readPrivateFile } from './private-files.ts';
+
+/** Every version of the trust bundle, on disk: the first in fleet.json, each later one in a file of its own, `trust/<version>.json`, which
+ *  names the digest of the one before. A version is there whole and for good, or not at all: the link that gives its file its name is the
+ *  moment at which it counts, and fails when another process has taken the number. None is ever changed or removed. */
+
+export interface TrustVersion {
+  version: number;
+  envelope: Envelope;
+  bundle: TrustBundle;
+}
+
+const MAX_FILE_BYTES = 2 * 1024 * 1024;
+const NAME = /^([1-9]\d{0,8})\.json$/;
+const DRAFT = /^\.[0-9a-f]{16}\.new$/;
+const folderOf = (dataDir: string): string => join(dataDir, 'trust');
+
+/** What the next version's `previous` has to be: hex SHA-256 of the payload's bytes. */
+export const digestOf = ({ payload }: Envelope): string =>
+  createHash('sha256').update(Buffer.from(payload, 'base64')).digest('hex');
+
+/** From the first to the newest, each checked against the root and the one before; the newest also against the clock.
+ *  @throws AegisError config.invalid for a chain with a gap or a forged link, access.untrusted when the newest has expired */
+export const readTrustChain = (
+  dataDir: string,
+  first: Envelope,
+  rootFingerprint: string,
+  now: number,
+): readonly [TrustVersion, ...TrustVersion[]] => {
+  // Those before the newest are history: their expiry means nothing any more.
+  const opened = (envelope: Envelope, at = Number.NEGATIVE_INFINITY) =>
+    openTrustBundle(envelope, rootFingerprint, at).bundle;
+  const chain: [TrustVersion, ...TrustVersion[]] = [{ version: 1, envelope: first, bundle: opened(first) }];
+  for (let version = 2; version <= newestIn(dataDir); version++) {
+    const path = join(folderOf(dataDir), `${version}.json`);
+    const envelope = envelopeIn(path);
+    const before = chain.at(-1)?.envelope;
+    let bundle: TrustBundle;
+    try {
+      bundle = opened(envelope);
+    } catch (cause) {
+      throw broken(path, cause);
+    }
+    if (bundle.version !== version || !before || bundle.previous !== digestOf(before)) throw broken(path);
+    chain.push({ version, envelope, bundle });
+  }
+  opened(chain.at(-1)?.envelope ?? first, now);
+  return chain;
+};
+
+/** False when that version is there already. Durable when it returns. */
+export const addToTrustChain = (dataDir: string, version: number, envelope: Envelope, faults: FaultPoints): boolean => {
+  privateDirectory(folderOf(dataDir));
+  faults.at('server.trust-before-link');
+  const added = createPrivateFile(join(folderOf(dataDir), `${version}.json`), JSON.stringify(envelope));
+  faults.at('server.trust-after-link');
+  return added;
+};
+
+/** What a crash left half written. Nobody may add at the same time. */
+export const removeTrustDrafts = (dataDir: string): void => {
+  for (const name of namesIn(dataDir)) if (DRAFT.test(name)) rmSync(join(folderOf(dataDir), name), { force: true });
+};
+
+const namesIn = (dataDir: string): string[] => {
+  try {
+    return readdirSync(folderOf(dataDir));
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return []; // never changed yet
+    throw error;
+  }
+};
+
+const newestIn = (dataDir: string): number =>
+  Math.max(1, ...namesIn(dataDir).map((name) => Number(NAME.exec(name)?.[1] ?? 1)));
+
+const envelopeIn = (path: string): Envelope => {
+  const text = readPrivateFile(path, MAX_FILE_BYTES);
+  try {
+    return z.parse(Envelope, JSON.parse(text ?? ''));
+  } catch (cause) {
+    throw broken(path, cause);
+  }
+};
+
+const broken = (path: string, cause?: unknown): AegisError =>
+  new AegisError(
+    'config.invalid',
+    `${path} is missing, damaged or not what the trust bundle before it led to. Restore the folder 'trust' from a backup of the data directory, whole.`,
+    { cause },
+  );
