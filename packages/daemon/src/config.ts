@@ -45,6 +45,17 @@ export const DaemonConfig = z.strictObject({
   journal_kept_reports: z._default(whole(0, 1_000_000), 10_000),
   journal_max_seen: z._default(whole(1000, 10_000_000), 1_000_000),
   undelivered_bytes: z._default(whole(MIB, 1024 * 1024 * MIB), 2048 * MIB),
+  /** Artifacts that may be assigned to this node at once. */
+  journal_max_artifacts: z._default(whole(1, 10_000), 256),
+  /** Bundles on disk, all together. */
+  artifacts_max_bytes: z._default(whole(MIB, 1024 * 1024 * MIB), 256 * MIB),
+  /** Between two comparisons of what is wished with what the kernel holds. */
+  artifacts_reconcile_sec: z._default(whole(1, 3600), 15),
+  /** Between two reports that say nothing new but counters. */
+  artifacts_status_sec: z._default(whole(1, 86_400), 60),
+  /** Where eBPF programs are pinned, and below what the manifests' cgroup paths hang. */
+  bpffs: z._default(z.string().check(z.startsWith('/')), '/sys/fs/bpf'),
+  cgroup_root: z._default(z.union([z.literal('auto'), z.string().check(z.startsWith('/'))]), 'auto'),
   native_dir: z.optional(z.string()),
   tls_ca: z.optional(z.string()),
   insecure_dev: z._default(toggle, false),

@@ -13,11 +13,15 @@ export const ControlRequest = z.discriminatedUnion('op', [
     timeout_sec: z._default(z.number().check(z.minimum(0), z.maximum(86_400)), 60),
   }),
   z.strictObject({ op: z.literal('undrain') }),
+  /** What artifacts are wished and how they are. */
+  z.strictObject({ op: z.literal('attachments') }),
+  /** Compares artifacts with the kernel now, then answers as `attachments`. */
+  z.strictObject({ op: z.literal('reconcile') }),
 ]);
 export type ControlRequest = z.input<typeof ControlRequest>;
 
 const MAX_LINE = 4096;
-const MAX_ANSWER = 1024 * 1024;
+const MAX_ANSWER = 16 * 1024 * 1024;
 const IDLE_MS = 10_000;
 
 export const controlSocketPath = (dataDir: string): string => join(dataDir, 'control.sock');
@@ -26,6 +30,8 @@ export interface ControlHandlers {
   status(): unknown;
   drain(timeoutSec: number): Promise<unknown>;
   undrain(): unknown;
+  attachments(): unknown;
+  reconcile(): Promise<unknown>;
 }
 
 /** The caller holds the journal's lock, so a socket that is there belongs to a daemon that is not. */
@@ -89,11 +95,10 @@ const answer = async (line: string, handlers: ControlHandlers): Promise<unknown>
   } catch {
     throw new AegisError(
       'http.malformed',
-      'The control socket takes one line: {"op":"status"}, {"op":"drain","timeout_sec":60} or {"op":"undrain"}.',
+      'The control socket takes one line: {"op":"status"}, {"op":"drain","timeout_sec":60}, {"op":"undrain"}, {"op":"attachments"} or {"op":"reconcile"}.',
     );
   }
-  if (request.op === 'drain') return handlers.drain(request.timeout_sec);
-  return request.op === 'status' ? handlers.status() : handlers.undrain();
+  return request.op === 'drain' ? handlers.drain(request.timeout_sec) : handlers[request.op]();
 };
 
 const failure = (error: unknown) => ({

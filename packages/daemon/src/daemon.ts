@@ -1,12 +1,17 @@
-import { randomInt } from 'node:crypto';
+import { type KeyObject, randomInt } from 'node:crypto';
 import { join, resolve } from 'node:path';
 import { aegisExecPath } from '@aegis/native/binaries';
 import { readBootId } from '@aegis/native/boot-id';
 import { PAYLOAD_TYPES, signEnvelope } from '@aegis/protocol/access/dsse';
+import { openTrustBundle } from '@aegis/protocol/access/trust-bundle';
+import { type ArtifactKey, artifactKeysOf } from '@aegis/protocol/artifacts/signature';
 import { type FaultPoints, noFaultPoints } from '@aegis/protocol/fault-points';
 import { VERSION } from '@aegis/protocol/version';
 import { seenDirectives } from './access/seen.ts';
 import { directiveVerifier, signersOf } from './access/verify-directive.ts';
+import type { KernelEngine } from './artifacts/deployment.ts';
+import { type ArtifactsStatus, artifactsService } from './artifacts/service.ts';
+import type { ArtifactView } from './artifacts/view.ts';
 import { pollCarrier } from './channel/poll-carrier.ts';
 import { accountLookup } from './commands/process-spec.ts';
 import { commandsRepository } from './commands/repository.ts';
@@ -40,6 +45,8 @@ export interface DaemonOptions {
   random?: () => number;
   /** Instead of node:http(s): tests put a bad network in its place. */
   request?: HttpDoor;
+  /** Instead of the one over libbpf: tests without a kernel. */
+  kernelEngine?: () => Promise<KernelEngine>;
   /** Ends the waiting for a server that is not there yet. */
   signal?: AbortSignal;
 }
@@ -56,6 +63,7 @@ export interface DaemonStatus extends CommandsStatus {
   last_contact: string | null;
   last_error: string | null;
   draining: boolean;
+  artifacts: ArtifactsStatus;
   journal_bytes: number;
   rss_bytes: number;
 }
@@ -67,6 +75,10 @@ export interface RunningDaemon extends AsyncDisposable {
   /** Takes and starts nothing more; cancels still come. True when what ran has ended and was reported in time. */
   drain(timeoutSec?: number): Promise<boolean>;
   undrain(): void;
+  /** What artifacts are wished and how they are. */
+  attachments(): ArtifactView[];
+  /** Compares artifacts with the kernel now. */
+  reconcile(): Promise<void>;
   /** Throws when the journal does not work any more. */
   prove(): void;
   close(): Promise<void>;
@@ -107,10 +119,11 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
 
     // Domains.
     const seen = seenDirectives({ journal, maxRows: config.journal_max_seen });
+    const trust = pinnedTrust(identity, clock, log);
     const verifier = directiveVerifier({
       fleet: identity.fleet,
       ownKeyId: keys.signing.keyId,
-      signers: pinnedSigners(identity, clock, log),
+      signers: trust.signers,
       seen,
       clock,
     });
@@ -123,8 +136,8 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
       log,
     });
     const bootId = options.bootId ?? readBootId();
-    const commands = commandsService({
     const launcher = ownLauncher();
+    const commands = commandsService({
       dataDir: config.data_dir,
       aegisExec: aegisExecPath(config.native_dir === undefined ? process.env : { AEGIS_NATIVE_DIR: config.native_dir }),
       bootId,
@@ -155,6 +168,28 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
       log,
     });
 
+    const artifacts = artifactsService({
+      dataDir: config.data_dir,
+      nodeUid: identity.uid,
+      journal,
+      client,
+      verify: verifier.verifyDesired,
+      artifactKeys: trust.artifactKeys,
+      refreshTrust: trust.refreshIfNewer,
+      loadEngine: options.kernelEngine ?? (() => loadKernelEngine(identity.uid, config, { clock, faults, log })),
+      kernelReport: null,
+      limits: {
+        maxArtifacts: config.journal_max_artifacts,
+        maxBytes: config.artifacts_max_bytes,
+        reconcileMs: config.artifacts_reconcile_sec * 1000,
+        statusMs: config.artifacts_status_sec * 1000,
+      },
+      clock,
+      random,
+      faults,
+      log,
+    });
+
     let draining = false;
     const status = (): DaemonStatus => {
       const { kind, connected, lastContactMs, lastError } = carrier.status();
@@ -171,6 +206,7 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
         last_error: lastError,
         draining,
         ...commands.status(),
+        artifacts: artifacts.status(),
         journal_bytes: journal.fileBytes(),
         rss_bytes: process.memoryUsage.rss(),
       };
@@ -183,6 +219,7 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
       draining = false;
       commands.undrain();
     };
+    const shownAttachments = () => ({ node: identity.name, uid: identity.uid, artifacts: artifacts.views() });
     const control = await serveControl(config.data_dir, {
       status,
       drain: async (timeoutSec) => ({ drained: await drain(timeoutSec), ...status() }),
@@ -190,11 +227,17 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
         undrain();
         return status();
       },
+      attachments: shownAttachments,
+      reconcile: async () => {
+        await artifacts.reconcile();
+        return shownAttachments();
+      },
     });
     const tidy = (): void => {
       try {
         seen.prune(clock.now());
         commands.tidy();
+        artifacts.tidy();
       } catch (error) {
         log.error({ err: error }, 'cannot tidy the journal, trying again in an hour');
       }
@@ -203,15 +246,23 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
 
     // Carrier: last, when everything can take what it brings.
     commands.adopt();
+    artifacts.start();
     tidy();
-    carrier.start({ offers: commands.accept, hasRoom: commands.hasRoom, hasBacklog: commands.hasBacklog });
+    carrier.start({
+      offers: commands.accept,
+      hasRoom: commands.hasRoom,
+      hasBacklog: commands.hasBacklog,
+      desiredRevision: artifacts.desiredRevision,
+      desired: artifacts.desired,
+      reachable: (reachable) => reachable && artifacts.reached(),
+    });
 
     let closed: Promise<void> | null = null;
     const close = async (): Promise<void> => {
       clearInterval(tidyTimer);
       carrier.endOffers();
       await control.close();
-      await commands.stop(FLUSH_MS);
+      await Promise.all([commands.stop(FLUSH_MS), artifacts.stop()]);
       await carrier.stop();
       for (const one of toClose.reverse()) one();
     };
@@ -225,6 +276,8 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
       status,
       drain,
       undrain,
+      attachments: artifacts.views,
+      reconcile: artifacts.reconcile,
       prove: journal.prove,
       close: closeOnce,
       [Symbol.asyncDispose]: closeOnce,
@@ -250,17 +303,30 @@ const enrolPatiently = async (options: DaemonOptions & { log: Logger; random: ()
   }
 };
 
-const pinnedSigners = ({ trust_bundle, root_fingerprint }: Identity, clock: Clock, log: Logger) => {
+const pinnedTrust = ({ trust_bundle, root_fingerprint }: Identity, clock: Clock, log: Logger) => {
+  let signers: ReadonlyMap<string, KeyObject> = new Map();
+  let keys: ArtifactKey[] = [];
   try {
-    return signersOf(trust_bundle, root_fingerprint, clock.now());
+    signers = signersOf(trust_bundle, root_fingerprint, clock.now());
+    keys = artifactKeysOf(openTrustBundle(trust_bundle, root_fingerprint, clock.now()).bundle);
   } catch (error) {
     // What runs is still followed and reported; nothing new is obeyed.
     log.error(
       { err: error },
       'the pinned trust bundle is no longer good: every directive will be refused; enrol this node anew',
     );
-    return new Map<string, never>();
   }
+  return { signers: () => signers, artifactKeys: () => keys, refreshIfNewer: async () => undefined };
+};
+
+const loadKernelEngine = async (
+  nodeUid: string,
+  { bpffs, cgroup_root }: DaemonConfig,
+  rest: { clock: Clock; faults: FaultPoints; log: Logger },
+): Promise<KernelEngine> => {
+  const engine: string = './artifacts/kernel/engine.ts';
+  const { kernelEngine } = await import(engine);
+  return kernelEngine({ nodeUid, bpffs, ...(cgroup_root === 'auto' ? {} : { cgroupRoot: cgroup_root }), ...rest });
 };
 
 const isLoopback = (server: string): boolean =>

@@ -50,4 +50,37 @@ export const migrations: readonly Migration[] = [
       UPDATE executions SET begun = 1 WHERE handed_boot IS NOT NULL;
     `,
   },
+  {
+    version: 3,
+    name: 'desired artifacts, what runs of them, and reports about them',
+    sql: `
+      CREATE TABLE desired_artifacts (
+        name TEXT PRIMARY KEY,
+        generation INTEGER NOT NULL,
+        present INTEGER NOT NULL,
+        body TEXT NOT NULL,
+        envelope TEXT NOT NULL,
+        issued_at_ms INTEGER NOT NULL,
+        accepted_at_ms INTEGER NOT NULL,
+        done INTEGER NOT NULL DEFAULT 0
+      ) STRICT;
+
+      CREATE TABLE applied_artifacts (
+        name TEXT PRIMARY KEY,
+        generation INTEGER NOT NULL,
+        deployment TEXT NOT NULL,
+        applied_at_ms INTEGER NOT NULL
+      ) STRICT;
+
+      CREATE TABLE artifact_reports (
+        name TEXT NOT NULL,
+        slot TEXT NOT NULL,
+        seq INTEGER NOT NULL,
+        address TEXT NOT NULL,
+        report TEXT NOT NULL,
+        waiting INTEGER NOT NULL,
+        PRIMARY KEY (name, slot)
+      ) STRICT;
+    `,
+  },
 ];

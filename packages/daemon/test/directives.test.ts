@@ -50,7 +50,7 @@ const verifier = ({ now = NOW, floorMs = Number.NEGATIVE_INFINITY, seenBefore = 
   directiveVerifier({
     fleet: 'test',
     ownKeyId: own,
-    signers: signersOf(bundle, root.keyId, NOW),
+    signers: () => signersOf(bundle, root.keyId, NOW),
     seen: { has: () => seenBefore, floorMs: () => floorMs },
     clock: { now: () => now, monotonic: () => 0 },
   });

@@ -11,6 +11,10 @@ export interface CarrierHandlers {
   hasRoom(): boolean;
   /** Whether work waits for its turn here: then more is fetched in fewer, larger answers. */
   hasBacklog(): boolean;
+  /** The revision of this node's desired state that is known here, held or being fetched: the server tells of another at once. */
+  desiredRevision(): number;
+  /** The server names another revision. Only wakes who fetches it: nothing is waited for. */
+  desired(revision: number): void;
   /** The server was reached, or not, for the first time since it was otherwise. */
   reachable?(reachable: boolean): void;
 }

@@ -10,7 +10,12 @@ import { runPollLoop } from './poll-loop.ts';
 /** The polling carrier: every frame is an HTTP request. */
 
 // Offers are read one by one, so that one that this release does not understand does not hide the others.
-const PollFrame = z.object({ commands: z.array(z.unknown()), retry_after_ms: z.optional(z.int().check(z.minimum(0))) });
+const Count = z.int().check(z.minimum(0));
+const PollFrame = z.object({
+  commands: z.array(z.unknown()),
+  desired: z.optional(Count),
+  retry_after_ms: z.optional(Count),
+});
 const poll = { ...pollCommands, response: PollFrame } as const;
 const POLL_GRACE_MS = 15_000;
 const OUTPUT_TIMEOUT_MS = 120_000;
@@ -54,7 +59,7 @@ export const pollCarrier = ({
         poll: async ({ waitSec: wait, resume }) => {
           await renewTokenWhenDue();
           return client.call(poll, {
-            query: { wait, ...(resume ? { resume: 'true' } : {}) },
+            query: { wait, desired: handlers.desiredRevision(), ...(resume ? { resume: 'true' } : {}) },
             timeoutMs: wait * 1000 + POLL_GRACE_MS,
             signal: polling.signal,
           });

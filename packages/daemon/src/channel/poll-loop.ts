@@ -10,10 +10,11 @@ import type { CarrierHandlers } from './carrier.ts';
 
 export interface PollLoopOptions {
   /** One long poll. */
-  poll(options: {
-    waitSec: number;
-    resume: boolean;
-  }): Promise<{ commands: readonly unknown[]; retry_after_ms?: number | undefined }>;
+  poll(options: { waitSec: number; resume: boolean }): Promise<{
+    commands: readonly unknown[];
+    desired?: number | undefined;
+    retry_after_ms?: number | undefined;
+  }>;
   acknowledge(ids: readonly string[]): Promise<unknown>;
   handlers: CarrierHandlers;
   waitSec: number;
@@ -41,6 +42,9 @@ export const runPollLoop = async (options: PollLoopOptions): Promise<void> => {
       const answer = await poll({ waitSec: handlers.hasRoom() ? waitSec : 0, resume });
       onContact(null);
       resume = false;
+      // A smaller one too: the server was restored from a backup.
+      if (answer.desired !== undefined && answer.desired !== handlers.desiredRevision())
+        handlers.desired(answer.desired);
       if (answer.commands.length > 0) for (const id of await handlers.offers(answer.commands)) unacknowledged.add(id);
       await acknowledgeAll(unacknowledged, options);
       backoff.reset();

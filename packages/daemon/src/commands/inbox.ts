@@ -22,7 +22,8 @@ export type Verdict =
   | { kind: 'refused'; code: string; message: string };
 interface Known {
   id: string;
-  kind: 'command.run' | 'command.cancel';
+  /** Others than an offer's two never pass: desired state comes by another way. */
+  kind: string;
   issued_at: string;
   body?: unknown;
 }
@@ -92,6 +93,11 @@ export const commandsInbox = ({ repository, journal, verify, markSeen, room, han
     };
     if (verdict.kind === 'refused') return refuse(verdict.code, verdict.message);
     const { directive } = verdict;
+    if (directive.kind !== 'command.run' && directive.kind !== 'command.cancel')
+      return refuse(
+        'access.bad_directive',
+        `A directive of kind '${directive.kind}' is no command: it is desired state, which is taken by generation and never offered.`,
+      );
     if (directive.kind !== offer.kind || directive.id !== offer.command_id)
       return refuse('access.bad_directive', 'The offer names another command than its directive.');
     if (verdict.kind === 'seen') {

@@ -4,7 +4,7 @@ import { type BodyOf, type Endpoint, pathOf, type ResponseOf } from '@aegis/prot
 import { AegisError, type ErrorDetails, isErrorCode } from '@aegis/protocol/errors';
 import type { FaultPoints } from '@aegis/protocol/fault-points';
 import * as z from 'zod/mini';
-import type { HttpAnswer, HttpDoor } from './door.ts';
+import type { BodySink, HttpAnswer, HttpDoor } from './door.ts';
 
 /** The server was not reached, is overloaded or going away: the same call may succeed later. Never shown to an operator. */
 export class Unreachable extends Error {
@@ -24,6 +24,8 @@ export interface CallOptions<E extends Endpoint> {
   signal?: AbortSignal;
   /** False for what answers anyone. */
   authorised?: boolean;
+  /** Takes the answer's bytes as they come, for an endpoint without a response schema. An AegisError that it throws passes through. */
+  sink?: BodySink;
 }
 
 export interface HttpClient {
@@ -61,7 +63,7 @@ export const httpClient = ({ server, door, faults, userAgent, compress, token }:
   };
 
   const exchange = async <E extends Endpoint>(endpoint: E, options: CallOptions<E>): Promise<HttpAnswer> => {
-    const { params = {}, query = {}, body, timeoutMs = DEFAULT_TIMEOUT_MS, signal, authorised = true } = options;
+    const { params = {}, query = {}, body, timeoutMs = DEFAULT_TIMEOUT_MS, signal, authorised = true, sink } = options;
     const search = new URLSearchParams(
       Object.entries(query).map(([key, value]): [string, string] => [key, String(value)]),
     ).toString();
@@ -73,8 +75,9 @@ export const httpClient = ({ server, door, faults, userAgent, compress, token }:
     faults.at(`daemon.before-send.${endpoint.id}`);
     let answer: HttpAnswer;
     try {
-      answer = await door({ method: endpoint.method, url, headers, body: bytes, timeoutMs, signal });
+      answer = await door({ method: endpoint.method, url, headers, body: bytes, timeoutMs, signal, sink });
     } catch (cause) {
+      if (cause instanceof AegisError) throw cause;
       throw new Unreachable(`${endpoint.id}: ${cause instanceof Error ? cause.message : String(cause)}`, 0, cause);
     }
     faults.at(`daemon.after-send.${endpoint.id}`);

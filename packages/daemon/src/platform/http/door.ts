@@ -14,12 +14,21 @@ export interface HttpRequest {
   /** For the whole exchange. */
   timeoutMs: number;
   signal?: AbortSignal | undefined;
+  /** Takes the body of a 2xx answer piece by piece; `HttpAnswer.body` is then empty. */
+  sink?: BodySink | undefined;
 }
 
 export interface HttpAnswer {
   status: number;
   headers: IncomingHttpHeaders;
   body: Buffer;
+}
+
+export interface BodySink {
+  /** A body begins: what came before belongs to an exchange that broke off. */
+  begin(): void | Promise<void>;
+  /** The next piece is read when this is done. Throws to break off, as when there is more than it takes. */
+  write(part: Buffer): void | Promise<void>;
 }
 
 export interface TlsTrust {
@@ -56,7 +65,7 @@ export const nodeHttpDoor = ({ tls = {} }: { tls?: TlsTrust } = {}): HttpDoor & 
         act();
       };
       const answered = (answer: IncomingMessage): void => {
-        readBody(answer).then(
+        readBody(answer, asked.sink).then(
           (bytes) => settle(() => resolve({ status: answer.statusCode ?? 0, headers: answer.headers, body: bytes })),
           (error: unknown) => settle(() => reject(error)),
         );
@@ -91,7 +100,14 @@ export const nodeHttpDoor = ({ tls = {} }: { tls?: TlsTrust } = {}): HttpDoor & 
   });
 };
 
-const readBody = async (answer: IncomingMessage): Promise<Buffer> => {
+const readBody = async (answer: IncomingMessage, sink?: BodySink): Promise<Buffer> => {
+  const { statusCode = 0 } = answer;
+  if (sink && statusCode >= 200 && statusCode <= 299) {
+    await sink.begin();
+    for await (const part of answer as AsyncIterable<Buffer>) await sink.write(part); // leaving it destroys the answer
+    if (!answer.complete) throw new Error('the answer broke off');
+    return Buffer.alloc(0);
+  }
   const parts: Buffer[] = [];
   let length = 0;
   for await (const part of answer as AsyncIterable<Buffer>) {

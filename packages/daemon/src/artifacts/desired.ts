@@ -1,0 +1,266 @@
+import { Envelope } from '@aegis/protocol/access/dsse';
+import { AssignmentBody } from '@aegis/protocol/artifacts/assignment';
+import { ArtifactName } from '@aegis/protocol/artifacts/manifest';
+import type { StatusReport } from '@aegis/protocol/artifacts/status';
+import type { ErrorCode } from '@aegis/protocol/errors';
+import * as z from 'zod/mini';
+import { type Clock, isoTime } from '../platform/clock.ts';
+import type { Journal } from '../platform/journal/journal.ts';
+import type { Logger } from '../platform/log.ts';
+import type { ArtifactsRepository, ArtifactsState, DesiredRow } from './repository.ts';
+
+/** Which directives of desired state this node takes. What it takes is in the journal before anything is done about it; what it
+ *  refuses changes nothing but a log line and, where the directive is genuine and for this node, a report. */
+
+/** What access says of a directive; typed here because domains do not know each other. */
+export type DesiredVerdict =
+  | { kind: 'good'; directive: Genuine; issuedAtMs: number }
+  | { kind: 'refused'; code: ErrorCode; message: string; directive: Genuine | null };
+interface Genuine {
+  kind: string;
+  object_id: string;
+  generation: number;
+  issued_at: string;
+  body?: unknown;
+}
+
+export interface DesiredOptions {
+  repository: ArtifactsRepository;
+  state: ArtifactsState;
+  journal: Pick<Journal, 'group'>;
+  verify(envelope: Envelope): DesiredVerdict;
+  /** Artifacts that may be assigned at once. */
+  maxArtifacts: number;
+  /** The version that runs here of this artifact, if one does. */
+  runningVersion(name: string): string | null;
+  clock: Clock;
+  log: Logger;
+}
+
+/** Directives live seven days at most and may be five minutes ahead: what a tombstone forbids has expired by then. */
+const TOMBSTONE_MS = 7 * 24 * 3_600_000 + 3_600_000;
+/** Tombstones that may be kept besides, for each artifact that may be assigned. */
+const TOMBSTONES = 4;
+
+type Decision =
+  | { kind: 'accept'; row: Omit<DesiredRow, 'done'> }
+  | { kind: 'refuse'; address: string; report: StatusReport }
+  | null;
+
+export type Desired = ReturnType<typeof desiredState>;
+
+export const desiredState = (options: DesiredOptions) => {
+  const { repository, state, journal, verify, maxArtifacts, runningVersion, clock, log } = options;
+  const rows = new Map(repository.desired().map((row) => [row.name, row]));
+  /** The last refusal of each name. */
+  const refusals = new Map(
+    repository
+      .reports()
+      .filter(({ slot }) => slot === 'refusal')
+      .map(({ name, report }) => [name, report]),
+  );
+
+  const refuse = (verdict: { code: ErrorCode; message: string }, directive: Genuine | null, version?: string) => {
+    const fields = { code: verdict.code, artifact: directive?.object_id, generation: directive?.generation };
+    if (!directive || !z.safeParse(ArtifactName, directive.object_id).success) {
+      log.warn(fields, `refused a directive of desired state: ${verdict.message}`);
+      return null;
+    }
+    const { object_id: name, generation } = directive;
+    const running = runningVersion(name);
+    const report: StatusReport = {
+      name,
+      ...(running === null ? {} : { version: running }),
+      generation,
+      state: running === null ? 'failed' : 'attached',
+      at: isoTime(clock.now()),
+      attachments: [],
+      maps: [],
+      drift: [],
+      reason: { ...verdict, ...(version === undefined ? {} : { version }) },
+    };
+    const before = refusals.get(name);
+    if (before && keyOf(before) === keyOf(report)) return null; // told already
+    log.warn(fields, `refused a directive of desired state: ${verdict.message}`);
+    return { kind: 'refuse', address: addressOf(directive), report } as const;
+  };
+
+  const decide = (one: unknown, pending: ReadonlyMap<string, Omit<DesiredRow, 'done'>>): Decision => {
+    const envelope = z.safeParse(Envelope, one);
+    if (!envelope.success) {
+      log.warn('the server gave desired state that is no signed directive');
+      return null;
+    }
+    const verdict = verify(envelope.data);
+    const { directive } = verdict;
+    if (directive && directive.kind !== 'artifacts.assign')
+      return refuse({ code: 'access.bad_directive', message: `A '${directive.kind}' is no desired state.` }, null);
+    if (verdict.kind === 'refused') {
+      const known = directive && rows.get(directive.object_id);
+      // The very wish that is carried out already: nothing to refuse in it, its copy has merely grown old.
+      if (known && directive && known.generation === directive.generation && known.body === textOf(directive))
+        return null;
+      return refuse({ code: verdict.code, message: verdict.message }, directive);
+    }
+    const good = verdict.directive;
+    const { object_id: name, generation } = good;
+    const body = z.safeParse(AssignmentBody, good.body);
+    if (!body.success)
+      return refuse(
+        {
+          code: 'access.bad_directive',
+          message:
+            "The directive's body is no assignment that this release understands. Give server and node the same release.",
+        },
+        good,
+      );
+    if (body.data.name !== name)
+      return refuse(
+        {
+          code: 'access.bad_directive',
+          message: `The directive is about '${name}', its body about '${body.data.name}'.`,
+        },
+        good,
+      );
+    const version = body.data.state === 'present' ? body.data.version : undefined;
+    const known = pending.get(name) ?? rows.get(name);
+    const text = textOf(good);
+    if (known && generation < known.generation)
+      return refuse(
+        {
+          code: 'artifacts.stale_generation',
+          message: `Generation ${generation} of '${name}' is older than ${known.generation}, which this node holds. If the server was restored from a backup, assign it again until its generation is greater.`,
+        },
+        good,
+        version,
+      );
+    if (known && generation === known.generation) {
+      if (known.body === text) return null;
+      return refuse(
+        {
+          code: 'artifacts.generation_conflict',
+          message: `Generation ${generation} of '${name}' came with another body before: the first one stays. Assign it again to make a new generation.`,
+        },
+        good,
+        version,
+      );
+    }
+    if (!known && verdict.issuedAtMs <= state.floorMs())
+      return refuse(
+        {
+          code: 'access.stale_directive',
+          message: `The directive was issued at ${good.issued_at}, before what this node still remembers: assign it again.`,
+        },
+        good,
+        version,
+      );
+    if (body.data.state === 'present' && !roomFor(name, pending))
+      return refuse(
+        {
+          code: 'artifacts.storage_full',
+          message: `This node holds ${maxArtifacts} artifacts already: unassign one, or raise its journal_max_artifacts.`,
+        },
+        good,
+        version,
+      );
+    return {
+      kind: 'accept',
+      row: {
+        name,
+        generation,
+        present: body.data.state === 'present',
+        body: text,
+        envelope: JSON.stringify(envelope.data),
+        issuedAtMs: verdict.issuedAtMs,
+        acceptedAtMs: clock.now(),
+      },
+    };
+  };
+
+  const roomFor = (name: string, pending: ReadonlyMap<string, Omit<DesiredRow, 'done'>>): boolean => {
+    const all = new Map<string, Omit<DesiredRow, 'done'>>([...rows, ...pending]);
+    all.delete(name);
+    const present = [...all.values()].filter((row) => row.present).length;
+    return present < maxArtifacts && all.size < maxArtifacts * (TOMBSTONES + 1);
+  };
+
+  return {
+    rows: rows as ReadonlyMap<string, DesiredRow>,
+    /** Why another directive of the generation that is held was refused: told along with how that one is. */
+    refusalOf: (name: string): StatusReport['reason'] => {
+      const refusal = refusals.get(name);
+      return refusal && refusal.generation === rows.get(name)?.generation ? refusal.reason : undefined;
+    },
+    /** Journals what is good of these, together with the revision that they are. Answers the names that changed.
+     *  @throws AegisError journal.full | journal.failed: then nothing was taken */
+    take: async (directives: readonly unknown[], revision: number): Promise<string[]> => {
+      const accepted = new Map<string, Omit<DesiredRow, 'done'>>();
+      const refused = new Map<string, Extract<Decision, { kind: 'refuse' }>>();
+      for (const one of directives) {
+        const decision = decide(one, accepted);
+        if (decision?.kind === 'accept') {
+          accepted.set(decision.row.name, decision.row);
+          const before = refused.get(decision.row.name);
+          if (before && before.report.generation <= decision.row.generation) refused.delete(decision.row.name);
+        } else if (decision?.kind === 'refuse') refused.set(decision.report.name, decision);
+      }
+      await journal.group('desired', () => {
+        for (const row of accepted.values()) {
+          repository.putDesired(row);
+          repository.removeReport(row.name, 'refusal');
+        }
+        for (const { address, report } of refused.values())
+          repository.putReport('refusal', address, report, report.generation !== rows.get(report.name)?.generation);
+        state.setRevision(revision);
+      });
+      for (const row of accepted.values()) {
+        rows.set(row.name, { ...row, done: false });
+        refusals.delete(row.name);
+        log.info(
+          { artifact: row.name, generation: row.generation },
+          row.present ? 'accepted an assignment' : 'accepted an unassignment',
+        );
+      }
+      for (const { report } of refused.values()) refusals.set(report.name, report);
+      return [...new Set([...accepted.keys(), ...refused.keys()])];
+    },
+    /** Inside a transaction; `afterDone` once it is committed. */
+    setDone: (name: string, generation: number): void => repository.setDone(name, generation),
+    afterDone: (name: string, generation: number): void => {
+      const row = rows.get(name);
+      if (row?.generation === generation) rows.set(name, { ...row, done: true });
+    },
+    /** Forgets tombstones that no directive that still holds could contradict. */
+    prune: async (): Promise<void> => {
+      const before = clock.now() - TOMBSTONE_MS;
+      const waiting = new Set(
+        repository
+          .reports()
+          .filter((one) => one.waiting)
+          .map(({ name }) => name),
+      );
+      const old = [...rows.values()].filter(
+        (row) => !row.present && row.done && row.issuedAtMs < before && !waiting.has(row.name),
+      );
+      if (old.length === 0) return;
+      const floorMs = Math.max(state.floorMs(), ...old.map(({ issuedAtMs }) => issuedAtMs));
+      await journal.group('desired-prune', () => {
+        for (const { name } of old) repository.forget(name);
+        state.setFloorMs(floorMs);
+      });
+      for (const { name } of old) {
+        rows.delete(name);
+        refusals.delete(name);
+      }
+    },
+  };
+};
+
+const textOf = ({ body }: Genuine): string => JSON.stringify(body);
+const keyOf = ({ generation, reason }: StatusReport): string => `${generation} ${reason?.code}`;
+/** The artifact's id where the directive tells it. */
+const Addressed = z.object({ artifact_id: z.uuid() });
+const addressOf = ({ body, object_id }: Genuine): string => {
+  const addressed = z.safeParse(Addressed, body);
+  return addressed.success ? addressed.data.artifact_id : object_id;
+};
