@@ -87,9 +87,12 @@ export const trustStore = ({ dataDir, identity, client, clock, log }: TrustStore
 
   /** What is on disk counts whatever the clock says by now: when it expired is seen at each use. */
   const fromDisk = (envelope: Envelope): Held => opened(envelope, Number.NEGATIVE_INFINITY, true);
+  /** No version below the enrolment's is taken, also when what came after it is lost. */
+  let floor = 0;
   const atStart = (): Held | null => {
     try {
       const first = fromDisk(identity.trust_bundle);
+      floor = first.bundle.version;
       const text = readPrivateFile(fileOf(dataDir));
       if (text === null) return first;
       const newest = fromDisk(storedIn(text));
@@ -129,7 +132,7 @@ export const trustStore = ({ dataDir, identity, client, clock, log }: TrustStore
 
   const take = (envelope: Envelope): void => {
     const next = opened(envelope, clock.now(), false);
-    const here = held?.bundle.version ?? 0;
+    const here = held?.bundle.version ?? floor;
     if (next.bundle.version < here)
       throw new AegisError(
         'access.untrusted',
