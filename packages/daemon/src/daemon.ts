@@ -1,14 +1,13 @@
-import { type KeyObject, randomInt } from 'node:crypto';
+import { randomInt } from 'node:crypto';
 import { join, resolve } from 'node:path';
 import { aegisExecPath } from '@aegis/native/binaries';
 import { readBootId } from '@aegis/native/boot-id';
 import { PAYLOAD_TYPES, signEnvelope } from '@aegis/protocol/access/dsse';
-import { openTrustBundle } from '@aegis/protocol/access/trust-bundle';
-import { type ArtifactKey, artifactKeysOf } from '@aegis/protocol/artifacts/signature';
 import { type FaultPoints, noFaultPoints } from '@aegis/protocol/fault-points';
 import { VERSION } from '@aegis/protocol/version';
 import { seenDirectives } from './access/seen.ts';
-import { directiveVerifier, signersOf } from './access/verify-directive.ts';
+import { trustStore } from './access/trust-store.ts';
+import { directiveVerifier } from './access/verify-directive.ts';
 import type { KernelEngine } from './artifacts/deployment.ts';
 import { type ArtifactsStatus, artifactsService } from './artifacts/service.ts';
 import type { ArtifactView } from './artifacts/view.ts';
@@ -21,7 +20,6 @@ import { serveControl } from './control.ts';
 import { enrolOnce, tlsTrust, USER_AGENT } from './enrol.ts';
 import { migrations } from './migrations.ts';
 import { gatherFacts } from './nodes/facts.ts';
-import type { Identity } from './nodes/identity.ts';
 import { ownLauncher } from './nodes/own-launcher.ts';
 import { nodeToken } from './nodes/token.ts';
 import { type Clock, isoTime, pause, systemClock } from './platform/clock.ts';
@@ -119,7 +117,7 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
 
     // Domains.
     const seen = seenDirectives({ journal, maxRows: config.journal_max_seen });
-    const trust = pinnedTrust(identity, clock, log);
+    const trust = trustStore({ dataDir: config.data_dir, identity, client, clock, log });
     const verifier = directiveVerifier({
       fleet: identity.fleet,
       ownKeyId: keys.signing.keyId,
@@ -242,9 +240,15 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
         log.error({ err: error }, 'cannot tidy the journal, trying again in an hour');
       }
     };
-    const tidyTimer = setInterval(tidy, TIDY_MS).unref();
+    const hourly = (): void => {
+      tidy();
+      // A revocation reaches this node with the desired state; should the server have failed to say so, then by this.
+      trust.refresh().catch((error: unknown) => log.debug({ err: error }, 'the trust bundle was not asked for'));
+    };
+    const tidyTimer = setInterval(hourly, TIDY_MS).unref();
 
     // Carrier: last, when everything can take what it brings.
+    trust.onChange(artifacts.trustChanged);
     commands.adopt();
     artifacts.start();
     tidy();
@@ -254,7 +258,13 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
       hasBacklog: commands.hasBacklog,
       desiredRevision: artifacts.desiredRevision,
       desired: artifacts.desired,
-      reachable: (reachable) => reachable && artifacts.reached(),
+      reachable: (reachable) => {
+        if (!reachable) return;
+        artifacts.reached();
+        // Without a bundle in force nothing is obeyed; the server may have one.
+        if (trust.signers().size === 0)
+          trust.refresh().catch((error: unknown) => log.warn({ err: error }, 'cannot ask for a trust bundle yet'));
+      },
     });
 
     let closed: Promise<void> | null = null;
@@ -301,22 +311,6 @@ const enrolPatiently = async (options: DaemonOptions & { log: Logger; random: ()
       await pause(retryMs, options.signal);
     }
   }
-};
-
-const pinnedTrust = ({ trust_bundle, root_fingerprint }: Identity, clock: Clock, log: Logger) => {
-  let signers: ReadonlyMap<string, KeyObject> = new Map();
-  let keys: ArtifactKey[] = [];
-  try {
-    signers = signersOf(trust_bundle, root_fingerprint, clock.now());
-    keys = artifactKeysOf(openTrustBundle(trust_bundle, root_fingerprint, clock.now()).bundle);
-  } catch (error) {
-    // What runs is still followed and reported; nothing new is obeyed.
-    log.error(
-      { err: error },
-      'the pinned trust bundle is no longer good: every directive will be refused; enrol this node anew',
-    );
-  }
-  return { signers: () => signers, artifactKeys: () => keys, refreshIfNewer: async () => undefined };
 };
 
 const loadKernelEngine = async (

@@ -2,9 +2,9 @@ import { randomUUID, sign } from 'node:crypto';
 import { type Directive, signDirective } from '@aegis/protocol/access/directive';
 import { type Envelope, PAYLOAD_TYPES, preAuthEncoding, signEnvelope } from '@aegis/protocol/access/dsse';
 import { generateKeyPair, type KeyPair } from '@aegis/protocol/access/keys';
-import { signTrustBundle } from '@aegis/protocol/access/trust-bundle';
+import { keysFor, openTrustBundle, signTrustBundle } from '@aegis/protocol/access/trust-bundle';
 import { expect, test } from 'vitest';
-import { directiveVerifier, signersOf } from '../src/access/verify-directive.ts';
+import { directiveVerifier } from '../src/access/verify-directive.ts';
 import type { Clock } from '../src/platform/clock.ts';
 import { startContractServer } from './contract-server.ts';
 import { testNode } from './test-node.ts';
@@ -46,11 +46,13 @@ const bundle = signTrustBundle(
   root,
 );
 
+const opened = openTrustBundle(bundle, root.keyId, NOW);
+const signers = new Map([...keysFor(opened.bundle, 'serve'), ...keysFor(opened.bundle, 'operate')]);
 const verifier = ({ now = NOW, floorMs = Number.NEGATIVE_INFINITY, seenBefore = false } = {}) =>
   directiveVerifier({
     fleet: 'test',
     ownKeyId: own,
-    signers: () => signersOf(bundle, root.keyId, NOW),
+    signers: () => signers,
     seen: { has: () => seenBefore, floorMs: () => floorMs },
     clock: { now: () => now, monotonic: () => 0 },
   });
@@ -147,17 +149,6 @@ test.each<[string, Envelope, object, number, string]>([
   ['the clock a day behind', signed(), { now: NOW - 24 * HOUR }, 1, 'access.stale_directive'],
 ])('%s', (_, envelope, options, attempt, expected) => {
   expect(outcome(envelope, options, attempt)).toBe(expected);
-});
-
-test('a bundle of another root, or a changed one, gives no signer', () => {
-  expect(() => signersOf(bundle, generateKeyPair().keyId, NOW)).toThrow(/root key/);
-  const changed = {
-    ...bundle,
-    payload: Buffer.from(Buffer.from(bundle.payload, 'base64').toString().replace('"test"', '"evil"')).toString(
-      'base64',
-    ),
-  };
-  expect(() => signersOf(changed, root.keyId, NOW)).toThrow(/root signature/);
 });
 
 test('refusals are reported with a sentence, touch nothing that is known, and end unreadable offers', async () => {

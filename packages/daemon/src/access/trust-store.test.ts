@@ -187,9 +187,11 @@ test.each<[string, string]>([
   'a trust.json that is %s: nobody is trusted, not even by the enrolment’s, until a server shows a good one',
   async (_, text) => {
     writeFileSync(join(dataDir, 'trust.json'), text, { mode: 0o600 });
-    const store = open();
+    const store = open(signed(2));
     expect([store.current(), trusted(store)]).toEqual([null, { version: 0, signers: [], artifacts: [] }]);
     expect(store.errors()).toEqual([expect.stringContaining('nothing is obeyed until the server shows one that is')]);
+    await store.show(FIRST);
+    expect(trusted(store).version).toBe(0);
     await store.show(withSigner(2));
     expect(trusted(store).version).toBe(2);
     expect(open().version()).toBe(2);

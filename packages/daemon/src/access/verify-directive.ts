@@ -6,7 +6,6 @@ import type { KeyObject } from 'node:crypto';
 import { Directive, FUTURE_TOLERANCE_MS, MAX_LIFETIME_MS } from '@aegis/protocol/access/directive';
 import { type Envelope, openEnvelope, PAYLOAD_TYPES } from '@aegis/protocol/access/dsse';
 import { parseStrictJson } from '@aegis/protocol/access/strict-json';
-import { keysFor, openTrustBundle } from '@aegis/protocol/access/trust-bundle';
 import type { ErrorCode } from '@aegis/protocol/errors';
 import * as z from 'zod/mini';
 import type { Clock } from '../platform/clock.ts';
@@ -171,9 +170,3 @@ const isDesired = (directive: Directive): directive is DesiredDirective =>
   directive.object_id !== undefined && directive.generation !== undefined;
 
 const at = (ms: number): string => new Date(ms).toISOString();
-
-/** The keys that may give orders by this bundle. @throws AegisError access.untrusted when the bundle is not the pinned root's */
-export const signersOf = (bundle: Envelope, rootFingerprint: string, nowMs: number): Map<string, KeyObject> => {
-  const opened = openTrustBundle(bundle, rootFingerprint, nowMs);
-  return new Map([...keysFor(opened.bundle, 'serve'), ...keysFor(opened.bundle, 'operate')]);
-};
