@@ -32,7 +32,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
 /** Through these files alone the CLI reaches the other applications. */
 const DOORS: Readonly<Record<string, readonly string[]>> = {
   server: ['main', 'config', 'offline'],
-  daemon: ['main', 'config', 'enrol', 'control'],
+  daemon: ['main', 'config', 'enrol', 'control', 'attachments', 'pins'],
 };
 const COMPOSERS = [
   'server.ts',
@@ -43,7 +43,9 @@ const COMPOSERS = [
   'offline.ts',
   'enrol.ts',
   'control.ts',
+  'pins.ts',
   'config.ts',
+  'attachments.ts',
 ];
 const MAX_LINES = 500;
 const DRAWERS = /(^|\/)(utils?|helpers?|common|misc|manager|lib)(\/|\.[a-z]+$)/;

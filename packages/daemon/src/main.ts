@@ -25,11 +25,15 @@ export const runDaemon = async ({ flags, env, json, configFile }: RunOptions): P
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, onSignal);
   // A log reader or parent that went away must not end the node.
   process.on('SIGPIPE', () => undefined);
-  process.on('SIGHUP', () => undefined);
+  let reconcile = (): void => undefined;
+  process.on('SIGHUP', () => reconcile());
   try {
     const { config } = loadDaemonConfig({ flags, env, configFile });
     const log = createLog({ level: config.log_level, format: config.log_format }, writeStderr);
     const daemon = await startDaemon({ config, log, faults: faultPointsFrom(env), signal: abort.signal });
+    reconcile = () => {
+      daemon.reconcile().catch((error: unknown) => log.error({ err: error }, 'cannot compare with the kernel'));
+    };
     return await serve(daemon, { env, json, log, stopping: stopping.promise });
   } catch (error) {
     if (abort.signal.aborted) return 0; // stopped while it still waited for the server
