@@ -85,6 +85,7 @@ const TABLE = {
   'artifacts.vault_failed': [503, 1],
   'artifacts.unsupported': [422, 1],
   'artifacts.storage_full': [503, 1],
+  'artifacts.limit': [409, 1],
   'artifacts.not_here': [404, 1],
   'journal.full': [503, 251],
   'journal.failed': [500, 254],

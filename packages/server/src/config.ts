@@ -72,6 +72,9 @@ const KEYS = {
   'commands.max_queued_per_node': whole(1, 1_000_000, 10_000),
   'commands.retention_days': whole(1, 3650, 30),
   'commands.lost_after_sec': whole(60, 30 * 86_400, 86_400),
+  'artifacts.cache_bytes': whole(16 * MIB, 1024 * 1024 * MIB, 64 * MIB), // at least the largest bundle
+  'artifacts.max_artifacts': whole(1, 1_000_000, 10_000),
+  'artifacts.max_assignments_per_node': whole(1, 10_000, 256),
   'nodes.offline_after_sec': whole(2, 86_400, 90),
   'nodes.degraded_after_sec': whole(1, 86_400, 45),
   'nodes.token_ttl_sec': whole(60, 30 * 86_400, 86_400),
@@ -99,6 +102,7 @@ export const ServerConfig = z.strictObject({
   http: z.strictObject(group('http')),
   rate_limits: z.strictObject(group('rate_limits')),
   commands: z.strictObject(group('commands')),
+  artifacts: z.strictObject(group('artifacts')),
   nodes: z.strictObject(group('nodes')),
 });
 export type ServerConfig = z.infer<typeof ServerConfig>;

@@ -1,8 +1,15 @@
 import { migration0001 } from './access/migrations/0001-access.ts';
+import { migration0005 } from './artifacts/migrations/0005-artifacts.ts';
 import { migration0003 } from './commands/migrations/0003-commands.ts';
 import { migration0002 } from './nodes/migrations/0002-nodes.ts';
 import { migration0004 } from './nodes/migrations/0004-registration-origins.ts';
 import type { Migration } from './platform/storage/migrate.ts';
 
 /** Every migration of every domain in the one order in which they run. Append only: what was released never changes. */
-export const MIGRATIONS: readonly Migration[] = [migration0001, migration0002, migration0003, migration0004];
+export const MIGRATIONS: readonly Migration[] = [
+  migration0001,
+  migration0002,
+  migration0003,
+  migration0004,
+  migration0005,
+];

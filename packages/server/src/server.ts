@@ -2,6 +2,7 @@
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { readBundle } from '@aegis/archive/bundle/read';
 import type { Door } from '@aegis/protocol/endpoint';
 import { AegisError } from '@aegis/protocol/errors';
 import { type FaultPoints, noFaultPoints } from '@aegis/protocol/fault-points';
@@ -14,6 +15,10 @@ import { accessRepository } from './access/repository.ts';
 import { accessRoutes } from './access/routes.ts';
 import { tokensService } from './access/tokens-service.ts';
 import { trustOf } from './access/trust.ts';
+import { artifactsRoutes } from './artifacts/routes.ts';
+import { type ArtifactsService, artifactsService } from './artifacts/service.ts';
+import { blobSweepLoop } from './artifacts/sweep-loop.ts';
+import { nodeTopic } from './commands/changes.ts';
 import { expiryLoop } from './commands/expiry-loop.ts';
 import { logRoutes } from './commands/routes-logs.ts';
 import { nodeRoutes } from './commands/routes-nodes.ts';
@@ -31,6 +36,7 @@ import { nodesRoutes } from './nodes/routes.ts';
 import { type NodesService, nodesService } from './nodes/service.ts';
 import { sweepLoop } from './nodes/sweep-loop.ts';
 import { openServerStorage, requireFleetKeys } from './offline.ts';
+import { openBlobs } from './platform/blobs.ts';
 import { processBus } from './platform/bus.ts';
 import { type Clock, systemClock } from './platform/clock.ts';
 import { bodyBudget } from './platform/http/body-budget.ts';
@@ -52,6 +58,7 @@ export interface RunningServer extends AsyncDisposable {
   /** For tests. */
   storage: Storage;
   commands: CommandsService;
+  artifacts: ArtifactsService;
   nodes: NodesService;
   /** Resolves when all is closed; safe to call again. */
   close(): Promise<void>;
@@ -129,9 +136,43 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     allowed: config.nodes.keyless,
     tokenTtlSec: config.nodes.keyless_token_ttl_sec,
   });
+  const bus = processBus();
+  const blobs = await openBlobs({
+    folder: join(dataDir, 'blobs'),
+    cacheBytes: config.artifacts.cache_bytes,
+    faults,
+  });
+  const artifacts = artifactsService({
+    storage,
+    blobs,
+    readBundle,
+    trust,
+    signer: { fleet: keys.fleet, key: keys.server },
+    nodes: {
+      named: async (names) => (await rows.targetsNamed(names)).map(knownHost),
+      resolve: nodes.resolveTargets,
+      activeIn: async (tx, uids) => new Set((await rows.activeIn(tx, uids)).map(({ uid }) => uid)),
+      activeUids: async () => (await rows.targets()).map(({ uid }) => uid),
+      onlineOf: nodes.onlineOf,
+      find: nodes.show,
+    },
+    wake: (uid) => bus.publish(nodeTopic(uid)),
+    clock,
+    newId,
+    takesUnsigned: config.dev,
+    keepMs,
+    limits: {
+      maxArtifacts: config.artifacts.max_artifacts,
+      maxAssignmentsPerNode: config.artifacts.max_assignments_per_node,
+    },
+  });
+  await artifacts.library.sweep();
+  trust.onChange(artifacts.desired.announceTrust);
+  // A crash may have come between the change and the telling. The first version is what every node enrolled with.
+  if (trust.current().version > 1) await artifacts.desired.announceTrust(trust.current().version);
   const commands = commandsService({
     storage,
-    bus: processBus(),
+    bus,
     clock,
     fleet: keys.fleet,
     serverKey: keys.server,
@@ -142,6 +183,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
       active: nodes.activeOf,
       lastSeen: nodes.lastSeen,
     },
+    desired: artifacts.desired,
     limits: {
       redeliverAfterMs: config.commands.redeliver_after_ms,
       maxInFlightPerNode: config.commands.max_in_flight_per_node,
@@ -151,6 +193,8 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     },
   });
   nodes.onRetire({ inTransaction: commands.cancel.nodeRetired, afterwards: commands.cancel.wakeLate });
+  nodes.onRetire({ inTransaction: artifacts.nodeRetired, afterwards: () => undefined });
+  blobSweepLoop(artifacts.library.sweep, stopping.signal, log);
   expiryLoop(commands.expiry, stopping.signal, log);
   presenceLoop(nodes, stopping.signal, log);
   sweepLoop(registrations, clock, stopping.signal, log);
@@ -160,6 +204,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
   const routes: Route[] = [
     ...accessRoutes({ rootFingerprint: keys.rootFingerprint, trust, keys: keysService(trust), tokens }),
     ...nodesRoutes(nodes, enrolment, keyless),
+    ...artifactsRoutes(artifacts),
     ...nodeRoutes(commands),
     ...operatorRoutes(commands),
     ...logRoutes(commands),
@@ -220,11 +265,18 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     dataDir,
     storage,
     commands,
+    artifacts,
     nodes,
     close,
     [Symbol.asyncDispose]: close,
   };
 };
+
+const knownHost = ({ uid, name, key_id }: { uid: string; name: string; key_id: string | null }) => ({
+  uid,
+  name,
+  keyId: key_id,
+});
 
 /** The data directory's lock and keys. Only --dev makes what is not there, and a directory of its own where none is given. */
 const openDataDir = (

@@ -92,9 +92,9 @@ describe('every route as everyone', () => {
   });
   afterAll(() => server.close());
 
-  const call = (client: TestClient, endpoint: Endpoint) => {
+  const call = (client: TestClient, endpoint: Endpoint, who: Who) => {
     const id = '01890000-0000-7000-8000-000000000000';
-    const params = { id, stream: 'stdout', artifact_id: id, host_id: id };
+    const params = { id, stream: 'stdout', artifact_id: id, host_id: who }; // the nodes bear these names
     const body = endpoint.rawBody ? 'bytes' : endpoint.body ? '{"nonsense":1}' : undefined;
     const type = endpoint.rawBody ? 'application/octet-stream' : 'application/json';
     return client.raw(endpoint.method, `${pathOf(endpoint, params)}${endpoint.rawBody ? '?offset=0' : ''}`, {
@@ -105,7 +105,7 @@ describe('every route as everyone', () => {
   test.each(WHO)('%s', async (who) => {
     const seen = await Promise.all(
       ENDPOINTS.map(async (endpoint) => {
-        const { status, headers, text } = await call(clients[who], endpoint);
+        const { status, headers, text } = await call(clients[who], endpoint, who);
         expect(headers.get('x-request-id'), endpoint.id).toMatch(/^[0-9a-f-]{36}$/);
         expect(text, endpoint.id).not.toMatch(/\.ts:\d|node_modules| at /); // no stack trace
         const outcome = status === 401 || status === 403 ? status : status < 500 ? 'in' : `failed ${status}`;

@@ -21,9 +21,16 @@ export interface PollingNode extends Addressee {
 export interface PollRequest {
   waitSec: number;
   resume: boolean;
+  /** The revision of its desired state that the node holds; absent for one that does not ask. */
+  desired?: number | undefined;
   /** Aborted when the node hangs up or the server stops. */
   signal: AbortSignal;
   stopping: () => boolean;
+}
+
+/** Wakes of `nodeTopic` also tell that this may have grown. */
+export interface DesiredRevisions {
+  revisionOf(nodeUid: string): Promise<number>;
 }
 
 /** Payloads of one answer together, in bytes; base64 makes a third more of them, and a daemon reads answers of up to 16 MiB. */
@@ -39,6 +46,7 @@ export const dispatchService = (on: {
   clock: Clock;
   signer: Signer;
   keyIdsOf: KeyIdsOf;
+  desired: DesiredRevisions;
   limits: DispatchLimits;
 }) => {
   const { storage, repository, bus, clock, limits } = on;
@@ -91,7 +99,7 @@ export const dispatchService = (on: {
   };
 
   return {
-    /** Answers with work as soon as there is some, at the latest after `waitSec`, at once when a newer poll of the node comes. */
+    /** Answers with work as soon as there is some or the node's desired state is newer than what it holds, at the latest after `waitSec`, at once when a newer poll of the node comes. */
     poll: async (node: PollingNode, request: PollRequest): Promise<PollAnswer> => {
       const own = { superseded: false, wakeup: wakeup() };
       const older = waiting.get(node.uid);
@@ -111,7 +119,9 @@ export const dispatchService = (on: {
         for (let first = true; ; first = false) {
           if (own.superseded || request.signal.aborted) break;
           const { commands, full } = await offer(node, request.resume && first);
-          if (commands.length > 0) return { commands, server_time: isoTime(clock.now()) };
+          const desired = request.desired === undefined ? undefined : await on.desired.revisionOf(node.uid);
+          if (commands.length > 0 || isNewer(desired, request.desired))
+            return { commands, server_time: isoTime(clock.now()), ...(desired === undefined ? {} : { desired }) };
           const left = until - performance.now();
           if (left <= 0) break;
           if (full && !watchesRoom) {
@@ -126,6 +136,7 @@ export const dispatchService = (on: {
         return {
           commands: [],
           server_time: isoTime(clock.now()),
+          ...(request.desired === undefined ? {} : { desired: await on.desired.revisionOf(node.uid) }),
           ...(request.stopping() ? { retry_after_ms: RETRY_AFTER_STOP_MS } : {}),
         };
       } finally {
@@ -138,6 +149,9 @@ export const dispatchService = (on: {
   };
 };
 export type DispatchService = ReturnType<typeof dispatchService>;
+
+const isNewer = (revision: number | undefined, held: number | undefined): boolean =>
+  revision !== undefined && held !== undefined && revision > held;
 
 const idsOf = (rows: readonly { id: string }[]): string[] => rows.map(({ id }) => id);
 

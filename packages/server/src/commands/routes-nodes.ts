@@ -15,6 +15,7 @@ export const nodeRoutes = (commands: CommandsService): Route[] => [
     commands.dispatch.poll(nodeOf(actor), {
       waitSec: query.wait,
       resume: query.resume === 'true',
+      desired: query.desired,
       signal,
       stopping,
     }),

@@ -9,7 +9,7 @@ import type { Clock } from '../platform/clock.ts';
 import type { Storage } from '../tables.ts';
 import { cancelService } from './cancel.ts';
 import type { ChangeRules } from './changes.ts';
-import { dispatchService } from './dispatch.ts';
+import { type DesiredRevisions, dispatchService } from './dispatch.ts';
 import { dispatchRepository } from './dispatch-repository.ts';
 import { executionsRepository } from './executions-repository.ts';
 import { expiryTurn } from './expiry-loop.ts';
@@ -54,6 +54,8 @@ export const commandsService = (on: {
   fleet: string;
   serverKey: KeyPair;
   nodes: NodeDoor;
+  /** What polls tell of beside commands. */
+  desired: DesiredRevisions;
   limits: CommandLimits;
   random?: () => number;
 }) => {
@@ -90,6 +92,7 @@ export const commandsService = (on: {
       clock,
       signer: { fleet: on.fleet, key: on.serverKey },
       keyIdsOf: nodes.keyIdsOf,
+      desired: on.desired,
       limits,
     }),
     output,

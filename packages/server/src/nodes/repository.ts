@@ -106,6 +106,12 @@ export const nodesRepository = (storage: Storage) => {
       return found.flat() as TargetRow[];
     },
 
+    /** Those of the uids that are not retired, as the transaction sees them. */
+    activeIn: async (tx: Tx, uids: readonly string[]): Promise<TargetRow[]> => {
+      const [found = []] = await together(tx, [targetsByUid(uids)]);
+      return found as TargetRow[];
+    },
+
     lastSeen: async (uids: readonly string[]): Promise<{ uid: string; last_seen: number | null }[]> => {
       const found: { uid: string; last_seen: number | null }[] = [];
       for (let at = 0; at < uids.length; at += NAMES_AT_ONCE)

@@ -141,6 +141,15 @@ export const nodesService = (parts: {
     /** Those of the nodes that are not retired. */
     activeOf: async (uids: readonly string[]): Promise<string[]> =>
       (await repository.targetsNamed(uids)).map(({ uid }) => uid).filter((uid) => uids.includes(uid)),
+    /** Those of the nodes that are there: heard of lately, in maintenance or not. */
+    onlineOf: async (uids: readonly string[]): Promise<Set<string>> => {
+      const rows = await repository.targetsNamed(uids);
+      return new Set(
+        rows.flatMap((row) =>
+          ['online', 'degraded'].includes(statusOfRow(presence, { ...row, maintenance: 0 })) ? [row.uid] : [],
+        ),
+      );
+    },
     /** Milliseconds of the last sign of life, by uid; nodes that never gave one are left out. */
     lastSeen: async (uids: readonly string[]): Promise<Map<string, number>> => {
       const seen = new Map<string, number>();

@@ -1,0 +1,145 @@
+import type { NodeArtifact } from '@aegis/protocol/artifacts/endpoints';
+import type { KernelReport, StatusReport } from '@aegis/protocol/artifacts/status';
+import { AegisError } from '@aegis/protocol/errors';
+import * as z from 'zod/mini';
+import { type Clock, isoTime, isoTimeOrNull } from '../platform/clock.ts';
+import { decodeCursor, encodeCursor } from '../platform/paging.ts';
+import type { AssignmentsRepository } from './assignments-repository.ts';
+import type { LibraryService } from './library.ts';
+import type { NodeDoor } from './node-door.ts';
+import type { StatusFilter, StatusRepository, StatusRow } from './status-repository.ts';
+
+/** What nodes report of their assignments and of their kernels, and how people see it. */
+
+const Cursor = z.tuple([z.string(), z.uuid()]);
+/** Of a report without its log; a thousand attachments are a quarter of it. */
+const MAX_REPORT_CHARS = 1024 * 1024;
+const MAX_KERNEL_CHARS = 64 * 1024;
+const PAGE_CHARS = 8 * 1024 * 1024;
+
+export interface Page {
+  limit: number;
+  cursor?: string | undefined;
+}
+
+export const statusService = (on: {
+  repository: StatusRepository;
+  assignments: AssignmentsRepository;
+  library: LibraryService;
+  nodes: NodeDoor;
+  clock: Clock;
+}) => {
+  const { repository, assignments } = on;
+
+  const page = async (
+    filter: StatusFilter,
+    { limit, cursor }: Page,
+  ): Promise<{ items: NodeArtifact[]; next_cursor: string | null }> => {
+    const found = await repository.page(filter, limit, cursor === undefined ? undefined : decodeCursor(cursor, Cursor));
+    const rows = withinSize(found);
+    const texts = new Map((await repository.texts(rows)).map((text) => [`${text.node_uid}/${text.name}`, text]));
+    const online = await on.nodes.onlineOf(rows.map(({ node_uid }) => node_uid));
+    const last = rows.length < found.length || found.length === limit ? rows.at(-1) : undefined;
+    return {
+      items: rows.map((row) => {
+        const text = texts.get(`${row.node_uid}/${row.name}`);
+        return {
+          node: row.node_name,
+          node_uid: row.node_uid,
+          online: online.has(row.node_uid),
+          name: row.name,
+          version: row.present === 1 ? row.version : null,
+          generation: row.generation,
+          state: row.state,
+          constants: JSON.parse(row.constants) as NodeArtifact['constants'],
+          report: text ? reportOf(text) : null,
+          reported_at: text ? isoTimeOrNull(row.reported_at) : null,
+        };
+      }),
+      next_cursor: last ? encodeCursor([last.name, last.node_uid]) : null,
+    };
+  };
+
+  return {
+    /** A report of an older generation changes nothing.
+     *  @throws AegisError artifacts.not_assigned, unknown_artifact, generation_conflict, http.too_large */
+    report: async (nodeUid: string, artifactId: string, report: StatusReport): Promise<{ stored: boolean }> => {
+      const { verifier_log = null, ...rest } = report;
+      const text = JSON.stringify(rest);
+      if (text.length > MAX_REPORT_CHARS)
+        throw new AegisError(
+          'http.too_large',
+          'A report takes 1 MiB beside its log. Report fewer attachments or maps.',
+        );
+      return repository.write('artifacts.status', async (tx) => {
+        const row = await assignments.oneIn(tx, nodeUid, report.name);
+        if (!row) throw notAssigned(report.name);
+        if (report.generation < row.generation) return { stored: false };
+        if (report.generation > row.generation)
+          throw new AegisError(
+            'artifacts.generation_conflict',
+            `'${report.name}' is in generation ${row.generation} here, the report is of ${report.generation}, which this server never issued.`,
+          );
+        if (row.artifact_id !== artifactId) {
+          await on.library.find(artifactId);
+          throw notAssigned(report.name);
+        }
+        await repository.store(tx, {
+          node_uid: nodeUid,
+          name: report.name,
+          generation: report.generation,
+          state: report.state,
+          reported_at: on.clock.now(),
+          chars: text.length + (verifier_log?.length ?? 0),
+          report: text,
+          verifier_log,
+        });
+        if (report.state === 'detached' && row.present === 0)
+          await assignments.confirm(tx, nodeUid, report.name, row.generation);
+        return { stored: true };
+      });
+    },
+    /** @throws AegisError artifacts.unknown_artifact, http.bad_cursor */
+    ofArtifact: async (id: string, query: Page) => {
+      await on.library.find(id);
+      return page({ artifactId: id }, query);
+    },
+    /** @throws AegisError http.bad_cursor */
+    all: (query: StatusFilter & Page) => page(query, query),
+
+    putKernel: async (nodeUid: string, report: KernelReport): Promise<{ stored: boolean }> => {
+      const text = JSON.stringify(report);
+      if (text.length > MAX_KERNEL_CHARS)
+        throw new AegisError('http.too_large', 'A kernel report takes 64 KiB at most. Send fewer kinds.');
+      await repository.write('artifacts.kernel', (tx) =>
+        repository.storeKernel(tx, { node_uid: nodeUid, report: text, reported_at: on.clock.now() }),
+      );
+      return { stored: true };
+    },
+    /** @throws AegisError nodes.unknown_node */
+    kernel: async (node: string): Promise<{ kernel: KernelReport | null; reported_at: string | null }> => {
+      const found = await repository.kernelOf((await on.nodes.find(node)).uid);
+      return found
+        ? { kernel: JSON.parse(found.report) as KernelReport, reported_at: isoTime(found.reported_at) }
+        : { kernel: null, reported_at: null };
+    },
+  };
+};
+export type StatusService = ReturnType<typeof statusService>;
+
+const reportOf = ({ report, verifier_log }: { report: string; verifier_log: string | null }): StatusReport => ({
+  ...(JSON.parse(report) as StatusReport), // as validated when it came
+  ...(verifier_log === null ? {} : { verifier_log }),
+});
+
+const withinSize = (rows: readonly StatusRow[]): StatusRow[] => {
+  let chars = 0;
+  const tooMuch = rows.findIndex((row) => {
+    chars += row.chars ?? 0;
+    return chars > PAGE_CHARS;
+  });
+  return tooMuch < 0 ? [...rows] : rows.slice(0, Math.max(1, tooMuch));
+};
+
+const notAssigned = (name: string): AegisError =>
+  new AegisError('artifacts.not_assigned', `'${name}' in this version is not assigned to this node.`);
