@@ -55,6 +55,11 @@ test('each change is one version more, signed by the root, naming the one before
     shown(alice, { person: 'Alice Ö.', state: 'revoked' }),
   );
   const fourth = await bundleNow(server);
+  // Of a key without an id of minisign's the beginning does; nobody can make himself such a beginning unnoticed.
+  expect(await admin.call(revokeKey, { params: { id: alice.keyId.slice(0, 16) } })).toMatchObject({
+    keyid: alice.keyId,
+  });
+  expect(await admin.send(revokeKey, { params: { id: alice.keyId.slice(0, 15) } })).toMatchObject({ status: 404 });
   expect([first, second, fourth].map(({ bundle }) => bundle.version)).toEqual([1, 2, 4]);
   expect(second.bundle.previous).toBe(digest(first.envelope));
   expect(artifactKeysOf(fourth.bundle).map(({ keyid, state }) => [keyid, state])).toEqual([
@@ -84,6 +89,20 @@ test('each change is one version more, signed by the root, naming the one before
     body: { host_id: 'n', public_key: generateKeyPair().publicRaw.toString('base64'), token_id: 'x' },
   });
   expect((init.json as { trust_bundle: Envelope }).trust_bundle).toEqual(fourth.envelope);
+});
+
+test("an id that could be two keys' names neither", async () => {
+  await using server = await startTestServer();
+  const admin = server.as('admin');
+  const alice = newKey();
+  await admin.call(addKey, wanted(alice));
+  const posing = { ...newKey(), minisignId: alice.keyId.slice(0, 16).toUpperCase() };
+  await admin.call(addKey, wanted({ public_key: formatMinisignPublicKey({ ...posing, raw: posing.publicRaw }) }));
+  const answer = await admin.send(revokeKey, { params: { id: alice.keyId.slice(0, 16) } });
+  expect(answer.json).toMatchObject({
+    error: { code: 'access.key_conflict', message: expect.stringContaining('Give the whole key id of 64 digits.') },
+  });
+  expect(await admin.call(revokeKey, { params: { id: alice.keyId } })).toMatchObject({ keyid: alice.keyId });
 });
 
 test('lists come in pages', async () => {

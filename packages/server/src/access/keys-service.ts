@@ -43,7 +43,7 @@ export const keysService = (trust: Trust) => ({
     return shown(key);
   },
 
-  /** @param id as minisign prints it, or the whole key id
+  /** @param id as minisign prints it, or the key id, of which the first 16 digits do
    *  @throws AegisError access.unknown_key, access.key_conflict, access.root_key_absent */
   revoke: async (id: string): Promise<TrustedKey> => {
     let revoked: Key | undefined;
@@ -87,8 +87,13 @@ const isListed = (keys: readonly Key[], key: Key): boolean => {
 };
 
 const named = (keys: readonly Key[], id: string): Key => {
-  const key = keys.find(({ keyid, minisign_id }) => keyid === id.toLowerCase() || minisign_id === id.toUpperCase());
+  const start = /^[0-9a-f]{16,64}$/i.test(id) ? id.toLowerCase() : null;
+  const found = keys.filter(
+    ({ keyid, minisign_id }) => minisign_id === id.toUpperCase() || (start !== null && keyid.startsWith(start)),
+  );
+  const [key] = found;
   if (!key) throw unknownKey(id);
+  if (found.length > 1) throw conflict(`'${id}' names several keys. Give the whole key id of 64 digits.`);
   if (key.usage.includes('serve'))
     throw conflict("That is the server's own key: without it no node obeys this server. It is not revoked here.");
   return key;
