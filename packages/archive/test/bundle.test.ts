@@ -114,7 +114,7 @@ const attach = fc.oneof(
   }),
   fc.record({ kind: fc.constant('cgroup_skb'), cgroup: fc.constant('/'), direction: fc.constant('egress') }),
   fc.record({ kind: fc.constant('tracepoint'), category: identifier, name: identifier }),
-  fc.record({ kind: fc.constant('uprobe'), binary: fc.constant('/bin/sh'), offset: fc.nat() }),
+  fc.record({ kind: fc.constant('uprobe'), binary: fc.constant('/bin/sh'), offset: fc.integer({ min: 1 }) }),
 );
 const sources = fc
   .uniqueArray(fc.tuple(label, fc.uint8Array({ minLength: 1, maxLength: 3000 })), {
@@ -169,7 +169,7 @@ test('what is packed is read, whatever it is', async () => {
       );
       expect(sha256(await packBundle({ manifest: reversed(read.manifest), files: read.files }))).toBe(sha256(packed));
     }),
-    { numRuns: 300 },
+    { numRuns: 150 },
   );
 }, 60_000);
 

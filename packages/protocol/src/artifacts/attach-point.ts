@@ -13,6 +13,9 @@ const Interface = z
  *  (U+2028), which a path may hold. */
 const PATH = /^(?![\s\S]*\/\.\.?(\/|$))\/[^\p{Cc}\p{Cs}]{0,1023}$/u;
 const AbsolutePath = z.string().check(z.regex(PATH, "an absolute path without '.' or '..' parts"));
+const NetnsPath = AbsolutePath.check(
+  z.describe('A network namespace by its file, such as /run/netns/blue; otherwise that of the daemon.'),
+);
 /** Below the cgroup v2 mount (`/` is its root): `/system.slice/nginx.service`. */
 const Cgroup = z
   .string()
@@ -20,27 +23,53 @@ const Cgroup = z
 const SymbolName = z.string().check(z.regex(/^[A-Za-z0-9_.$@]{1,255}$/, 'a symbol name'));
 const Name = z.string().check(z.regex(/^[A-Za-z0-9_-]{1,127}$/, 'a name of A-Z a-z 0-9 _ -'));
 const Offset = z._default(z.int().check(z.minimum(0)), 0);
-const Netns = { netns: z.optional(AbsolutePath) };
+/** With a symbol the offset is from there, otherwise from the file's beginning, where no code is. */
+const UserPlace = { binary: AbsolutePath, symbol: z.optional(SymbolName), offset: Offset };
+const placed = ({ symbol, offset }: { symbol?: string | undefined; offset: number }): boolean =>
+  symbol !== undefined || offset > 0;
+const Netns = { netns: z.optional(NetnsPath) };
 const Direction = z.enum(['ingress', 'egress']);
 /** `name/program` of another artifact's program, or of this one's by `program` alone. */
-const OrderAnchor = z.string().check(z.regex(/^([a-z0-9][a-z0-9._-]{0,62}\/)?[A-Za-z_][A-Za-z0-9_]{0,127}$/));
+const OrderAnchor = z
+  .string()
+  .check(
+    z.regex(
+      /^([a-z0-9][a-z0-9._-]{0,62}\/)?[A-Za-z_][A-Za-z0-9_]{0,127}$/,
+      'a program of this artifact, or artifact/program',
+    ),
+    z.describe('A program of this artifact, or artifact/program.'),
+  );
 
 export const AttachTo = z.discriminatedUnion('kind', [
   z.strictObject({
     kind: z.literal('xdp'),
     interface: Interface,
-    /** auto: native where the driver has it, else generic. */
-    mode: z._default(z.enum(['auto', 'native', 'generic', 'offload']), 'auto'),
+    mode: z._default(
+      z
+        .enum(['auto', 'native', 'generic', 'offload'])
+        .check(z.describe('auto: native where the driver has it, else generic.')),
+      'auto',
+    ),
     ...Netns,
   }),
   z.strictObject({
     kind: z.literal('tc'),
     interface: Interface,
     direction: Direction,
-    /** auto: tcx where the kernel has it (6.6), else clsact. */
-    mechanism: z._default(z.enum(['auto', 'tcx', 'clsact']), 'auto'),
-    /** Lower runs first among Aegis' own programs of one hook; in clsact it is the filter's priority. */
-    priority: z._default(z.int().check(z.minimum(1), z.maximum(1000)), 50),
+    mechanism: z._default(
+      z.enum(['auto', 'tcx', 'clsact']).check(z.describe('auto: tcx where the kernel has it (6.6), else clsact.')),
+      'auto',
+    ),
+    priority: z._default(
+      z
+        .int()
+        .check(
+          z.minimum(1),
+          z.maximum(1000),
+          z.describe("Lower runs first among Aegis' own programs of one hook; in clsact it is the filter's priority."),
+        ),
+      50,
+    ),
     before: z.optional(OrderAnchor),
     after: z.optional(OrderAnchor),
     ...Netns,
@@ -77,13 +106,12 @@ export const AttachTo = z.discriminatedUnion('kind', [
   z.strictObject({ kind: z.literal('raw_tracepoint'), name: Name }),
   z.strictObject({ kind: z.literal('kprobe'), symbol: SymbolName, offset: Offset }),
   z.strictObject({ kind: z.literal('kretprobe'), symbol: SymbolName, offset: Offset }),
-  z.strictObject({ kind: z.literal('uprobe'), binary: AbsolutePath, symbol: z.optional(SymbolName), offset: Offset }),
-  z.strictObject({
-    kind: z.literal('uretprobe'),
-    binary: AbsolutePath,
-    symbol: z.optional(SymbolName),
-    offset: Offset,
-  }),
+  z
+    .strictObject({ kind: z.literal('uprobe'), ...UserPlace })
+    .check(z.refine(placed, 'a symbol, or an offset into the file')),
+  z
+    .strictObject({ kind: z.literal('uretprobe'), ...UserPlace })
+    .check(z.refine(placed, 'a symbol, or an offset into the file')),
   z.strictObject({ kind: z.literal('fentry'), function: SymbolName }),
   z.strictObject({ kind: z.literal('fexit'), function: SymbolName }),
   z.strictObject({ kind: z.literal('lsm'), hook: SymbolName }),

@@ -158,15 +158,17 @@ const Label = z
 
 const SHARED = {
   format: z.literal(MANIFEST_FORMAT),
-  name: ArtifactName,
-  version: ArtifactVersion,
-  description: z._default(Text(1024), ''),
+  name: ArtifactName.check(
+    z.describe('With the version it names the artifact for good; assigning another version replaces it.'),
+  ),
+  version: ArtifactVersion.check(z.describe('A semantic version; its bytes never change once it was pushed.')),
+  description: z._default(Text(1024).check(z.describe('One line for people.')), ''),
   type: z._default(z.enum(['program', 'policy', 'probe']).check(z.describe('For people and listings.')), 'program'),
   architecture: z._default(Architecture.check(z.describe('Of the nodes that may run it.')), 'any'),
   kernel_version: z._default(KernelVersion.check(z.describe('The least kernel.')), '5.15'),
   kernel_before: z.optional(KernelVersion.check(z.describe('The first kernel that is too new.'))),
   features: z._default(bounded(Feature, 16).check(z.describe('What a kernel must bring.')), []),
-  tags: z._default(bounded(Label, 32), []),
+  tags: z._default(bounded(Label, 32).check(z.describe('Words to find it by.')), []),
   metadata: z._default(
     z.record(Label, Text(1024)).check(
       z.refine((metadata) => Object.keys(metadata).length <= 64, 'at most 64 entries'),
@@ -174,9 +176,17 @@ const SHARED = {
     ),
     {},
   ),
-  programs: bounded(Program, 64).check(z.minLength(1)),
-  constants: z._default(bounded(Constant, 256), []),
-  maps: z._default(bounded(MapRule, 256), []),
+  programs: bounded(Program, 64).check(
+    z.minLength(1),
+    z.describe(
+      'What is attached, and where. Programs of the objects that are not named here are loaded only when these call them.',
+    ),
+  ),
+  constants: z._default(
+    bounded(Constant, 256).check(z.describe("Values of the objects' .rodata, set by name before they are loaded.")),
+    [],
+  ),
+  maps: z._default(bounded(MapRule, 256).check(z.describe('Maps that need more than their object says.')), []),
 };
 
 interface Named {
@@ -249,7 +259,7 @@ export const ManifestSource = z.strictObject({
   format: z._default(z.literal(MANIFEST_FORMAT), MANIFEST_FORMAT),
   objects: bounded(
     z.strictObject({
-      file: FileName,
+      file: FileName.check(z.describe('Its name in the bundle.')),
       from: z.optional(
         z
           .string()
@@ -262,7 +272,7 @@ export const ManifestSource = z.strictObject({
       kind: BundledObject.shape.kind,
     }),
     32,
-  ).check(z.minLength(1)),
+  ).check(z.minLength(1), z.describe('The ELF objects, as clang -target bpf writes them, and BTF.')),
 });
 export type ManifestSource = z.infer<typeof ManifestSource>;
 
