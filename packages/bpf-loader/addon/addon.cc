@@ -8,6 +8,11 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   aegis::js::addObject(env, exports);
   aegis::js::addAttach(env, exports);
   aegis::js::addLink(env, exports);
+  aegis::js::addMap(env, exports);
+  aegis::js::addKernel(env, exports);
+  aegis::js::addRings(env, exports);
+  aegis::js::addBpffs(env, exports);
+  aegis::js::addNetwork(env, exports);
   return exports;
 }
 

@@ -91,6 +91,7 @@ void addMap(Napi::Env env, Napi::Object exports);
 void addKernel(Napi::Env env, Napi::Object exports);
 void addRings(Napi::Env env, Napi::Object exports);
 void addBpffs(Napi::Env env, Napi::Object exports);
+void addNetwork(Napi::Env env, Napi::Object exports);
 
 inline void add(Napi::Object& exports, const char* name, Napi::Value (*function)(const Napi::CallbackInfo&)) {
   exports.Set(name, Napi::Function::New(exports.Env(), function, name));

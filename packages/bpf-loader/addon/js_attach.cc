@@ -115,6 +115,51 @@ Napi::Value findSymbol(const Napi::CallbackInfo& info) {
       [](Napi::Env env, uint64_t& offset) -> Napi::Value { return Napi::Number::New(env, static_cast<double>(offset)); });
 }
 
+TcTarget tcTargetOf(const Napi::Object& target) {
+  return {textOf(target, "interface"), flagOf(target, "egress"), numberOf(target, "priority").value_or(0), numberOf(target, "handle").value_or(0),
+          textOf(target, "netns")};
+}
+
+// tcAttach(program, target, replace)
+Napi::Value tcAttach(const Napi::CallbackInfo& info) {
+  const Call call = callOf(info);
+  if (!call.program) return info.Env().Undefined();
+  const uint32_t replace = info[2].IsNumber() ? info[2].As<Napi::Number>().Uint32Value() : 0;
+  return Task<TcFilter>::start(
+      info.Env(), [program = call.program, target = tcTargetOf(*call.target), replace] { return attachTc(program->get(), target, replace); },
+      [](Napi::Env env, TcFilter& filter) -> Napi::Value {
+        Napi::Object value = Napi::Object::New(env);
+        value.Set("programId", Napi::Number::New(env, filter.programId));
+        value.Set("madeQdisc", Napi::Boolean::New(env, filter.madeQdisc));
+        return value;
+      });
+}
+
+// tcQuery(target), tcDetach(target, programId, removeQdisc)
+Napi::Value tcQuery(const Napi::CallbackInfo& info) {
+  return Task<uint32_t>::start(
+      info.Env(), [target = tcTargetOf(info[0].As<Napi::Object>())] { return queryTc(target); },
+      [](Napi::Env env, uint32_t& id) -> Napi::Value { return Napi::Number::New(env, id); });
+}
+
+Napi::Value tcDetach(const Napi::CallbackInfo& info) {
+  return Task<bool>::start(
+      info.Env(),
+      [target = tcTargetOf(info[0].As<Napi::Object>()), expected = info[1].As<Napi::Number>().Uint32Value(), qdisc = info[2].As<Napi::Boolean>().Value()] {
+        return detachTc(target, expected, qdisc);
+      },
+      [](Napi::Env env, bool& removed) -> Napi::Value { return Napi::Boolean::New(env, removed); });
+}
+
+// socketAttach(program, target): a handle that holds the socket.
+Napi::Value socketAttach(const Napi::CallbackInfo& info) {
+  const Call call = callOf(info);
+  if (!call.program) return info.Env().Undefined();
+  return Task<Descriptor>::start(
+      info.Env(), [program = call.program, target = SocketTarget{textOf(*call.target, "interface"), textOf(*call.target, "netns")}] { return attachSocket(program->get(), target); },
+      [](Napi::Env env, Descriptor& socket) { return handle(env, Kind::hold, std::move(socket)); });
+}
+
 }  // namespace
 
 void addAttach(Napi::Env, Napi::Object exports) {
@@ -127,6 +172,10 @@ void addAttach(Napi::Env, Napi::Object exports) {
   add(exports, "attachTracing", tracing);
   add(exports, "attachRawTracepoint", rawTracepoint);
   add(exports, "symbolOffset", findSymbol);
+  add(exports, "tcAttach", tcAttach);
+  add(exports, "tcQuery", tcQuery);
+  add(exports, "tcDetach", tcDetach);
+  add(exports, "socketAttach", socketAttach);
 }
 
 }  // namespace aegis::js

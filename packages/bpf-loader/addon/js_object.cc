@@ -1,4 +1,5 @@
-// load(), for JavaScript.
+// load and inspect, for JavaScript.
+#include "inspect.hpp"
 #include "js.hpp"
 #include "object.hpp"
 
@@ -66,8 +67,74 @@ Napi::Value loadObject(const Napi::CallbackInfo& info) {
   return Task<Loaded>::start(info.Env(), [request] { return load(std::move(*request)); }, loadedValue);
 }
 
+class Row {
+ public:
+  explicit Row(Napi::Env env) : object_(Napi::Object::New(env)) {}
+  Row& number(const char* name, double value) {
+    object_.Set(name, Napi::Number::New(object_.Env(), value));
+    return *this;
+  }
+  Row& text(const char* name, const std::string& value) {
+    object_.Set(name, value);
+    return *this;
+  }
+  Row& flag(const char* name, bool value) {
+    object_.Set(name, Napi::Boolean::New(object_.Env(), value));
+    return *this;
+  }
+  Row& bytes(const char* name, const std::vector<uint8_t>& value) {
+    object_.Set(name, Napi::Buffer<uint8_t>::Copy(object_.Env(), value.data(), value.size()));
+    return *this;
+  }
+  [[nodiscard]] Napi::Object object() const { return object_; }
+
+ private:
+  Napi::Object object_;
+};
+
+template <class T, class Describe>
+Napi::Array rows(Napi::Env env, const std::vector<T>& all, Describe describe) {
+  Napi::Array array = Napi::Array::New(env, all.size());
+  for (size_t at = 0; at < all.size(); at++) {
+    Row row(env);
+    describe(row, all[at]);
+    array.Set(static_cast<uint32_t>(at), row.object());
+  }
+  return array;
+}
+
+Napi::Value reportValue(Napi::Env env, ObjectReport& report) {
+  Row row(env);
+  row.text("license", report.license).flag("hasBtf", report.hasBtf).flag("hasBtfExt", report.hasBtfExt).number("coreRelocations", report.coreRelocations);
+  row.bytes("btf", report.btf);
+  row.object().Set("programs", rows(env, report.programs, [](Row& one, const ProgramReport& program) {
+    one.text("name", program.name).text("section", program.section).number("type", program.type);
+    one.number("expectedAttachType", program.expectedAttachType).number("instructions", program.instructions);
+  }));
+  row.object().Set("maps", rows(env, report.maps, [](Row& one, const MapReport& map) {
+    one.text("name", map.name).number("type", map.type).number("keySize", map.keySize).number("valueSize", map.valueSize);
+    one.number("maxEntries", map.maxEntries).number("flags", map.flags).flag("internal", map.internal).flag("pinByName", map.pinByName);
+  }));
+  row.object().Set("globals", rows(env, report.globals, [](Row& one, const GlobalReport& global) {
+    one.text("name", global.name).text("section", global.section).number("offset", global.offset).number("size", global.size);
+    one.number("typeId", global.typeId).text("typeName", global.typeName).bytes("initial", global.initial);
+  }));
+  row.object().Set("externs", rows(env, report.externs, [](Row& one, const ExternReport& external) {
+    one.text("name", external.name).flag("function", external.function).text("section", external.section);
+  }));
+  return row.object();
+}
+
+Napi::Value inspectValue(const Napi::CallbackInfo& info) {
+  auto bytes = std::make_shared<std::vector<uint8_t>>(bytesOf(info[0]));
+  return Task<ObjectReport>::start(info.Env(), [bytes] { return inspectObject(*bytes); }, reportValue);
+}
+
 }  // namespace
 
-void addObject(Napi::Env, Napi::Object exports) { add(exports, "loadObject", loadObject); }
+void addObject(Napi::Env, Napi::Object exports) {
+  add(exports, "loadObject", loadObject);
+  add(exports, "inspectObject", inspectValue);
+}
 
 }  // namespace aegis::js

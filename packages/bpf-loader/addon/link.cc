@@ -162,6 +162,10 @@ Result<LinkFd> createLink(sys::LinkCreate& attribute, const std::string& what) {
   return failureOf(errno, what, "bpf.attach_refused");
 }
 
+namespace {
+bool takesOtherPrograms(const std::string& kind) { return kind == "xdp" || kind == "tcx" || kind == "cgroup" || kind == "netns" || kind == "netkit" || kind == "iter"; }
+}  // namespace
+
 Status updateLink(int fd, int programFd, int expectedProgramFd) {
   sys::LinkUpdate attribute{};
   attribute.linkFd = static_cast<uint32_t>(fd);
@@ -174,6 +178,13 @@ Status updateLink(int fd, int programFd, int expectedProgramFd) {
   const int error = errno;
   if (error == EPERM && expectedProgramFd >= 0)
     return Failure{.code = "bpf.attach_refused", .message = "The link runs another program than expected: read it again before replacing it.", .error = error};
+  if (error == EINVAL) {
+    Result<LinkInfo> info = linkInfo(fd);
+    if (info && !takesOtherPrograms(info->kind))
+      return Failure{.code = "bpf.unsupported",
+                     .message = "A link of kind " + info->kind + " takes no other program: attach the new one beside it, then remove this link.",
+                     .error = error};
+  }
   return failureOf(error, "Cannot put another program into this link", "bpf.attach_refused");
 }
 

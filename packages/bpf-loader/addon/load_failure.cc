@@ -32,18 +32,20 @@ std::string lineWith(const std::string& printed, const char* words) {
   return line;
 }
 
-Failure ofProgram(int error, const std::string& name, const LogBuffer& log, const std::string& printed) {
+Failure ofProgram(int error, const std::string& name, uint32_t type, const LogBuffer& log, const std::string& printed) {
   const std::string text = log.text();
+  const auto number = static_cast<double>(type);
   if (error == EPERM && text.empty()) {
     Failure failure = failureOf(error, "The kernel does not let this process load program " + name);
     failure.program = name;
-    return failure;
+    return failure.with("type", number);
   }
   if (text.empty() && (error == EINVAL || error == EOPNOTSUPP || error == 524))
     return Failure{.code = "bpf.unsupported",
                    .message = "This kernel does not take program " + name + ": it does not know its type or attach type.",
                    .error = error,
                    .program = name}
+        .with("type", number)
         .with("libbpf", printed);
   if (text.empty()) {
     Failure failure = failureOf(error, "The kernel did not load program " + name);
@@ -83,11 +85,12 @@ Failure ofMap(int error, const std::string& name) {
 }  // namespace
 
 Failure loadFailure(int error, const std::string& printed, const LogBuffer& log, const bpf_object* object) {
-  (void)object;
   if (says(printed, "failed to create: ")) return ofMap(error, quotedAfter(printed, "map "));
   if (says(printed, "BPF program load failed")) {
     const size_t at = printed.find("': BPF program load failed");
-    return ofProgram(error, quotedAfter(printed.substr(0, at + 1), "prog "), log, printed);
+    const std::string name = quotedAfter(printed.substr(0, at + 1), "prog ");
+    const bpf_program* program = bpf_object__find_program_by_name(object, name.c_str());
+    return ofProgram(error, name, program ? static_cast<uint32_t>(bpf_program__type(program)) : 0, log, printed);
   }
   if (says(printed, "failed to find kernel BTF type ID of"))
     return attachTargetFailure(error, quotedAfter(printed, "failed to find kernel BTF type ID of "));

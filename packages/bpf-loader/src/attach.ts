@@ -1,13 +1,14 @@
 /** Attaching: one function for every kind. By a link wherever the kernel has one, pinned before success is told. */
-import { readFileSync } from 'node:fs';
 import { release } from 'node:os';
 import { checkInteger, checkInterface, checkName, checkPath } from './arguments.ts';
-import { LoaderError, toLoaderError } from './errors.ts';
+import { attachKernelProbe, attachPerfEvents, attachTracepoint, attachUserProbe } from './attach-perf.ts';
+import { invalid, LoaderError, toLoaderError } from './errors.ts';
 import { ATTACH_SINCE, type AttachTypeName, attachTypeNumber, loadKindOf, olderThan } from './kernel-types.ts';
 import { Link } from './link.ts';
 import type { LinkHandle } from './loader.ts';
 import { addon } from './loader.ts';
 import type { Program } from './program.ts';
+import { attachTc } from './tc.ts';
 import type { AttachPoint } from './types.ts';
 
 type Point<K extends AttachPoint['kind']> = Extract<AttachPoint, { kind: K }>;
@@ -16,6 +17,8 @@ export interface AttachOptions {
   /** Where the link is pinned, in a bpf file system whose folders are there. perf_event on every cpu makes one link for each cpu,
    *  pinned at `<pinPath>-<cpu>`. */
   pinPath?: string;
+  /** tc only: the program id that stands there and is replaced. */
+  replaceProgramId?: number;
 }
 
 /** A program at its hook. Disposing releases what the process holds: pinned links stay attached, others are detached. */
@@ -24,6 +27,8 @@ export interface Attachment extends Disposable {
   /** One; on perf_event with cpu -1 one for each cpu; none on tc and socket_filter. */
   readonly links: readonly Link[];
   readonly pinPaths: readonly string[];
+  /** Of tc: the clsact qdisc was missing and made. */
+  readonly madeQdisc?: boolean;
 }
 
 const XDP_MODES = { auto: 0, generic: 1 << 1, native: 1 << 2, offload: 1 << 3 } as const;
@@ -35,23 +40,45 @@ export const attach = async (
 ): Promise<Attachment> => {
   const pinPath = options.pinPath === undefined ? '' : checkPath(options.pinPath, 'A pin');
   try {
-    return single(point, pinPath, await attachLink(program, point, pinPath));
+    if (pinPath !== '' && (point.kind === 'tc' || point.kind === 'socket_filter'))
+      throw invalid(`${point.kind} has no link that could be pinned: attach it without pinPath.`);
+    switch (point.kind) {
+      case 'tc': {
+        const { madeQdisc } = await attachTc(program, point, options.replaceProgramId);
+        return { point, links: [], pinPaths: [], madeQdisc, [Symbol.dispose]: () => {} };
+      }
+      case 'socket_filter': {
+        const target = { interface: checkInterface(point.interface), netns: netnsOf(point) };
+        const hold = await addon().socketAttach(program.handle, target);
+        return { point, links: [], pinPaths: [], [Symbol.dispose]: () => addon().close(hold) };
+      }
+      case 'perf_event':
+        return linked(point, await attachPerfEvents(program, point, pinPath));
+      default:
+        return linked(point, [{ handle: await attachLink(program, point, pinPath), pinPath }]);
+    }
   } catch (error) {
     throw attachError(toLoaderError(error), point);
   }
 };
 
-const single = (point: AttachPoint, pinPath: string, handle: LinkHandle): Attachment => {
-  const link = new Link(handle);
+const linked = (point: AttachPoint, made: readonly { handle: LinkHandle; pinPath: string }[]): Attachment => {
+  const links = made.map(({ handle }) => new Link(handle));
   return {
     point,
-    links: [link],
-    pinPaths: pinPath === '' ? [] : [pinPath],
-    [Symbol.dispose]: () => link[Symbol.dispose](),
+    links,
+    pinPaths: made.flatMap(({ pinPath }) => (pinPath === '' ? [] : [pinPath])),
+    [Symbol.dispose]: () => {
+      for (const link of links) link[Symbol.dispose]();
+    },
   };
 };
 
-const attachLink = async (program: Program, point: AttachPoint, pinPath: string): Promise<LinkHandle> => {
+const attachLink = async (
+  program: Program,
+  point: Exclude<AttachPoint, { kind: 'tc' | 'socket_filter' | 'perf_event' }>,
+  pinPath: string,
+): Promise<LinkHandle> => {
   switch (point.kind) {
     case 'xdp':
       return await addon().attachXdp(
@@ -82,10 +109,52 @@ const attachLink = async (program: Program, point: AttachPoint, pinPath: string)
         { name: checkPath(point.cgroup, 'A cgroup'), attachType: attachTypeNumber(attachTypeOf(point)) },
         pinPath,
       );
-    default:
-      throw new LoaderError({ code: 'bpf.unsupported', message: `${point.kind} is not attached yet.` });
+    case 'sk_lookup':
+    case 'flow_dissector':
+      return await addon().attachNetns(
+        program.handle,
+        { name: netnsOf(point), attachType: attachTypeNumber(point.kind) },
+        pinPath,
+      );
+    case 'netfilter':
+      return await addon().attachNetfilter(
+        program.handle,
+        {
+          family: FAMILIES[point.family],
+          hook: NETFILTER_HOOKS[point.hook],
+          priority: checkInteger(point.priority, -(2 ** 31) + 1, 2 ** 31 - 2, 'priority'),
+          netns: netnsOf(point),
+        },
+        pinPath,
+      );
+    case 'fentry':
+    case 'fexit':
+    case 'lsm':
+      return await addon().attachTracing(
+        program.handle,
+        { attachType: attachTypeNumber(attachTypeOf(point)) },
+        pinPath,
+      );
+    case 'raw_tracepoint':
+      // A tracing program (tp_btf) was bound to its tracepoint at load.
+      return await addon().attachRawTracepoint(
+        program.handle,
+        { name: program.type === 'tracing' ? '' : checkName(point.name, 'A tracepoint') },
+        pinPath,
+      );
+    case 'tracepoint':
+      return await attachTracepoint(program, point, pinPath);
+    case 'kprobe':
+    case 'kretprobe':
+      return await attachKernelProbe(program, point, pinPath);
+    case 'uprobe':
+    case 'uretprobe':
+      return await attachUserProbe(program, point, pinPath);
   }
 };
+
+const FAMILIES = { ipv4: 2, ipv6: 10 } as const;
+const NETFILTER_HOOKS = { prerouting: 0, input: 1, forward: 2, output: 3, postrouting: 4 } as const;
 
 const netnsOf = (point: { netns?: string }): string =>
   point.netns === undefined ? '' : checkPath(point.netns, 'A network namespace');
@@ -122,5 +191,3 @@ const attachError = (error: unknown, point: AttachPoint): unknown => {
     details: { ...error.details, since, kind: point.kind, kernel: release() },
   });
 };
-void readFileSync;
-void checkName;

@@ -104,13 +104,18 @@ const CAPABILITIES = [
 ] as const;
 const CAP_SYS_ADMIN = 21n;
 
-/** What stands in the way of an EPERM, as far as this process can read it. */
-export const permissionHints = (read: (path: string) => string = readText): string[] => {
-  const hints: string[] = [];
+/** Those that loading and attaching ask for and this process lacks. */
+export const missingCapabilities = (read: (path: string) => string = readText): string[] => {
   const effective = /^CapEff:\s*([0-9a-f]+)$/m.exec(read('/proc/self/status'))?.[1];
   const bits = BigInt(`0x${effective ?? '0'}`);
   const has = (bit: bigint): boolean => (bits & (1n << bit)) !== 0n;
-  const missing = has(CAP_SYS_ADMIN) ? [] : CAPABILITIES.filter(({ bit }) => !has(bit)).map(({ name }) => name);
+  return has(CAP_SYS_ADMIN) ? [] : CAPABILITIES.filter(({ bit }) => !has(bit)).map(({ name }) => name);
+};
+
+/** What stands in the way of an EPERM, as far as this process can read it. */
+export const permissionHints = (read: (path: string) => string = readText): string[] => {
+  const hints: string[] = [];
+  const missing = missingCapabilities(read);
   if (missing.length > 0) hints.push(`This process lacks ${missing.join(', ')}: run it as root or grant them.`);
   const lockdown = /\[(integrity|confidentiality)\]/.exec(read('/sys/kernel/security/lockdown'))?.[1];
   if (lockdown === 'confidentiality')

@@ -29,6 +29,8 @@ const PROGRAM_TYPE_NAMES = new Map<number, ProgramType>(
 export const programTypeName = (number: number): ProgramType | `type_${number}` =>
   PROGRAM_TYPE_NAMES.get(number) ?? `type_${number}`;
 
+export const isProgramType = (name: string): name is ProgramType => Object.hasOwn(PROGRAM_TYPE_NUMBERS, name);
+
 /** By number, as bpftool and libbpf spell them. */
 export const ATTACH_TYPES = [
   'cgroup_inet_ingress',
@@ -85,6 +87,44 @@ export type AttachTypeName = (typeof ATTACH_TYPES)[number];
 const ATTACH_TYPE_NUMBERS = new Map<string, number>(ATTACH_TYPES.map((name, number) => [name, number]));
 export const attachTypeNumber = (name: AttachTypeName): number => ATTACH_TYPE_NUMBERS.get(name) ?? -1;
 export const attachTypeName = (number: number): string => ATTACH_TYPES[number] ?? `attach_type_${number}`;
+
+const MAP_TYPES = [
+  'unspec',
+  'hash',
+  'array',
+  'prog_array',
+  'perf_event_array',
+  'percpu_hash',
+  'percpu_array',
+  'stack_trace',
+  'cgroup_array',
+  'lru_hash',
+  'lru_percpu_hash',
+  'lpm_trie',
+  'array_of_maps',
+  'hash_of_maps',
+  'devmap',
+  'sockmap',
+  'cpumap',
+  'xskmap',
+  'sockhash',
+  'cgroup_storage',
+  'reuseport_sockarray',
+  'percpu_cgroup_storage',
+  'queue',
+  'stack',
+  'sk_storage',
+  'devmap_hash',
+  'struct_ops',
+  'ringbuf',
+  'inode_storage',
+  'task_storage',
+  'bloom_filter',
+  'user_ringbuf',
+  'cgrp_storage',
+  'arena',
+];
+export const mapTypeName = (number: number): string => MAP_TYPES[number] ?? `type_${number}`;
 
 const SOCK_ADDR_TYPES: Readonly<Record<SockAddrHook, AttachTypeName>> = {
   bind4: 'cgroup_inet4_bind',

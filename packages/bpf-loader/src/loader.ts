@@ -13,6 +13,7 @@ export type ProgramHandle = Handle<'program'>;
 export type MapHandle = Handle<'map'>;
 export type LinkHandle = Handle<'link'>;
 export type HoldHandle = Handle<'hold'>;
+export type RingHandle = Handle<'ring'>;
 export type PinnableHandle = ProgramHandle | MapHandle | LinkHandle;
 
 export interface RawLoadOptions {
@@ -36,6 +37,35 @@ export interface RawLoaded {
   maps: { name: string; internal: boolean; reused: boolean; pinned: boolean; handle: MapHandle }[];
 }
 
+export interface RawReport {
+  license: string;
+  hasBtf: boolean;
+  hasBtfExt: boolean;
+  coreRelocations: number;
+  btf: Buffer;
+  programs: { name: string; section: string; type: number; expectedAttachType: number; instructions: number }[];
+  maps: {
+    name: string;
+    type: number;
+    keySize: number;
+    valueSize: number;
+    maxEntries: number;
+    flags: number;
+    internal: boolean;
+    pinByName: boolean;
+  }[];
+  globals: {
+    name: string;
+    section: string;
+    offset: number;
+    size: number;
+    typeId: number;
+    typeName: string;
+    initial: Buffer;
+  }[];
+  externs: { name: string; function: boolean; section: string }[];
+}
+
 export interface RawLinkInfo {
   id: number;
   kind: string;
@@ -49,6 +79,29 @@ export interface RawLinkInfo {
   hook?: number;
   priority?: number;
   offset?: bigint;
+}
+
+export interface RawMapInfo {
+  id: number;
+  name: string;
+  type: number;
+  keySize: number;
+  valueSize: number;
+  maxEntries: number;
+  flags: number;
+  btfId: number;
+  btfKeyTypeId: number;
+  btfValueTypeId: number;
+  frozen: boolean;
+  memlockBytes: number;
+  elementBytes: number;
+  cpus: number;
+}
+
+export interface RawHookState {
+  programs: number[];
+  links: number[];
+  revision?: bigint;
 }
 
 export interface RawProgramInfo {
@@ -86,8 +139,24 @@ export interface TcxTarget {
   netns: string;
 }
 
+export interface TcTarget {
+  interface: string;
+  egress: boolean;
+  priority: number;
+  handle: number;
+  netns: string;
+}
+
+export interface RawNamespaceFacts {
+  inode: number;
+  interfaces: { name: string; index: number }[];
+  routes: string;
+  routes6: string;
+}
+
 export interface BpfAddon {
   loadObject(bytes: Uint8Array, options: RawLoadOptions): Promise<RawLoaded>;
+  inspectObject(bytes: Uint8Array): Promise<RawReport>;
   attachXdp: AttachLink<{ interface: string; flags: number; netns: string }>;
   attachTcx: AttachLink<TcxTarget>;
   attachNetfilter: AttachLink<{ family: number; hook: number; priority: number; netns: string }>;
@@ -96,6 +165,14 @@ export interface BpfAddon {
   attachNetns: AttachLink<{ name: string; attachType: number }>;
   attachTracing: AttachLink<{ attachType: number }>;
   attachRawTracepoint: AttachLink<{ name: string }>;
+  tcAttach(
+    program: ProgramHandle,
+    target: TcTarget,
+    replace: number,
+  ): Promise<{ programId: number; madeQdisc: boolean }>;
+  tcQuery(target: TcTarget): Promise<number>;
+  tcDetach(target: TcTarget, programId: number, removeQdisc: boolean): Promise<boolean>;
+  socketAttach(program: ProgramHandle, target: { interface: string; netns: string }): Promise<HoldHandle>;
   symbolOffset(binary: string, symbol: string): Promise<number>;
   linkInfo(link: LinkHandle): RawLinkInfo;
   programInfo(program: ProgramHandle): RawProgramInfo;
@@ -115,6 +192,37 @@ export interface BpfAddon {
     context: Uint8Array | undefined,
     repeat: number,
   ): Promise<{ returned: number; durationNs: number; data: Buffer; context: Buffer }>;
+  mapInfo(map: MapHandle): RawMapInfo;
+  mapLookup(map: MapHandle, key: Uint8Array, remove: boolean): Buffer | undefined;
+  mapUpdate(map: MapHandle, key: Uint8Array, value: Uint8Array, flags: number): void;
+  mapDelete(map: MapHandle, key: Uint8Array): boolean;
+  mapDump(map: MapHandle, limit: number): Promise<{ count: number; complete: boolean; keys: Buffer; values: Buffer }>;
+  mapFreeze(map: MapHandle): void;
+  listIds(kind: 'program' | 'map' | 'link' | 'btf'): number[];
+  xdpState(
+    interface_: string,
+    netns: string,
+  ): Promise<{ ifindex: number; native: number; generic: number; offload: number }>;
+  tcxState(interface_: string, attachType: number, netns: string): Promise<RawHookState>;
+  cgroupState(cgroup: string, attachType: number, effective: boolean): Promise<RawHookState>;
+  netnsState(netns: string, attachType: number): Promise<RawHookState>;
+  interfaceIndex(interface_: string, netns: string): Promise<number>;
+  namespaceFacts(netns: string, withRoutes: boolean): Promise<RawNamespaceFacts>;
+  enableStats(): HoldHandle;
+  btfBytes(id: number): Buffer;
+  openRing(map: MapHandle, perfPages: number): RingHandle;
+  takeRing(
+    ring: RingHandle,
+    maxRecords: number,
+    maxBytes: number,
+  ): { bytes: Buffer; lengths: Uint32Array; lost: number };
+  awaitRing(ring: RingHandle, callback: () => void): void;
+  closeRing(ring: RingHandle): void;
+  mountBpffs(root: string): void;
+  makeFolders(root: string, names: readonly string[]): void;
+  listFolder(root: string, names: readonly string[]): { name: string; kind: 'folder' | 'pin' | 'other' }[];
+  removePin(root: string, names: readonly string[]): boolean;
+  removeTree(root: string, names: readonly string[]): number;
 }
 
 const FILE = 'aegis_bpf.node';
@@ -135,7 +243,7 @@ const addonFile = (env: NodeJS.ProcessEnv): string => {
 };
 
 const isAddon = (value: unknown): value is BpfAddon =>
-  typeof value === 'object' && value !== null && 'loadObject' in value && 'testRun' in value;
+  typeof value === 'object' && value !== null && 'loadObject' in value && 'removeTree' in value;
 
 /** The addon; Node.js itself keeps the one copy. Throws LoaderError bpf.unsupported where there is none. */
 export const addon = (env: NodeJS.ProcessEnv = process.env, platform: NodeJS.Platform = process.platform): BpfAddon => {

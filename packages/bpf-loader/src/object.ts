@@ -1,9 +1,10 @@
 /** Loading: bytes in, programs and maps out. The object itself is gone once they are loaded; each program and map owns its
  *  descriptor and is released when it is disposed. */
 import { checkBytes, checkInteger, checkInterface, checkName, checkPath } from './arguments.ts';
-import { invalid, LoaderError, typedAsync } from './errors.ts';
+import { invalid, LoaderError, missingCapabilities, typedAsync } from './errors.ts';
 import {
   attachTypeNumber,
+  isProgramType,
   loadKindOf,
   PROGRAM_TYPE_NUMBERS,
   PROGRAM_TYPE_SINCE,
@@ -35,7 +36,7 @@ export const loadObject = async (bytes: Uint8Array, options: LoadOptions = {}): 
   try {
     return loaded(await typedAsync(async () => addon().loadObject(bytes, raw)));
   } catch (error) {
-    throw withSince(error, options);
+    throw withSince(error);
   }
 };
 
@@ -103,18 +104,29 @@ const loaded = (raw: RawLoaded): LoadedObject => {
   };
 };
 
-/** Adds since which kernel a program's type is there to a refusal by type. */
-const withSince = (error: unknown, options: LoadOptions): unknown => {
-  if (!(error instanceof LoaderError) || error.code !== 'bpf.unsupported' || error.program === undefined) return error;
-  const spec = options.programs?.find(({ name }) => name === error.program);
-  const type = spec?.type ?? (spec?.attach ? loadKindOf(spec.attach).type : undefined);
-  if (type === undefined) return error;
-  const since = PROGRAM_TYPE_SINCE[type];
+/** Names the type of a program that was refused for it, and since which kernel it is there. A refusal of tracing programs to a
+ *  process that lacks nothing is the kernel's own policy (lockdown): for this machine they are not there. */
+const withSince = (error: unknown): unknown => {
+  if (!(error instanceof LoaderError) || typeof error.details.type !== 'number') return error;
+  const type = programTypeName(error.details.type);
+  const since = isProgramType(type) ? PROGRAM_TYPE_SINCE[type] : undefined;
+  const details = { ...error.details, type, ...(since === undefined ? {} : { since }) };
+  const program = error.program === undefined ? {} : { program: error.program };
+  const fields = { errno: error.errno, details, ...program };
+  if (error.code === 'bpf.unsupported')
+    return new LoaderError({
+      ...fields,
+      code: error.code,
+      message:
+        since === undefined
+          ? error.message
+          : `${error.message} Type ${type} is there since Linux ${since}, if built in.`,
+    });
+  const policy = error.code === 'bpf.not_permitted' && (type === 'tracing' || type === 'lsm');
+  if (!policy || missingCapabilities().length > 0) return error;
   return new LoaderError({
-    code: error.code,
-    message: `${error.message} Programs of type ${type} are there since Linux ${since}, if built in.`,
-    errno: error.errno,
-    program: error.program,
-    details: { ...error.details, since, type },
+    ...fields,
+    code: 'bpf.unsupported',
+    message: `This kernel refuses programs of type ${type} although this process has every capability for them: it is locked down (lockdown=confidentiality) or its security policy forbids them.`,
   });
 };

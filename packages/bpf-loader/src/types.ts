@@ -158,6 +158,10 @@ export interface MapInfo {
   btfValueTypeId: number;
   frozen: boolean;
   memlockBytes: number;
+  /** Bytes of one value as it is read and written; of a per-CPU map of all possible CPUs. */
+  elementBytes: number;
+  /** Possible CPUs of a per-CPU map, 0 of others. */
+  cpus: number;
 }
 
 /** The kernel's account of a link: where it really is. Fields that a kind does not have are absent. */
@@ -175,6 +179,53 @@ export interface LinkInfo {
   hook?: string;
   priority?: number;
   offset?: bigint;
+}
+
+/** What an object says of itself, read without loading anything. */
+export interface ObjectReport {
+  license: string;
+  programs: {
+    name: string;
+    section: string;
+    /** Absent when the section name does not tell it: then a ProgramSpec must. */
+    type?: ProgramType | `type_${number}`;
+    attachType?: string;
+    instructions: number;
+  }[];
+  maps: {
+    /** Of globals the section (".rodata"). */
+    name: string;
+    type: string;
+    keySize: number;
+    valueSize: number;
+    maxEntries: number;
+    flags: number;
+    internal: boolean;
+    /** The object asks for LIBBPF_PIN_BY_NAME; the loader leaves pins to MapSpec.pinPath. */
+    pinByName: boolean;
+  }[];
+  globals: {
+    name: string;
+    section: string;
+    offset: number;
+    size: number;
+    /** In the object's own BTF. */
+    typeId: number;
+    typeName: string;
+    initial: Buffer;
+  }[];
+  /** What it refers to in the kernel: functions and variables (.ksyms), settings of its configuration (.kconfig). */
+  externs: { name: string; function: boolean; section: string }[];
+  /** Of the externs: kfuncs, kernel variables, settings. */
+  kernelFunctions: string[];
+  kernelVariables: string[];
+  kernelConfig: string[];
+  hasBtf: boolean;
+  hasBtfExt: boolean;
+  coreRelocations: number;
+  needsKernelBtf: boolean;
+  /** The bytes of .BTF. */
+  btf?: Buffer;
 }
 
 export type LoaderErrorCode =
