@@ -1,0 +1,101 @@
+/** Two network namespaces joined by a veth pair, both ends inside, no route out, removed on dispose. */
+import { execFileSync, spawnSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { run } from './commands.ts';
+
+export interface Side {
+  readonly name: string;
+  /** Of the namespace, as attach points take it. */
+  readonly path: string;
+  readonly interface: string;
+  readonly ipv4: string;
+  /** A second address, of another network. */
+  readonly other: string;
+  readonly ipv6: string;
+  readonly ifindex: number;
+  /** `argv` as it runs in here: not by `ip netns exec`, which mounts another /sys over the one with bpffs. */
+  inside(argv: readonly string[]): string[];
+  run(argv: readonly string[]): Promise<string>;
+}
+
+export interface Netns extends Disposable {
+  /** Where programs are attached. */
+  readonly near: Side;
+  readonly far: Side;
+}
+
+/** @param queues of each end: native XDP with redirection wants as many as there are CPUs */
+export const makeNetns = ({ queues = 1 } = {}): Netns => {
+  const id = randomBytes(4).toString('hex');
+  const names = { near: `aegis-${id}-near`, far: `aegis-${id}-far` };
+  const dispose = () => {
+    for (const name of Object.values(names)) spawnSync('ip', ['netns', 'delete', name], { stdio: 'ignore' });
+  };
+  const shape = ['numrxqueues', `${queues}`, 'numtxqueues', `${queues}`];
+  const setUp = (name: string, number: number): string =>
+    [
+      'link set lo up',
+      'link set wire up',
+      `address add 192.0.2.${number}/24 dev wire`,
+      `address add 198.51.100.${number}/24 dev wire`,
+      `address add 2001:db8::${number}/64 dev wire nodad`,
+    ].reduce((script, line) => `${script}${line}\n`, `# ${name}\n`);
+  try {
+    for (const name of Object.values(names)) execFileSync('ip', ['netns', 'add', name]);
+    const link = [
+      'link',
+      'add',
+      'wire',
+      ...shape,
+      'type',
+      'veth',
+      'peer',
+      'name',
+      'wire',
+      'netns',
+      names.far,
+      ...shape,
+    ];
+    execFileSync('ip', ['-n', names.near, ...link]);
+    for (const [number, name] of Object.values(names).entries())
+      execFileSync('ip', ['-n', name, '-batch', '-'], { input: setUp(name, number + 1) });
+  } catch (error) {
+    dispose();
+    throw error;
+  }
+  const side = (name: string, number: number): Side => {
+    const path = `/run/netns/${name}`;
+    const inside = (argv: readonly string[]) => ['nsenter', `--net=${path}`, '--', ...argv];
+    const [own] = JSON.parse(execFileSync('ip', ['-n', name, '-j', 'link', 'show', 'wire'], { encoding: 'utf8' })) as {
+      ifindex: number;
+    }[];
+    return {
+      name,
+      path,
+      interface: 'wire',
+      ipv4: `192.0.2.${number}`,
+      other: `198.51.100.${number}`,
+      ipv6: `2001:db8::${number}`,
+      ifindex: own?.ifindex ?? 0,
+      inside,
+      run: (argv) => run(inside(argv)),
+    };
+  };
+  return { near: side(names.near, 1), far: side(names.far, 2), [Symbol.dispose]: dispose };
+};
+
+/** How many of `count` pings came back. */
+export const ping = async (
+  from: Side,
+  address: string,
+  { count = 1, wrap = (argv: string[]) => argv } = {},
+): Promise<number> => {
+  const patience = count > 1 ? ['-i', '0.01'] : [];
+  const argv = from.inside(wrap(['ping', '-n', '-q', '-c', `${count}`, ...patience, '-W', '0.2', address]));
+  const [file = '', ...args] = argv;
+  // Exit status 1 is "nothing came back", also said in the text.
+  const { stdout, stderr } = spawnSync(file, args, { encoding: 'utf8' });
+  const received = / (\d+) received/.exec(stdout)?.[1];
+  if (received === undefined) throw new Error(`ping ${address}: ${stdout}${stderr}`);
+  return Number(received);
+};
