@@ -13,6 +13,7 @@ const here = dirname(fileURLToPath(import.meta.url));
  *  awaits at top level. */
 const SEPARATE: Readonly<Record<string, string>> = {
   '../ui/live-view.tsx': './live-view.mjs',
+  '../artifacts/doors.ts': './artifact-doors.cjs',
   '@aegis/server/config': './server-doors.cjs',
   '@aegis/server/offline': './server-doors.cjs',
   '@aegis/daemon/config': './daemon-doors.cjs',
@@ -23,7 +24,7 @@ const SEPARATE: Readonly<Record<string, string>> = {
 const separateBundles: Plugin = {
   name: 'separate-bundles',
   setup(bundle) {
-    bundle.onResolve({ filter: /^@aegis\/|live-view/ }, ({ path, kind }) => {
+    bundle.onResolve({ filter: /^@aegis\/|live-view|artifacts\/doors/ }, ({ path, kind }) => {
       const file = kind === 'dynamic-import' && Object.hasOwn(SEPARATE, path) ? SEPARATE[path] : undefined;
       return file ? { path: file, external: true } : null;
     });
@@ -134,6 +135,7 @@ const bundleInto = async (outdir: string): Promise<void> => {
     }),
     build({ ...node, ...into, entryPoints: { server: source('server-entry.ts') } }),
     build({ ...node, ...into, entryPoints: { daemon: source('daemon-entry.ts') } }),
+    build({ ...node, ...into, entryPoints: { 'artifact-doors': source('artifacts/doors.ts') } }),
     build({ ...node, ...doors(outdir, './server-doors.cjs') }),
     build({ ...node, ...doors(outdir, './daemon-doors.cjs') }),
   ]);

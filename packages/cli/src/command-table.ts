@@ -5,9 +5,10 @@ import type { AegisConfig } from './oclif.ts';
  *  loaded when one of its commands runs (or its help is asked for), so that `aegis submit` does not pay for the others.
  *  The key is the id as oclif writes it; the summary is shown in the manual and heads the command's own help. */
 
-export type Group = 'run' | 'fleet' | 'server' | 'node' | 'setup';
+export type Group = 'run' | 'artifacts' | 'fleet' | 'server' | 'node' | 'setup';
 export const GROUPS: Readonly<Record<Group, string>> = {
   run: 'RUN COMMANDS',
+  artifacts: 'EBPF ARTIFACTS',
   fleet: 'FLEET',
   server: 'SERVER',
   node: 'NODE',
@@ -28,10 +29,15 @@ const entry = (group: Group, summary: string, load: () => Promise<unknown>): Tab
   load: load as () => Promise<CommandClass>,
 });
 
+const author = () => import('./topics/artifacts-author.ts');
+const registry = () => import('./topics/artifacts-registry.ts');
+const live = () => import('./topics/artifacts-live.ts');
 const commands = () => import('./topics/commands.ts');
 const context = () => import('./topics/context.ts');
+const kernel = () => import('./topics/daemon-kernel.ts');
 const daemon = () => import('./topics/daemon.ts');
 const nodes = () => import('./topics/nodes.ts');
+const accessKeys = () => import('./topics/access-keys.ts');
 const server = () => import('./topics/server.ts');
 const tokens = () => import('./topics/server-tokens.ts');
 
@@ -55,6 +61,53 @@ export const COMMANDS: Readonly<Record<string, TableEntry>> = {
     'Submit again for the nodes on which it did not succeed',
     async () => (await commands()).CommandsRetry,
   ),
+  'artifacts:init': entry(
+    'artifacts',
+    "Make a new artifact's folder from a template",
+    async () => (await author()).ArtifactsInit,
+  ),
+  'artifacts:pack': entry(
+    'artifacts',
+    'Make a bundle of manifest and objects',
+    async () => (await author()).ArtifactsPack,
+  ),
+  'artifacts:sign': entry('artifacts', 'Sign a bundle', async () => (await author()).ArtifactsSign),
+  'artifacts:verify': entry(
+    'artifacts',
+    'Check a bundle and its signature',
+    async () => (await author()).ArtifactsVerify,
+  ),
+  'artifacts:inspect': entry(
+    'artifacts',
+    'Look into a bundle or an object',
+    async () => (await author()).ArtifactsInspect,
+  ),
+  'artifacts:push': entry('artifacts', 'Publish a bundle', async () => (await registry()).ArtifactsPush),
+  'artifacts:pull': entry('artifacts', 'Fetch a bundle', async () => (await registry()).ArtifactsPull),
+  'artifacts:list': entry('artifacts', 'List published artifacts', async () => (await registry()).ArtifactsList),
+  'artifacts:show': entry('artifacts', 'Show one artifact', async () => (await registry()).ArtifactsShow),
+  'artifacts:delete': entry(
+    'artifacts',
+    'Delete an artifact that no node has',
+    async () => (await registry()).ArtifactsDelete,
+  ),
+  assign: entry('artifacts', 'Make nodes run an artifact', async () => (await import('./topics/assign.ts')).Assign),
+  unassign: entry(
+    'artifacts',
+    'Take an artifact off nodes',
+    async () => (await import('./topics/unassign.ts')).Unassign,
+  ),
+  'artifacts:status': entry(
+    'artifacts',
+    "Show each node's state, or watch it",
+    async () => (await import('./topics/artifacts-status.ts')).ArtifactsStatus,
+  ),
+  'artifacts:maps': entry('artifacts', "Show an artifact's maps on a node", async () => (await live()).ArtifactsMaps),
+  'artifacts:events': entry(
+    'artifacts',
+    "Stream an artifact's events from a node",
+    async () => (await live()).ArtifactsEvents,
+  ),
   'nodes:list': entry('fleet', 'List nodes', async () => (await nodes()).NodesList),
   'nodes:show': entry('fleet', 'Show one node', async () => (await nodes()).NodesShow),
   'nodes:label': entry('fleet', "Set or remove a node's labels", async () => (await nodes()).NodesLabel),
@@ -64,6 +117,10 @@ export const COMMANDS: Readonly<Record<string, TableEntry>> = {
     async () => (await nodes()).NodesMaintenance,
   ),
   'nodes:retire': entry('fleet', 'Retire a node for good', async () => (await nodes()).NodesRetire),
+  'access:keys:create': entry('fleet', 'Make a key pair that signs', async () => (await accessKeys()).AccessKeysCreate),
+  'access:keys:add': entry('fleet', 'Let a key sign artifacts', async () => (await accessKeys()).AccessKeysAdd),
+  'access:keys:list': entry('fleet', 'List the keys that nodes trust', async () => (await accessKeys()).AccessKeysList),
+  'access:keys:revoke': entry('fleet', 'Revoke a key for good', async () => (await accessKeys()).AccessKeysRevoke),
   'server:init': entry(
     'server',
     'Make a fleet: its keys and the data directory',
@@ -114,6 +171,17 @@ export const COMMANDS: Readonly<Record<string, TableEntry>> = {
     'Print the settings in effect, and where each comes from',
     async () => (await daemon()).DaemonConfigShow,
   ),
+  'daemon:attachments': entry(
+    'node',
+    'Show the programs that are attached on this machine',
+    async () => (await kernel()).DaemonAttachments,
+  ),
+  'daemon:maps': entry('node', "Show an artifact's maps on this machine", async () => (await kernel()).DaemonMaps),
+  'daemon:events': entry(
+    'node',
+    "Stream an artifact's events on this machine",
+    async () => (await kernel()).DaemonEvents,
+  ),
   'context:list': entry('setup', 'List the servers that this user knows', async () => (await context()).ContextList),
   'context:use': entry('setup', 'Choose the server that commands go to', async () => (await context()).ContextUse),
   'context:set': entry('setup', 'Add or change a server', async () => (await context()).ContextSet),
@@ -126,6 +194,9 @@ export const COMMANDS: Readonly<Record<string, TableEntry>> = {
 };
 
 export const TOPICS: Readonly<Record<string, string>> = {
+  access: 'Say whom the fleet trusts',
+  'access:keys': 'Make keys, and say which of them nodes trust',
+  artifacts: 'Make, sign and publish eBPF artifacts, and watch them on nodes',
   commands: 'Look at submitted commands, cancel and retry them',
   nodes: 'Look at the machines of the fleet and change what is known of them',
   server: 'Set up and run the control server',

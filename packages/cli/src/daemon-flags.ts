@@ -45,6 +45,9 @@ export const daemonFlags = {
   }),
 };
 
+/** Of commands that look at this machine's daemon. */
+export const localFlags = { 'data-dir': daemonDataDir, config: daemonFlags.config };
+
 type FlagValue = string | number | boolean | string[] | undefined;
 
 /** Flags as settings: the token file read, the labels as one record. */

@@ -1,6 +1,7 @@
 /** api: the server's operator side as the CLI calls it. Used by the topics; holds no presentation.
  *  Invariant: a route here is the protocol's own endpoint: method and path are checked against its literal types by the compiler.
  *  The endpoints' values stay unimported: building their zod schemas costs 12 ms, a third of a bare start. */
+import type * as access from '@aegis/protocol/access/endpoints';
 import type * as artifacts from '@aegis/protocol/artifacts/endpoints';
 import type * as commands from '@aegis/protocol/commands/endpoints';
 import type { Endpoint } from '@aegis/protocol/endpoint';
@@ -38,5 +39,9 @@ export const routes = {
   putHosts: route<typeof artifacts.putHosts>('PUT', '/hosts/{artifact_id}'),
   artifactStatus: route<typeof artifacts.allStatus>('GET', '/api/v1/artifact-status'),
   kernelReport: route<typeof artifacts.showKernelReport>('GET', '/api/v1/agents/{id}/kernel'),
+  showTrust: route<typeof access.showTrust>('GET', '/api/v1/trust'),
+  listKeys: route<typeof access.listKeys>('GET', '/api/v1/keys'),
+  addKey: route<typeof access.addKey>('POST', '/api/v1/keys'),
+  revokeKey: route<typeof access.revokeKey>('POST', '/api/v1/keys/{id}/revoke'),
   health: route<typeof nodes.healthz>('GET', '/healthz'),
 } as const;

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { lstatSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { BUNDLE_LIMITS } from '@aegis/protocol/artifacts/manifest';
@@ -39,3 +40,5 @@ export const writeLocal = (path: string, bytes: string | Uint8Array): void => {
     throw new AegisError('cli.usage', `${path} cannot be written (${reasonOf(error)}). Choose another with -o.`);
   }
 };
+
+export const sha256Of = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');

@@ -2,7 +2,7 @@ import { AegisError } from '@aegis/protocol/errors';
 import * as Flags from '@oclif/core/flags';
 import { readToken } from '../api/settings.ts';
 import { AegisCommand } from '../base-command.ts';
-import { daemonDataDir, daemonFlags, daemonSettings } from '../daemon-flags.ts';
+import { daemonFlags, daemonSettings, localFlags } from '../daemon-flags.ts';
 import { configText, settingsOf } from '../settings-flags.ts';
 import { startBundle } from '../start-bundle.ts';
 import { facts } from '../ui/table.ts';
@@ -56,8 +56,6 @@ export class DaemonConfigShow extends AegisCommand {
     await (flags.json ? this.printJson({ settings }) : this.print(configText(settings, this.width)));
   }
 }
-
-const localFlags = { 'data-dir': daemonDataDir, config: daemonFlags.config };
 
 const askDaemon = async (
   flags: { 'data-dir'?: string | undefined; config?: string | undefined },

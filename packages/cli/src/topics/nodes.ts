@@ -5,6 +5,7 @@ import * as Flags from '@oclif/core/flags';
 import type { Api } from '../api/client.ts';
 import { everyPage } from '../api/pages.ts';
 import { routes } from '../api/routes.ts';
+import { kernelText } from '../artifacts/kernel-text.ts';
 import { ServerCommand, serverFlags } from '../base-command.ts';
 import { confirmed } from '../ui/confirm.ts';
 import { plainText } from '../ui/plain-text.ts';
@@ -95,10 +96,15 @@ export class NodesList extends ServerCommand {
 }
 
 export class NodesShow extends ServerCommand {
-  static override description = 'Shows everything that the server knows of a node.';
+  static override description =
+    'Shows everything that the server knows of a node, and which kinds of eBPF programs work on its kernel, or why they do not.';
   static override examples = [
     { description: 'By name', command: 'aegis nodes show web-1' },
     { description: 'Its kernel alone', command: 'aegis nodes show web-1 --json | jq -r .kernel' },
+    {
+      description: 'Whether XDP works there',
+      command: 'aegis nodes show web-1 --json | jq .kernel_report.kinds.xdp.works',
+    },
   ];
   static override args = { node: nodeArg };
   static override flags = { ...serverFlags };
@@ -107,10 +113,23 @@ export class NodesShow extends ServerCommand {
     const { flags, args } = await this.parse(NodesShow);
     await this.withApi(flags, async (api) => {
       const node = await api.call(routes.showNode, { params: { id: args.node } });
-      await (flags.json ? this.printJson(node) : this.print(nodeFacts(node, this.around.now())));
+      const { kernel, reported_at } = await kernelReportOf(api, node.uid);
+      if (flags.json) return await this.printJson({ ...node, kernel_report: kernel, kernel_reported_at: reported_at });
+      const report = node.keyless ? '' : kernelText(kernel, reported_at, this.width);
+      await this.print(nodeFacts(node, this.around.now()) + report);
     });
   }
 }
+
+/** A server of an older release has none. */
+const kernelReportOf = async (api: Api, id: string) => {
+  try {
+    return await api.call(routes.kernelReport, { params: { id } });
+  } catch (error) {
+    if (error instanceof AegisError && error.code === 'http.not_found') return { kernel: null, reported_at: null };
+    throw error;
+  }
+};
 
 export class NodesLabel extends ServerCommand {
   static override description =

@@ -1,5 +1,4 @@
-import { ManifestSource } from '@aegis/protocol/artifacts/manifest';
-import * as z from 'zod/mini';
+import { manifestSchema } from '@aegis/protocol/artifacts/manifest-schema';
 import { CGROUP_SKB, TC, TRACEPOINT, XDP } from './programs.ts';
 
 /** The files of a new artifact, by its kind. */
@@ -115,9 +114,6 @@ ${tryOut.replaceAll(' NAME ', ` ${name} `)}
 For the next version change \`version\` in \`aegis.json\`, build, pack, sign and push again, and assign it: nodes change over without a gap, and maps
 with \`"keep": true\` keep their contents. \`aegis assign ${name}@1.0.0 NODE\` goes back.
 `;
-
-/** Of aegis.json, for editors (JSON Schema 2020-12). */
-export const manifestSchema = (): unknown => z.toJSONSchema(ManifestSource, { io: 'input', unrepresentable: 'any' });
 
 export const SCHEMA_FILE = 'aegis.schema.json';
 

@@ -1,0 +1,126 @@
+import { randomUUID } from 'node:crypto';
+import { AegisError, isErrorCode } from '@aegis/protocol/errors';
+import type { Api } from '../api/client.ts';
+import { routes } from '../api/routes.ts';
+import { exitStatus } from '../following/exit-status.ts';
+import { interrupts } from '../following/interrupts.ts';
+import { endText } from '../following/raw-sink.ts';
+import { followSession } from '../following/session.ts';
+import type { Outcome } from '../following/sink.ts';
+import type { Surroundings } from '../surroundings.ts';
+import { ReaderGone } from '../ui/output.ts';
+
+/** Reads maps and events of one node by a command of its own (`artifacts.maps`, `artifacts.events`), which the node's aegis carries out. Its
+ *  stdout is handed on; what it says on stderr is its refusal, as JSON. Whoever stops listening cancels it: nothing goes on there. */
+
+export interface RemoteRead {
+  verb: 'artifacts.maps' | 'artifacts.events';
+  args: Readonly<Record<string, unknown>>;
+  node: string;
+  out(bytes: Uint8Array): Promise<void>;
+  say(text: string): Promise<void>;
+}
+
+const RECONNECT_FOR_MS = 600_000;
+/** A short answer is not worth waiting for a node to come back. */
+const TTL_SEC = 60;
+const MAX_REFUSAL_CHARS = 64 * 1024;
+
+/** @returns false when a person interrupted it
+ *  @throws AegisError what the node said, or why it could not be asked */
+export const readRemotely = async (api: Api, read: RemoteRead, around: Surroundings): Promise<boolean> => {
+  const answer = await api.call(routes.submitCommand, {
+    body: {
+      verb: read.verb,
+      args: read.args,
+      targets: [read.node],
+      ttl_sec: TTL_SEC,
+      output_limit_bytes: 0,
+      idempotency_key: randomUUID(),
+    },
+  });
+  const id = answer.command_id;
+  const [target, other] = answer.targets;
+  if (id === null || !target || other) {
+    if (id !== null) await cancelQuietly(api, id);
+    throw new AegisError(
+      'cli.usage',
+      `--node takes one node, and '${read.node}' is ${answer.targets.length}: name it.`,
+    );
+  }
+  const cancel = async () => void (await api.call(routes.cancelCommand, { params: { id }, body: {} }));
+  const stop = interrupts({ policy: 'cancel', ask: null, cancel, say: read.say });
+  let refusal = '';
+  try {
+    const outcome = await followSession(
+      api,
+      id,
+      {
+        chunk: async ({ stream, bytes }) => {
+          if (stream === 'stdout') await read.out(bytes);
+          else if (refusal.length < MAX_REFUSAL_CHARS) refusal += bytes.toString('utf8');
+        },
+        gap: async ({ gap }) => read.say(`${gap} bytes are missing here.`),
+        state: async () => undefined,
+        end: async () => undefined,
+        close: async () => undefined,
+      },
+      {
+        follow: true,
+        signal: stop.letGo,
+        giveUpAfterMs: RECONNECT_FOR_MS,
+        now: around.now,
+        pause: around.pause,
+        onOutage: (state) =>
+          void read.say(state === 'lost' ? 'lost the server; trying to reach it again.' : 'the server is back.'),
+      },
+    );
+    if (stop.interrupted || outcome === null) return false;
+    refuse(outcome, refusal, read);
+    return true;
+  } catch (error) {
+    if (error instanceof ReaderGone) await cancelQuietly(api, id);
+    throw error;
+  } finally {
+    stop.stop();
+  }
+};
+
+/** @throws AegisError unless it succeeded */
+const refuse = ({ executions }: Outcome, stderr: string, { node }: RemoteRead): void => {
+  if (exitStatus(executions, false) === 0) return;
+  const said = errorIn(stderr);
+  if (said) throw said;
+  const [execution] = executions;
+  const why = execution ? endText(execution) : null;
+  const { code } = execution?.error ?? {};
+  throw new AegisError(
+    code !== undefined && isErrorCode(code) ? code : 'artifacts.not_here',
+    why ??
+      `${node} could not be asked (${stderr.trim().slice(0, 500) || 'it said nothing'}). See 'aegis nodes show ${node}'.`,
+  );
+};
+
+const isRecord = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null;
+
+const errorIn = (stderr: string): AegisError | null => {
+  for (const line of stderr.split('\n')) {
+    try {
+      const value: unknown = JSON.parse(line);
+      const error = isRecord(value) && isRecord(value.error) ? value.error : {};
+      if (typeof error.code === 'string' && isErrorCode(error.code) && typeof error.message === 'string')
+        return new AegisError(error.code, error.message, { details: isRecord(error.details) ? error.details : {} });
+    } catch {
+      // a word for people
+    }
+  }
+  return null;
+};
+
+const cancelQuietly = async (api: Api, id: string): Promise<void> => {
+  try {
+    await api.call(routes.cancelCommand, { params: { id }, body: {} });
+  } catch {
+    // It has ended meanwhile, or cannot be reached: nobody is left to tell.
+  }
+};

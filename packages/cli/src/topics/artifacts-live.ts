@@ -1,0 +1,112 @@
+import { AegisError } from '@aegis/protocol/errors';
+import * as Args from '@oclif/core/args';
+import * as Flags from '@oclif/core/flags';
+import { type MapContents, type MapList, mapContentsText, mapListText } from '../artifacts/map-text.ts';
+import { readRemotely } from '../artifacts/remote-read.ts';
+import { ServerCommand, serverFlags } from '../base-command.ts';
+import { EXIT } from '../following/exit-status.ts';
+
+/** Looking into an artifact's maps and ring buffers on a node, through the server. */
+
+const artifactName = Args.string({ required: true, ignoreStdin: true, description: 'The name of the artifact' });
+const nodeFlag = Flags.string({ required: true, char: 'n', helpValue: 'NODE', summary: 'The node, by name or uid' });
+const MAX_ANSWER_BYTES = 256 * 1024 * 1024;
+const DAY_SEC = 86_400;
+
+export class ArtifactsMaps extends ServerCommand {
+  static override description =
+    `Shows the maps of an artifact on a node, or with NAME one map's contents, decoded by the types that stand in the program's BTF; bytes without a type are shown in hexadecimal. The node reads them at that moment.`;
+  static override examples = [
+    { description: 'Which maps there are', command: 'aegis artifacts maps block-icmp --node web-1' },
+    { description: 'What one holds', command: 'aegis artifacts maps block-icmp dropped --node web-1' },
+    {
+      description: 'A counter, for a script',
+      command: "aegis artifacts maps block-icmp dropped -n web-1 --json | jq '.entries[0].value.packets'",
+    },
+  ];
+  static override args = {
+    artifact: artifactName,
+    map: Args.string({ ignoreStdin: true, description: 'The map (default: list them)' }),
+  };
+  static override flags = {
+    node: nodeFlag,
+    limit: Flags.integer({
+      min: 1,
+      max: 1_000_000,
+      default: 1000,
+      helpValue: 'N',
+      summary: 'At most this many entries',
+    }),
+    ...serverFlags,
+  };
+
+  async run(): Promise<number | undefined> {
+    const { flags, args } = await this.parse(ArtifactsMaps);
+    return await this.withApi(flags, async (api) => {
+      const pieces: Buffer[] = [];
+      let size = 0;
+      const out = async (bytes: Uint8Array) => {
+        size += bytes.length;
+        if (size > MAX_ANSWER_BYTES)
+          throw new AegisError('http.too_large', 'The map is too large to be shown whole: choose a smaller --limit.');
+        pieces.push(Buffer.from(bytes));
+      };
+      const { artifact, map } = args;
+      const finished = await readRemotely(
+        api,
+        {
+          verb: 'artifacts.maps',
+          args: { artifact, ...(map === undefined ? {} : { map, limit: flags.limit }), timeout_sec: 120 },
+          node: flags.node,
+          out,
+          say: (text) => this.note(text),
+        },
+        this.around,
+      );
+      if (!finished) return EXIT.interrupted;
+      const answer = JSON.parse(Buffer.concat(pieces).toString('utf8')) as MapList | MapContents;
+      if (flags.json) return await this.printJson(answer);
+      if ('maps' in answer) return await this.print(mapListText(answer, this.width));
+      await this.print(mapContentsText(answer, this.width));
+      if (answer.truncated) await this.note(`only ${flags.limit} entries are shown; a larger --limit shows more.`);
+      return undefined;
+    });
+  }
+}
+
+export class ArtifactsEvents extends ServerCommand {
+  static override description =
+    `Streams what an artifact's programs write into a ring buffer on a node: a line of JSON for each record, decoded where the program's source names the record's type (docs/artifacts.md), until Ctrl-C. A record goes to one reader: two that listen at the same time share them.`;
+  static override examples = [
+    { description: 'As they come', command: 'aegis artifacts events exec-watch --node web-1' },
+    {
+      description: 'Ten of them',
+      command: "aegis artifacts events exec-watch --node web-1 | head -n 10 | jq -r '.comm'",
+    },
+  ];
+  static override args = { artifact: artifactName };
+  static override flags = {
+    node: nodeFlag,
+    map: Flags.string({ helpValue: 'NAME', summary: 'The ring buffer (default: the only one)' }),
+    ...serverFlags,
+  };
+
+  async run(): Promise<number | undefined> {
+    const { flags, args } = await this.parse(ArtifactsEvents);
+    return await this.withApi(flags, async (api) => {
+      const map = flags.map === undefined ? {} : { map: flags.map };
+      const finished = await readRemotely(
+        api,
+        {
+          verb: 'artifacts.events',
+          args: { artifact: args.artifact, ...map, timeout_sec: DAY_SEC, grace_sec: 2 },
+          node: flags.node,
+          out: (bytes) => this.around.output.out(bytes),
+          say: (text) => this.note(text),
+        },
+        this.around,
+      );
+      return finished ? undefined : EXIT.interrupted;
+    });
+  }
+}

@@ -1,0 +1,103 @@
+import * as Args from '@oclif/core/args';
+import * as Flags from '@oclif/core/flags';
+import { attachmentsText, type LocalAttachments } from '../artifacts/attachments-text.ts';
+import { mapContentsText, mapListText } from '../artifacts/map-text.ts';
+import { AegisCommand } from '../base-command.ts';
+import { localFlags } from '../daemon-flags.ts';
+import { EXIT } from '../following/exit-status.ts';
+import { untilInterrupted } from '../following/until-interrupted.ts';
+import { nodeFolder } from '../node-folder.ts';
+
+/** What this machine's kernel holds of artifacts: pins below bpffs, read without a server and without the daemon's help. */
+
+const artifactName = Args.string({ required: true, ignoreStdin: true, description: 'The name of the artifact' });
+
+export class DaemonAttachments extends AegisCommand {
+  static override description =
+    "Shows the artifacts of this machine as its daemon knows them (what is wished, what runs) beside what the kernel itself holds: each pinned link, its program and how often that has run. Works without the server, and without the daemon too. Needs root's rights.";
+  static override examples = [
+    { description: 'As a table', command: 'aegis daemon attachments' },
+    {
+      description: 'The ids that bpftool shows',
+      command: "aegis daemon attachments --json | jq '.artifacts[].links[].program_id'",
+    },
+  ];
+  static override flags = localFlags;
+
+  async run(): Promise<undefined> {
+    const { flags } = await this.parse(DaemonAttachments);
+    const node = await nodeFolder(flags, this.around.env);
+    const { kernelSight } = await import('../artifacts/doors.ts');
+    const seen: LocalAttachments = await kernelSight(node).attachments();
+    await (flags.json ? this.printJson(seen) : this.print(attachmentsText(seen, this.width)));
+    if (!flags.json && seen.artifacts.length === 0) await this.note('this node has no artifacts.');
+  }
+}
+
+export class DaemonMaps extends AegisCommand {
+  static override description =
+    "Shows the maps of an artifact on this machine, or with NAME one map's contents, decoded by the types that stand in the program's BTF. Needs root's rights; neither server nor daemon has to run.";
+  static override examples = [
+    { description: 'Which maps there are', command: 'aegis daemon maps block-icmp' },
+    { description: 'What one holds', command: 'aegis daemon maps block-icmp dropped --json' },
+  ];
+  static override args = {
+    artifact: artifactName,
+    map: Args.string({ ignoreStdin: true, description: 'The map (default: list them)' }),
+  };
+  static override flags = {
+    limit: Flags.integer({
+      min: 1,
+      max: 1_000_000,
+      default: 1000,
+      helpValue: 'N',
+      summary: 'At most this many entries',
+    }),
+    ...localFlags,
+  };
+
+  async run(): Promise<undefined> {
+    const { flags, args } = await this.parse(DaemonMaps);
+    const node = await nodeFolder(flags, this.around.env);
+    const { kernelSight } = await import('../artifacts/doors.ts');
+    const sight = kernelSight(node);
+    if (args.map === undefined) {
+      const list = await sight.maps(args.artifact);
+      return await (flags.json ? this.printJson(list) : this.print(mapListText(list, this.width)));
+    }
+    const contents = await sight.contents(args.artifact, args.map, flags.limit);
+    if (flags.json) return await this.printJson(contents);
+    await this.print(mapContentsText(contents, this.width));
+    if (contents.truncated) await this.note(`only ${flags.limit} entries are shown; a larger --limit shows more.`);
+    return undefined;
+  }
+}
+
+export class DaemonEvents extends AegisCommand {
+  static override description =
+    "Streams what an artifact's programs write into a ring buffer on this machine: a line of JSON for each record, until Ctrl-C. A record goes to one reader: two that listen at the same time share them. Needs root's rights.";
+  static override examples = [
+    { description: 'As they come', command: 'aegis daemon events exec-watch' },
+    { description: 'One of several ring buffers', command: 'aegis daemon events exec-watch --map events | head -n 10' },
+  ];
+  static override args = { artifact: artifactName };
+  static override flags = {
+    map: Flags.string({ helpValue: 'NAME', summary: 'The ring buffer (default: the only one)' }),
+    ...localFlags,
+  };
+
+  async run(): Promise<number> {
+    const { flags, args } = await this.parse(DaemonEvents);
+    const node = await nodeFolder(flags, this.around.env);
+    const { kernelSight } = await import('../artifacts/doors.ts');
+    return await untilInterrupted(async (signal) => {
+      for await (const { records, lost } of kernelSight(node).events(args.artifact, flags.map, signal)) {
+        await this.around.output.out(records.map((record) => `${JSON.stringify(record)}\n`).join(''));
+        if (lost > 0) await this.note(`${lost} records are lost: they came faster than they were read.`);
+      }
+      if (signal.aborted) return EXIT.interrupted;
+      await this.note(`${args.artifact} was taken off this node.`);
+      return 0;
+    });
+  }
+}
