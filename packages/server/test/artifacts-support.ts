@@ -1,0 +1,105 @@
+import { randomBytes } from 'node:crypto';
+import { completeManifest, packBundle } from '@aegis/archive/bundle/pack';
+import type { Directive } from '@aegis/protocol/access/directive';
+import { type Envelope, openEnvelope, PAYLOAD_TYPES } from '@aegis/protocol/access/dsse';
+import { addKey, showTrust } from '@aegis/protocol/access/endpoints';
+import { generateKeyPair, type KeyPair, keyIdOf, publicKeyFromRaw } from '@aegis/protocol/access/keys';
+import { formatMinisignPublicKey, signMinisign } from '@aegis/protocol/access/minisign';
+import { type Artifact, artifactsForHost, createArtifact } from '@aegis/protocol/artifacts/endpoints';
+import { ManifestSource } from '@aegis/protocol/artifacts/manifest';
+import { trustedCommentOf } from '@aegis/protocol/artifacts/signature';
+import * as z from 'zod/mini';
+import type { EnrolledNode, TestServer } from './start-test-server.ts';
+import type { TestClient } from './test-client.ts';
+
+/** What the tests of the artifacts domain say often. */
+
+export interface Signatory {
+  keys: KeyPair;
+  minisignId: string;
+  /** As `minisign -G` writes it. */
+  publicKey: string;
+}
+export const signatory = (): Signatory => {
+  const keys = generateKeyPair();
+  const minisignId = randomBytes(8).toString('hex').toUpperCase();
+  return { keys, minisignId, publicKey: formatMinisignPublicKey({ minisignId, raw: keys.publicRaw }) };
+};
+/** A key that the fleet trusts for artifacts. */
+export const trustedSignatory = async (admin: TestClient, name = 'release'): Promise<Signatory> => {
+  const made = signatory();
+  await admin.call(addKey, { body: { name, public_key: made.publicKey, usage: ['artifacts'] } });
+  return made;
+};
+
+export interface Bundled {
+  name: string;
+  version: string;
+  bytes: Buffer;
+}
+export const bundle = async (name: string, version: string, more: Partial<ManifestSource> = {}): Promise<Bundled> => {
+  const files = new Map([[`${name}.bpf.o`, Buffer.from(`the object of ${name} ${version}`)]]);
+  const source = z.parse(ManifestSource, {
+    name,
+    version,
+    description: `what ${name} is for`,
+    objects: [{ file: `${name}.bpf.o` }],
+    programs: [{ name: 'drop', attach: { kind: 'cgroup_skb', cgroup: '/', direction: 'egress' } }],
+    constants: [
+      { name: 'target_ip', type: 'ipv4', value: '192.0.2.1', settable: true },
+      { name: 'fixed', type: 'u32', value: 7 },
+    ],
+    maps: [{ name: 'counters', keep: true }],
+    tags: ['test'],
+    metadata: { target_ip: '192.0.2.1' },
+    ...more,
+  });
+  return { name, version, bytes: await packBundle({ manifest: completeManifest(source, files), files }) };
+};
+
+export const signatureOf = ({ name, version, bytes }: Bundled, by: Signatory): string =>
+  signMinisign(
+    bytes,
+    { minisignId: by.minisignId, privateKey: by.keys.privateKey },
+    { trustedComment: trustedCommentOf(name, version, Date.now()) },
+  );
+
+export const publish = (client: TestClient, one: Bundled, signature?: string): Promise<Artifact> =>
+  client.call(createArtifact, {
+    body: {
+      name: one.name,
+      version: one.version,
+      data: one.bytes.toString('base64'),
+      ...(signature === undefined ? {} : { signature }),
+    },
+  });
+
+/** A server with one trusted signing key, and what publishes with it. */
+export const registry = async (server: TestServer) => {
+  const signer = await trustedSignatory(server.as('admin'));
+  const operator = server.as('operator');
+  return {
+    signer,
+    operator,
+    publish: async (name: string, version: string, more: Partial<ManifestSource> = {}): Promise<Artifact> => {
+      const made = await bundle(name, version, more);
+      return publish(operator, made, signatureOf(made, signer));
+    },
+  };
+};
+
+export const forHost = (node: EnrolledNode) => node.call(artifactsForHost, { params: { host_id: node.uid } });
+
+/** What a node reads of its directives, checked as it checks them. */
+export const directivesOf = async (server: TestServer, node: EnrolledNode): Promise<Directive[]> => {
+  const { trust_bundle } = await server.as('anyone').call(showTrust);
+  const { keys } = JSON.parse(Buffer.from(trust_bundle.payload, 'base64').toString()) as {
+    keys: { public_key: string; usage: string[] }[];
+  };
+  const raw = Buffer.from(keys.find(({ usage }) => usage.includes('serve'))?.public_key ?? '', 'base64');
+  return (await forHost(node)).directives.map((envelope: Envelope) => {
+    const opened = openEnvelope(envelope, PAYLOAD_TYPES.directive, new Map([[keyIdOf(raw), publicKeyFromRaw(raw)]]));
+    if (opened.signedBy.length !== 1) throw new Error('the directive is not signed by the server');
+    return JSON.parse(opened.payload.toString()) as Directive;
+  });
+};
