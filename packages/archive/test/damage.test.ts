@@ -1,34 +1,14 @@
-import { zstdDecompressSync } from 'node:zlib';
-import { MANIFEST_FILE } from '@aegis/protocol/artifacts/manifest';
-import { AegisError } from '@aegis/protocol/errors';
 import { expect, test } from 'vitest';
 import { packBundle } from '../src/bundle/pack.ts';
 import { readBundle } from '../src/bundle/read.ts';
-import { writeTar } from '../src/bundle/tar-form.ts';
 import { FILES, goodManifest, sha256 } from './bundle-forge.ts';
 import { chanceOf, mutantOf } from './mutants.ts';
+import { outcomeOf } from './outcome.ts';
 
 /** Damage of every kind: refused by name, or a bundle in its one form. */
 
-const CODES = ['artifacts.bad_bundle', 'artifacts.bundle_limit', 'artifacts.bad_manifest'];
 const MUTANTS = 10_000;
 const MOST_MIB = 200;
-
-/** The reason it was refused for, or null when it was read. Anything else than our own refusals is a fault of the reader. */
-const outcomeOf = async (bytes: Buffer): Promise<string | null> => {
-  try {
-    const { manifestBytes, files } = await readBundle(bytes);
-    const entries = [...files].map(([name, content]) => ({ name, bytes: content }));
-    expect(
-      writeTar([{ name: MANIFEST_FILE, bytes: manifestBytes }, ...entries]).equals(zstdDecompressSync(bytes)),
-    ).toBe(true);
-    return null;
-  } catch (fault) {
-    if (!(fault instanceof AegisError) || !CODES.includes(fault.code)) throw fault;
-    expect(fault.message).toMatch(/^[^\p{Cc}]{10,600}\.?$/u);
-    return String(fault.details.reason);
-  }
-};
 
 test('a flipped bit at every byte: the digest differs, and what is still read is the same', async () => {
   const packed = await packBundle({ manifest: goodManifest(), files: FILES });

@@ -124,6 +124,16 @@ const FIELDS: readonly HostileCase[] = [
     () => ({ run_before: 'rm -rf /' }),
   ),
   invalid(
+    'seventy thousand fields that nobody knows',
+    'manifest: Unrecognized keys: "!0", "!1", "!10", "!100", "!1000", "!10000", "!10001", "!10002", "!10003", "!10004", "!10005", "!10006", "!10007", "!10008", "!10009", "!100…. See docs/artifact-format.md.',
+    () => Object.fromEntries(Array.from({ length: 70_000 }, (_, at) => [`!${at}`, 1])),
+  ),
+  invalid(
+    'three hundred thousand programs',
+    'manifest.programs: Too big: expected array to have <=64 items. See docs/artifact-format.md.',
+    () => ({ programs: Array.from({ length: 300_000 }, () => ({})) }),
+  ),
+  invalid(
     'a name with a path',
     'manifest.name: an artifact name has 1–63 of a-z 0-9 . _ - and starts with a letter or digit. See docs/artifact-format.md.',
     () => ({ name: '../block-icmp' }),
@@ -255,6 +265,11 @@ const FIELDS: readonly HostileCase[] = [
     'a tracepoint with a path',
     'manifest.programs.0.attach.category: a name of A-Z a-z 0-9 _ -. See docs/artifact-format.md.',
     () => program({ kind: 'tracepoint', category: '../..', name: 'x' }),
+  ),
+  invalid(
+    'a uprobe at nothing',
+    'manifest.programs.0.attach: a symbol, or an offset into the file. See docs/artifact-format.md.',
+    () => program({ kind: 'uprobe', binary: '/bin/sh' }),
   ),
   invalid(
     'an address that is none',

@@ -146,6 +146,9 @@ export type MutantKind = 'frame' | 'tar' | 'entries' | 'manifest' | 'manifest te
 const goodTar = tarOf(entriesOf());
 const goodBundle = squeeze(goodTar);
 
+/** Damage to the compressed bytes of any bundle. */
+export const damaged = several;
+
 export const mutantOf = (chance: Chance): { kind: MutantKind; bytes: Buffer } => {
   const kind = chance.pick<MutantKind>(['frame', 'frame', 'tar', 'entries', 'entries', 'manifest', 'manifest text']);
   switch (kind) {
