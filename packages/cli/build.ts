@@ -13,7 +13,15 @@ const here = dirname(fileURLToPath(import.meta.url));
  *  awaits at top level. */
 const SEPARATE: Readonly<Record<string, string>> = {
   '../ui/live-view.tsx': './live-view.mjs',
-  '../artifacts/doors.ts': './artifact-doors.cjs',
+  '../artifacts/artifact-facts.ts': './artifact-doors.cjs',
+  '../artifacts/exchange.ts': './artifact-doors.cjs',
+  '../artifacts/init.ts': './artifact-doors.cjs',
+  '../artifacts/inspect.ts': './artifact-doors.cjs',
+  '../artifacts/inspection-text.ts': './artifact-doors.cjs',
+  '../artifacts/kernel-sight.ts': './artifact-doors.cjs',
+  '../artifacts/pack.ts': './artifact-doors.cjs',
+  '../artifacts/sign.ts': './artifact-doors.cjs',
+  '../artifacts/verify.ts': './artifact-doors.cjs',
   '@aegis/server/config': './server-doors.cjs',
   '@aegis/server/offline': './server-doors.cjs',
   '@aegis/daemon/config': './daemon-doors.cjs',
@@ -24,7 +32,7 @@ const SEPARATE: Readonly<Record<string, string>> = {
 const separateBundles: Plugin = {
   name: 'separate-bundles',
   setup(bundle) {
-    bundle.onResolve({ filter: /^@aegis\/|live-view|artifacts\/doors/ }, ({ path, kind }) => {
+    bundle.onResolve({ filter: /^@aegis\/|live-view|\.\/artifacts\// }, ({ path, kind }) => {
       const file = kind === 'dynamic-import' && Object.hasOwn(SEPARATE, path) ? SEPARATE[path] : undefined;
       return file ? { path: file, external: true } : null;
     });
@@ -83,7 +91,7 @@ const esmRequire = {
 const doors = (outdir: string, file: string): BuildOptions => {
   const specifiers = Object.keys(SEPARATE).filter((specifier) => SEPARATE[specifier] === file);
   const contents = specifiers.map((specifier) => `export * from '${specifier}';`).join('\n');
-  return { stdin: { contents, resolveDir: here }, outfile: join(outdir, file) };
+  return { stdin: { contents, resolveDir: join(here, 'src/topics') }, outfile: join(outdir, file) };
 };
 
 /** Built beside `target` and moved into its place, so that a failed build leaves the old one and nobody meets half of it. */
@@ -135,7 +143,7 @@ const bundleInto = async (outdir: string): Promise<void> => {
     }),
     build({ ...node, ...into, entryPoints: { server: source('server-entry.ts') } }),
     build({ ...node, ...into, entryPoints: { daemon: source('daemon-entry.ts') } }),
-    build({ ...node, ...into, entryPoints: { 'artifact-doors': source('artifacts/doors.ts') } }),
+    build({ ...node, ...doors(outdir, './artifact-doors.cjs') }),
     build({ ...node, ...doors(outdir, './server-doors.cjs') }),
     build({ ...node, ...doors(outdir, './daemon-doors.cjs') }),
   ]);

@@ -1,6 +1,87 @@
-/** The pins of this node as they lie in bpffs, for `aegis daemon attachments|maps|events`: where they are, what the records beside them say,
- *  and what the journal knows. Reads only. */
-export { describePoint, parseRecord } from './artifacts/kernel/attachment.ts';
-export { artifactKey, isKey, key16, layout, pinName } from './artifacts/kernel/layout.ts';
-export { isThere, listFolder, readRecord, readText } from './artifacts/kernel/pin-folders.ts';
-export { readIdentity } from './nodes/identity.ts';
+import { join } from 'node:path';
+import { AegisError } from '@aegis/protocol/errors';
+import { describePoint, parseRecord } from './artifacts/kernel/attachment.ts';
+import { artifactKey, isKey, layout } from './artifacts/kernel/layout.ts';
+import { listFolder, readRecord } from './artifacts/kernel/pin-folders.ts';
+import { readIdentity } from './nodes/identity.ts';
+
+/** The pins of this node as they lie in bpffs, for `aegis daemon attachments|maps|events`. Reads names and records, opens nothing, and needs
+ *  neither daemon nor server. */
+
+export interface PinnedAttachment {
+  artifact: string;
+  program: string;
+  /** For people: `tcx egress on eth0`. */
+  hook: string;
+  /** Null: a hook without links (clsact). */
+  link: string | null;
+}
+export interface PinnedMap {
+  name: string;
+  path: string;
+}
+export interface NodePins {
+  readonly node: string;
+  readonly uid: string;
+  /** Of everything that anything is pinned of: keys, which `keyOf` makes of names. */
+  artifacts(): string[];
+  keyOf(artifact: string): string;
+  attachments(key: string): PinnedAttachment[];
+  /** Of the revision that is in place; null when nothing of the artifact is. */
+  loaded(artifact: string): { maps: PinnedMap[]; programs: string[] } | null;
+}
+
+/** @throws AegisError nodes.not_enrolled; each function artifacts.not_here where the pins may not be read */
+export const nodePins = (dataDir: string, bpffs: string): NodePins => {
+  const identity = readIdentity(dataDir);
+  if (!identity)
+    throw new AegisError('nodes.not_enrolled', `${dataDir} belongs to no node: name the daemon's own --data-dir.`);
+  const places = layout(bpffs, identity.uid);
+  return {
+    node: identity.name,
+    uid: identity.uid,
+    artifacts: () => readable(() => listFolder(places.node)).filter(isKey),
+    keyOf: artifactKey,
+    attachments: (key) => {
+      const { records, links } = places.artifact(key);
+      return readable(() => listFolder(records)).flatMap((name) => {
+        const record = parseRecord(readRecord(join(records, name)));
+        if (record === null) return [];
+        const { artifact, program, point } = record;
+        const link = point.kind === 'tc' ? null : join(links, name);
+        return [{ artifact, program, hook: describePoint(point), link }];
+      });
+    },
+    loaded: (artifact) => {
+      const paths = places.artifact(artifactKey(artifact));
+      const revision = readable(() => readRecord(paths.settled));
+      if (revision === null) return null;
+      const { maps, programs } = places.revision(paths, revision);
+      return {
+        maps: namedMaps(
+          maps,
+          readable(() => listFolder(maps)),
+        ),
+        programs: readable(() => listFolder(programs)).map((pin) => join(programs, pin)),
+      };
+    },
+  };
+};
+
+/** Two objects of one artifact may each have a map of the name: then the pin's own name tells them apart. */
+const namedMaps = (folder: string, pins: readonly string[]): PinnedMap[] => {
+  const plain = pins.map((pin) => pin.replace(/^[0-9a-f]{16}-/, ''));
+  return pins.map((pin, index) => {
+    const name = plain[index] ?? pin;
+    return { name: plain.filter((other) => other === name).length > 1 ? pin : name, path: join(folder, pin) };
+  });
+};
+
+const readable = <T>(read: () => T): T => {
+  try {
+    return read();
+  } catch (error) {
+    const reason = (error as NodeJS.ErrnoException).code ?? String(error);
+    throw new AegisError('artifacts.not_here', `The pins of this node cannot be read (${reason}): run this as root.`);
+  }
+};

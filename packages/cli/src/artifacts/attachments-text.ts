@@ -28,6 +28,8 @@ export interface LocalArtifact {
 export interface LocalAttachments {
   node: string;
   uid: string;
+  /** Who told what is wished: the daemon now, or its journal, which holds what was last seen. Links are the kernel's own word. */
+  source: 'daemon' | 'journal';
   artifacts: LocalArtifact[];
 }
 

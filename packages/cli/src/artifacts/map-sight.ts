@@ -1,8 +1,8 @@
-import { join } from 'node:path';
 import type { Btf } from '@aegis/bpf-loader/btf';
 import type { BpfMap } from '@aegis/bpf-loader/maps';
 import type { MapInfo } from '@aegis/bpf-loader/types';
 import type { Value } from '@aegis/bpf-loader/values';
+import type { PinnedMap } from '@aegis/daemon/pins';
 import { AegisError } from '@aegis/protocol/errors';
 import type { NodeFolder } from '../node-folder.ts';
 import { loaderRefusal } from './kernel-refusal.ts';
@@ -19,9 +19,9 @@ export interface EventBatch {
 export const mapSight = (folder: NodeFolder) => ({
   maps: (artifact: string): Promise<MapList> =>
     asked(async () => {
-      const { pins } = await pinnedMaps(folder, artifact);
+      const pinned = await pinnedMaps(folder, artifact);
       const maps: MapSummary[] = [];
-      for (const { name, path } of pins) {
+      for (const { name, path } of pinned.maps) {
         using map = await openedMap(path);
         maps.push(await summaryOf(name, map));
       }
@@ -30,7 +30,7 @@ export const mapSight = (folder: NodeFolder) => ({
 
   contents: (artifact: string, name: string, limit: number): Promise<MapContents> =>
     asked(async () => {
-      const { pins } = await pinnedMaps(folder, artifact);
+      const { maps: pins } = await pinnedMaps(folder, artifact);
       using map = await openedMap(pinNamed(artifact, pins, name).path);
       const info = map.info();
       if (STREAMS.has(info.type))
@@ -68,50 +68,16 @@ const asked = async <T>(work: () => Promise<T>): Promise<T> => {
   }
 };
 
-interface PinnedMap {
-  name: string;
-  path: string;
-}
-interface PinnedMaps {
-  pins: PinnedMap[];
-  /** Programs' pins: they bring the BTF of their object. */
-  programs: string[];
-}
-
 /** @throws AegisError nodes.not_enrolled, artifacts.not_here */
-const pinnedMaps = async ({ dataDir, bpffs }: NodeFolder, artifact: string): Promise<PinnedMaps> => {
-  const { artifactKey, layout, listFolder, readIdentity, readRecord } = await import('@aegis/daemon/pins');
-  const identity = readIdentity(dataDir);
-  if (!identity)
-    throw new AegisError('nodes.not_enrolled', `${dataDir} belongs to no node: name the daemon's own --data-dir.`);
-  const places = layout(bpffs, identity.uid);
-  const paths = places.artifact(artifactKey(artifact));
-  const revision = readable(() => readRecord(paths.settled));
-  if (revision === null)
-    throw new AegisError(
-      'artifacts.not_here',
-      `Nothing of an artifact '${artifact}' is loaded on ${identity.name}. See 'aegis daemon attachments' there, or 'aegis artifacts status'.`,
-    );
-  const { maps, programs } = places.revision(paths, revision);
-  const names = readable(() => listFolder(maps));
-  const plain = names.map((pin) => pin.replace(/^[0-9a-f]{16}-/, ''));
-  return {
-    // Two objects of one artifact may each have a map of the name: then the pin's own name tells them apart.
-    pins: names.map((pin, index) => {
-      const name = plain[index] ?? pin;
-      return { name: plain.filter((other) => other === name).length > 1 ? pin : name, path: join(maps, pin) };
-    }),
-    programs: readable(() => listFolder(programs)).map((pin) => join(programs, pin)),
-  };
-};
-
-const readable = <T>(read: () => T): T => {
-  try {
-    return read();
-  } catch (error) {
-    const reason = (error as NodeJS.ErrnoException).code ?? String(error);
-    throw new AegisError('artifacts.not_here', `The pins of this node cannot be read (${reason}): run this as root.`);
-  }
+const pinnedMaps = async ({ dataDir, bpffs }: NodeFolder, artifact: string) => {
+  const { nodePins } = await import('@aegis/daemon/pins');
+  const pins = nodePins(dataDir, bpffs);
+  const loaded = pins.loaded(artifact);
+  if (loaded) return loaded;
+  throw new AegisError(
+    'artifacts.not_here',
+    `Nothing of an artifact '${artifact}' is loaded on ${pins.node}. See 'aegis daemon attachments' there, or 'aegis artifacts status'.`,
+  );
 };
 
 const pinNamed = (artifact: string, pins: readonly PinnedMap[], name: string): PinnedMap => {
@@ -201,7 +167,7 @@ interface OpenRing {
 }
 
 const openRing = async (folder: NodeFolder, artifact: string, name: string | undefined): Promise<OpenRing> => {
-  const { pins, programs } = await pinnedMaps(folder, artifact);
+  const { maps: pins, programs } = await pinnedMaps(folder, artifact);
   const rings: (PinnedMap & { type: string })[] = [];
   for (const pin of pins) {
     using map = await openedMap(pin.path);
@@ -244,7 +210,7 @@ const programBtf = async (programs: readonly string[], mapId: number): Promise<B
 
 const sameRing = async (folder: NodeFolder, artifact: string, { id, name }: OpenRing): Promise<boolean> => {
   try {
-    const { pins } = await pinnedMaps(folder, artifact);
+    const { maps: pins } = await pinnedMaps(folder, artifact);
     const pin = pins.find((one) => one.name === name);
     if (!pin) return false;
     using map = await openedMap(pin.path);

@@ -1,3 +1,7 @@
+/** artifacts: what the CLI does with eBPF artifacts: templates, packing, signing, verifying, looking into objects and at what is pinned in
+ *  the kernel, and showing what a server tells of nodes. Called by the topics; what brings zod, the archive or the loader they import
+ *  lazily, from a bundle of its own (build.ts), and no other command pays for it. Invariant: what it writes is whole or not there, and a
+ *  secret never leaves it but as a signature. Must not: parse a command line. */
 import { dirname, isAbsolute, join } from 'node:path';
 import { completeManifest, packBundle } from '@aegis/archive/bundle/pack';
 import { parseStrictJson } from '@aegis/protocol/access/strict-json';

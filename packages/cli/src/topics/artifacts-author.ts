@@ -41,7 +41,7 @@ Kinds: tc and cgroup_skb drop the ICMP that goes to an address, xdp the ICMP tha
 
   async run(): Promise<undefined> {
     const { flags, args } = await this.parse(ArtifactsInit);
-    const { initFolder } = await import('../artifacts/doors.ts');
+    const { initFolder } = await import('../artifacts/init.ts');
     const folder = flags.dir ?? args.name;
     const files = initFolder(args.name, folder, flags.kind);
     if (flags.json) return await this.printJson({ name: args.name, kind: flags.kind, folder, files });
@@ -71,7 +71,7 @@ export class ArtifactsPack extends AegisCommand {
 
   async run(): Promise<undefined> {
     const { flags, args } = await this.parse(ArtifactsPack);
-    const { packFolder } = await import('../artifacts/doors.ts');
+    const { packFolder } = await import('../artifacts/pack.ts');
     const packed = await packFolder(args.folder, flags.output);
     if (flags.json) return await this.printJson(packed);
     await this.print(
@@ -134,7 +134,7 @@ With --vault the signature comes from a key (type ed25519) of a Vault server's t
     const { key, vault, output } = flags;
     if ((key === undefined) === (vault === undefined))
       throw new AegisError('cli.usage', 'Name the key that signs: --key FILE.key, or --vault NAME.');
-    const { signWithKey, signWithVault } = await import('../artifacts/doors.ts');
+    const { signWithKey, signWithVault } = await import('../artifacts/sign.ts');
     const ask = () => readPassword(this.around.output, flags['password-file'], `Password of ${plainText(key ?? '')}:`);
     const signed =
       key === undefined
@@ -172,7 +172,7 @@ export class ArtifactsVerify extends ServerCommand {
 
   async run(): Promise<undefined> {
     const { flags, args } = await this.parse(ArtifactsVerify);
-    const { readPublicKey, verifyBundleFile } = await import('../artifacts/doors.ts');
+    const { readPublicKey, verifyBundleFile } = await import('../artifacts/verify.ts');
     const keyFile = flags['public-key'];
     const verified =
       keyFile !== undefined
@@ -207,7 +207,8 @@ export class ArtifactsInspect extends AegisCommand {
 
   async run(): Promise<undefined> {
     const { flags, args } = await this.parse(ArtifactsInspect);
-    const { inspectFile, inspectionText } = await import('../artifacts/doors.ts');
+    const { inspectFile } = await import('../artifacts/inspect.ts');
+    const { inspectionText } = await import('../artifacts/inspection-text.ts');
     const inspection = await inspectFile(args.file);
     await (flags.json ? this.printJson(inspection) : this.print(inspectionText(inspection, this.width)));
     if (inspection.note !== null) await this.note(inspection.note);

@@ -47,7 +47,7 @@ export class ArtifactsPush extends ServerCommand {
 
   async run(): Promise<undefined> {
     const { flags, args } = await this.parse(ArtifactsPush);
-    const { readUpload } = await import('../artifacts/doors.ts');
+    const { readUpload } = await import('../artifacts/exchange.ts');
     const upload = await readUpload(args.file, flags.signature);
     await this.withApi(flags, async (api) => {
       const artifact = await api.call(routes.createArtifact, { body: upload });
@@ -86,7 +86,8 @@ export class ArtifactsPull extends ServerCommand {
 
   async run(): Promise<undefined> {
     const { flags, args } = await this.parse(ArtifactsPull);
-    const { readPublicKey, savePulled, verifyBytes } = await import('../artifacts/doors.ts');
+    const { savePulled } = await import('../artifacts/exchange.ts');
+    const { readPublicKey, verifyBytes } = await import('../artifacts/verify.ts');
     await this.withApi(flags, async (api) => {
       const artifact = await artifactNamed(api, args.artifact);
       const bytes = await downloaded(api, artifact);
@@ -219,7 +220,7 @@ export class ArtifactsShow extends ServerCommand {
       const { artifact_id: id } = await artifactNamed(api, args.artifact);
       const artifact = await api.call(routes.showArtifact, { params: { id } });
       if (flags.json) return await this.printJson(artifact);
-      const { artifactFacts } = await import('../artifacts/doors.ts');
+      const { artifactFacts } = await import('../artifacts/artifact-facts.ts');
       await this.print(artifactFacts(artifact, signerText(artifact), this.width));
     });
   }

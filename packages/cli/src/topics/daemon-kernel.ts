@@ -27,7 +27,7 @@ export class DaemonAttachments extends AegisCommand {
   async run(): Promise<undefined> {
     const { flags } = await this.parse(DaemonAttachments);
     const node = await nodeFolder(flags, this.around.env);
-    const { kernelSight } = await import('../artifacts/doors.ts');
+    const { kernelSight } = await import('../artifacts/kernel-sight.ts');
     const seen: LocalAttachments = await kernelSight(node).attachments();
     await (flags.json ? this.printJson(seen) : this.print(attachmentsText(seen, this.width)));
     if (!flags.json && seen.artifacts.length === 0) await this.note('this node has no artifacts.');
@@ -59,7 +59,7 @@ export class DaemonMaps extends AegisCommand {
   async run(): Promise<undefined> {
     const { flags, args } = await this.parse(DaemonMaps);
     const node = await nodeFolder(flags, this.around.env);
-    const { kernelSight } = await import('../artifacts/doors.ts');
+    const { kernelSight } = await import('../artifacts/kernel-sight.ts');
     const sight = kernelSight(node);
     if (args.map === undefined) {
       const list = await sight.maps(args.artifact);
@@ -89,7 +89,7 @@ export class DaemonEvents extends AegisCommand {
   async run(): Promise<number> {
     const { flags, args } = await this.parse(DaemonEvents);
     const node = await nodeFolder(flags, this.around.env);
-    const { kernelSight } = await import('../artifacts/doors.ts');
+    const { kernelSight } = await import('../artifacts/kernel-sight.ts');
     return await untilInterrupted(async (signal) => {
       for await (const { records, lost } of kernelSight(node).events(args.artifact, flags.map, signal)) {
         await this.around.output.out(records.map((record) => `${JSON.stringify(record)}\n`).join(''));
