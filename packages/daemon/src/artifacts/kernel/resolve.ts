@@ -4,7 +4,14 @@ import type { AttachPoint } from '@aegis/bpf-loader/types';
 import { type AttachTo, describeAttachTo } from '@aegis/protocol/artifacts/attach-point';
 import type { Program } from '@aegis/protocol/artifacts/manifest';
 import { DeployError } from '../deployment.ts';
-import { type AttachmentRecord, attachmentKey, describePoint, filterHandle, type Place, type Wanted } from './attachment.ts';
+import {
+  type AttachmentRecord,
+  attachmentKey,
+  describePoint,
+  filterHandle,
+  type Place,
+  type Wanted,
+} from './attachment.ts';
 import { pinName } from './layout.ts';
 import { defaultRouteInterfaces, isGlob, matchesGlob, type NamespaceFacts } from './network.ts';
 
@@ -197,7 +204,8 @@ const inCgroup = (attach: InCgroup, root: string | null): Points => {
 export const cgroupMount = (proc = '/proc'): string | null => {
   for (const line of readFileSync(join(proc, 'mounts'), 'utf8').split('\n')) {
     const [, path, type] = line.split(' ');
-    if (type === 'cgroup2' && path) return path.replaceAll(/\\(\d{3})/g, (_, octal) => String.fromCharCode(Number.parseInt(octal, 8)));
+    if (type === 'cgroup2' && path)
+      return path.replaceAll(/\\(\d{3})/g, (_, octal) => String.fromCharCode(Number.parseInt(octal, 8)));
   }
   return null;
 };
@@ -212,5 +220,4 @@ export const parseCpus = (text: string): number[] =>
       const [first = 0, last = first] = range.split('-').map(Number);
       return Array.from({ length: last - first + 1 }, (_, at) => first + at);
     });
-const onlineCpus = (sys = '/sys'): number[] =>
-  parseCpus(readFileSync(join(sys, 'devices/system/cpu/online'), 'utf8'));
+const onlineCpus = (sys = '/sys'): number[] => parseCpus(readFileSync(join(sys, 'devices/system/cpu/online'), 'utf8'));

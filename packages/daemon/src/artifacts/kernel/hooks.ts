@@ -1,0 +1,243 @@
+import { join } from 'node:path';
+import { type Attachment, attach } from '@aegis/bpf-loader/attach';
+import { hookState } from '@aegis/bpf-loader/kernel';
+import { openLink } from '@aegis/bpf-loader/link';
+import { type Program, programById } from '@aegis/bpf-loader/program';
+import { detachTc } from '@aegis/bpf-loader/tc';
+import type { AttachPoint } from '@aegis/bpf-loader/types';
+import { DeployError } from '../deployment.ts';
+import { describePoint, type Place, recordText, type Wanted } from './attachment.ts';
+import { busyError, deployError, isLoaderError } from './failure.ts';
+import { type ArtifactPaths, key16, type Layout, NEXT } from './layout.ts';
+import { isDetached, linkAt, type Observed } from './observe.ts';
+import { type Neighbour, tcxPlace } from './order.ts';
+import { isThere, movePin, ownFolder, RECORD_BYTES, readRecord, removePin, writeRecord } from './pin-folders.ts';
+import { closeSocket, type HeldSockets } from './sockets.ts';
+import type { Tenants } from './tenants.ts';
+
+/** One attachment: made, given another program, moved into another's place, taken off. Each can be undone. */
+
+export interface HookOptions {
+  layout: Layout;
+  artifact: string;
+  paths: ArtifactPaths;
+  sockets: HeldSockets;
+  tenants: Tenants;
+}
+
+export interface Change {
+  undo(): void | Promise<void>;
+  /** It stays: releases what undoing would have needed. */
+  done(): void;
+}
+
+/** A new link (or filter, or socket) at the wished hook. With `beside`, another one holds the name until `replace`. */
+export const attachNew = async (
+  options: HookOptions,
+  wanted: Wanted,
+  program: Program,
+  beside: Observed | null,
+): Promise<Change> => {
+  const { paths, artifact, sockets } = options;
+  const name = beside ? `${wanted.key}${NEXT}` : wanted.key;
+  const record = join(paths.records, name);
+  const pinPath = join(paths.links, name);
+  const text = recordText(artifact, wanted);
+  if (Buffer.byteLength(text) > RECORD_BYTES)
+    throw new DeployError(
+      'artifacts.unsupported',
+      `The path of ${describePoint(wanted.point).slice(0, 200)} is too long for a record in the bpf file system: shorten it.`,
+    );
+  const undo = async (): Promise<void> => {
+    if (wanted.point.kind === 'tc') await removeFilter(options, wanted.point, wanted.place, [program.id]);
+    closeSocket(sockets, pinPath);
+    removeLink(pinPath, [program.id]);
+    removePin(record);
+  };
+  // First: of a filter there is nothing but the record to know it by after a crash.
+  writeRecord(record, text);
+  try {
+    removePin(pinPath);
+    const made = await attachAt(options, wanted, program, pinPath, beside);
+    if (wanted.point.kind === 'socket_filter') sockets.set(pinPath, { attachment: made, programId: program.id });
+    else made[Symbol.dispose]();
+    if (made.madeQdisc) rememberQdisc(options.layout, wanted.place);
+  } catch (error) {
+    await undo();
+    throw await attachError(options, wanted, error);
+  }
+  return { undo, done: () => undefined };
+};
+
+const attachAt = async (
+  options: HookOptions,
+  { point, order, program: { name } }: Wanted,
+  program: Program,
+  pinPath: string,
+  beside: Observed | null,
+): Promise<Attachment> => {
+  switch (point.kind) {
+    case 'tc':
+    case 'socket_filter':
+      return attach(program, point);
+    case 'tcx': {
+      const wish = { artifact: options.artifact, program: name, ...(order ?? { priority: 50 }) };
+      const place = tcxPlace(wish, await neighbours(options, point, beside));
+      const made = await attach(program, { ...point, order: place }, { pinPath });
+      const id = made.links[0]?.info().id;
+      if (id !== undefined)
+        options.tenants.remember(id, { artifact: wish.artifact, program: name, priority: wish.priority });
+      return made;
+    }
+    case 'netfilter':
+      return attachNetfilter(program, point, pinPath, beside);
+    default:
+      return attach(program, point, { pinPath });
+  }
+};
+
+/** Two programs of netfilter cannot stand at one priority: the new one takes the next that is free beside the old one. */
+const attachNetfilter = async (
+  program: Program,
+  point: Extract<AttachPoint, { kind: 'netfilter' }>,
+  pinPath: string,
+  beside: Observed | null,
+): Promise<Attachment> => {
+  for (const step of beside ? [0, 1, -1, 2, -2] : []) {
+    try {
+      return await attach(program, { ...point, priority: point.priority + step }, { pinPath });
+    } catch (error) {
+      if (!isLoaderError(error, 'bpf.hook_busy')) throw error;
+    }
+  }
+  return attach(program, point, { pinPath });
+};
+
+/** The programs of ours at a tcx hook, but the one that is being replaced. */
+const neighbours = async (
+  { tenants }: HookOptions,
+  point: Extract<AttachPoint, { kind: 'tcx' }>,
+  beside: Observed | null,
+): Promise<Neighbour[]> => {
+  const { linkIds, programIds } = await hookState(point);
+  return programIds.flatMap((programId, at) => {
+    const linkId = linkIds[at] ?? 0;
+    const found = tenants.tcxTenant(linkId);
+    return found && linkId !== beside?.link?.id ? [{ ...found, programId }] : [];
+  });
+};
+
+const attachError = async ({ tenants }: HookOptions, wanted: Wanted, error: unknown): Promise<DeployError> => {
+  const hook = describePoint(wanted.point);
+  if (!isLoaderError(error, 'bpf.hook_busy'))
+    return deployError(error, `Program '${wanted.program.name}' cannot be attached (${hook})`, 'attach');
+  const id = error.details.programId;
+  return busyError(error, hook, typeof id === 'number' ? tenants.ownerOf(id) : null);
+};
+
+/** Another program into what is attached, at once for every packet. */
+export const updateProgram = async (
+  options: HookOptions,
+  wanted: Wanted,
+  found: Observed,
+  program: Program,
+): Promise<Change> => {
+  const { paths } = options;
+  const old = programById(found.programId);
+  const put = async (next: Program, instead: number): Promise<void> => {
+    if (wanted.point.kind === 'tc') {
+      (await attach(next, wanted.point, { replaceProgramId: instead }))[Symbol.dispose]();
+      return;
+    }
+    using link = openLink(join(paths.links, wanted.key));
+    link.update(next);
+  };
+  try {
+    await put(program, found.programId);
+  } catch (error) {
+    old[Symbol.dispose]();
+    throw await attachError(options, wanted, error);
+  }
+  const done = (): void => old[Symbol.dispose]();
+  return {
+    undo: async () => {
+      await put(old, program.id);
+      done();
+    },
+    done,
+  };
+};
+
+/** What stands beside takes the name: an old link goes with its pin, an old filter is taken off. */
+export const replace = async (
+  options: HookOptions,
+  wanted: Wanted,
+  old: Observed,
+  ourPrograms: readonly number[],
+): Promise<void> => {
+  const { paths, sockets } = options;
+  const next = join(paths.links, `${wanted.key}${NEXT}`);
+  const own = join(paths.links, wanted.key);
+  const held = sockets.get(next);
+  if (held) {
+    closeSocket(sockets, own);
+    sockets.set(own, held);
+    sockets.delete(next);
+  }
+  if (isThere(next)) movePin(next, own);
+  movePin(join(paths.records, `${wanted.key}${NEXT}`), join(paths.records, wanted.key));
+  const was = old.record;
+  if (was?.point.kind === 'tc' && wanted.point.kind === 'tc' && was.point.priority !== wanted.point.priority)
+    await removeFilter(options, was.point, was.place, ourPrograms);
+};
+
+/** Takes an attachment off and its pin and record away. */
+export const detach = async (options: HookOptions, found: Observed, ourPrograms: readonly number[]): Promise<void> => {
+  const { paths, sockets } = options;
+  const path = join(paths.links, found.name);
+  const { record } = found;
+  if (record?.point.kind === 'tc') await removeFilter(options, record.point, record.place, ourPrograms);
+  closeSocket(sockets, path);
+  removeLink(path, ourPrograms);
+  removePin(join(paths.records, found.name));
+};
+
+/** Also off when somebody else holds the link; a link that was given a foreign program only loses our pin. */
+const removeLink = (path: string, ourPrograms: readonly number[]): void => {
+  const info = linkAt(path);
+  if (info && !isDetached(info) && ourPrograms.includes(info.programId)) {
+    using link = openLink(path);
+    try {
+      link.detach();
+    } catch (error) {
+      if (!isLoaderError(error)) throw error; // tracing links know no detaching: they go with their pin
+    }
+  }
+  removePin(path);
+};
+
+const removeFilter = async (
+  { layout }: HookOptions,
+  point: Extract<AttachPoint, { kind: 'tc' }>,
+  place: Place,
+  ourPrograms: readonly number[],
+): Promise<void> => {
+  const mark = qdiscMark(layout, place);
+  const ours = readRecord(mark) !== null;
+  for (const programId of ourPrograms) {
+    try {
+      if (await detachTc(point, programId, { removeQdisc: ours })) removePin(mark);
+      return;
+    } catch (error) {
+      if (isLoaderError(error, 'bpf.no_such_target')) return void removePin(mark);
+      if (!isLoaderError(error, 'bpf.attach_refused')) throw error; // another program is there: ours of before, or a foreign one
+    }
+  }
+};
+
+const qdiscMark = (layout: Layout, { netns, ifindex }: Place): string =>
+  join(layout.qdiscs, key16(String(netns), String(ifindex)));
+const rememberQdisc = (layout: Layout, place: Place): void => {
+  ownFolder(layout.qdiscs);
+  writeRecord(qdiscMark(layout, place), 'made');
+};
