@@ -75,6 +75,8 @@ export interface RunningDaemon extends AsyncDisposable {
   undrain(): void;
   /** What artifacts are wished and how they are. */
   attachments(): ArtifactView[];
+  /** The revision of the desired state that is in the journal. */
+  desiredRevision(): number;
   /** Compares artifacts with the kernel now. */
   reconcile(): Promise<void>;
   /** Throws when the journal does not work any more. */
@@ -287,6 +289,7 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
       drain,
       undrain,
       attachments: artifacts.views,
+      desiredRevision: artifacts.heldRevision,
       reconcile: artifacts.reconcile,
       prove: journal.prove,
       close: closeOnce,

@@ -45,7 +45,27 @@ export interface Lies {
   loseAnswers?: Record<string, number>;
 }
 
-export const startContractServer = async (options: { fleet?: string; lies?: Lies; root?: KeyPair } = {}) => {
+/** A part of the contract that another file speaks. */
+export interface MoreRoutes {
+  pattern: RegExp;
+  /** Answers JSON, or takes the response over. */
+  handle(request: {
+    params: string[];
+    body: Buffer;
+    response: ServerResponse;
+  }): { json: unknown } | 'taken' | Promise<{ json: unknown } | 'taken'>;
+}
+
+export interface ContractOptions {
+  fleet?: string;
+  lies?: Lies;
+  root?: KeyPair;
+  /** Besides the server's own. */
+  keys?: TrustBundle['keys'];
+  more?: readonly MoreRoutes[];
+}
+
+export const startContractServer = async (options: ContractOptions = {}) => {
   const fleet = options.fleet ?? 'test';
   const lies: Lies = options.lies ?? {};
   const root = options.root ?? generateKeyPair();
@@ -66,6 +86,7 @@ export const startContractServer = async (options: { fleet?: string; lies?: Lies
         usage: ['serve'],
         state: 'active',
       },
+      ...(options.keys ?? []),
     ],
     ...change,
   });
@@ -83,6 +104,7 @@ export const startContractServer = async (options: { fleet?: string; lies?: Lies
   const offers = new Map<string, Offer>();
   let wake: (() => void)[] = [];
   const requests: string[] = [];
+  let desired = 0;
   let refuseAll: { status: number; body: unknown } | null = null;
 
   const nodeKeyId = (): string => {
@@ -152,7 +174,8 @@ export const startContractServer = async (options: { fleet?: string; lies?: Lies
     },
     'GET /v1/commands/poll': async (_bytes, url) => {
       const wait = Number(url.searchParams.get('wait'));
-      if (offers.size === 0 && wait > 0)
+      const asked = url.searchParams.get('desired');
+      if (offers.size === 0 && wait > 0 && !(asked !== null && desired > Number(asked)))
         await new Promise<void>((resolve) => {
           const timer = setTimeout(resolve, wait * 1000);
           wake.push(() => {
@@ -160,7 +183,11 @@ export const startContractServer = async (options: { fleet?: string; lies?: Lies
             resolve();
           });
         });
-      return { commands: [...offers.values()].slice(0, 100), server_time: new Date().toISOString() };
+      return {
+        commands: [...offers.values()].slice(0, 100),
+        server_time: new Date().toISOString(),
+        ...(asked === null ? {} : { desired }),
+      };
     },
     'POST /v1/commands/ack': (bytes) => {
       const { ids } = JSON.parse(bytes.toString()) as { ids: string[] };
@@ -261,17 +288,23 @@ export const startContractServer = async (options: { fleet?: string; lies?: Lies
         answer = refuseAll.body;
       } else {
         const route = routes[key];
-        if (!route) throw new Refused(404, 'http.not_found');
-        const needsToken = key.includes(' /v1/');
+        const more = (options.more ?? []).find(({ pattern }) => pattern.test(key));
+        if (!route && !more) throw new Refused(404, 'http.not_found');
+        const needsToken = more !== undefined || key.includes(' /v1/');
         const token = /^Bearer (.*)$/.exec(request.headers.authorization ?? '')?.[1];
         if (needsToken && ![...nodes.values()].some((node) => node.token === token))
           throw new Refused(401, 'access.unauthenticated');
-        answer = await route(body, url, put ? put.slice(1) : []);
+        if (route) answer = await route(body, url, put ? put.slice(1) : []);
+        else if (more) {
+          const told = await more.handle({ params: more.pattern.exec(key)?.slice(1) ?? [], body, response });
+          if (told === 'taken') return;
+          answer = told.json;
+        }
       }
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       status = error.status;
-      answer = { error: { code: error.code, message: error.code, details: error.details }, request_id: 'r' };
+      answer = { error: { code: error.code, message: error.message, details: error.details }, request_id: 'r' };
     }
     const lost = lies.loseAnswers?.[key] ?? 0;
     if (lost > 0 && lies.loseAnswers) {
@@ -369,6 +402,12 @@ export const startContractServer = async (options: { fleet?: string; lies?: Lies
         directive: signDirective(directive, serverKey),
       });
     },
+    /** The revision of the node's desired state, told to whoever asks with an older one. */
+    setDesired: (revision: number): void => {
+      desired = revision;
+      for (const resolve of wake.splice(0)) resolve();
+    },
+    desired: (): number => desired,
     refuseAll: (status: number | null): void => {
       refuseAll = status === null ? null : { status, body: {} };
       for (const resolve of wake.splice(0)) resolve();
@@ -391,12 +430,13 @@ export type ContractServer = Awaited<ReturnType<typeof startContractServer>>;
 
 const FINAL = new Set(['succeeded', 'failed', 'timed_out', 'cancelled', 'lost', 'refused', 'expired']);
 
-class Refused extends Error {
+/** Answered as the server's own refusals are. */
+export class Refused extends Error {
   readonly status: number;
   readonly code: string;
   readonly details: Record<string, unknown>;
-  constructor(status: number, code: string, details: Record<string, unknown> = {}) {
-    super(code);
+  constructor(status: number, code: string, details: Record<string, unknown> = {}, message = code) {
+    super(message);
     this.status = status;
     this.code = code;
     this.details = details;

@@ -174,6 +174,7 @@ export const reconcileLoop = (options: ReconcileOptions) => {
         change: () => deployments.putApplied(stored, clock.now()),
       });
       deployments.afterApplied(stored);
+      sweepDue = true; // the former version's bundle
       log.info({ artifact: name, version, generation }, state.waiting ? 'loaded an artifact' : 'attached an artifact');
       retryBusy();
     }

@@ -75,6 +75,7 @@ export const artifactsService = (options: ArtifactsOptions) => {
     /** Before the carrier: what the journal holds is attached again without a server. */
     start: loadWhenBusy,
     desiredRevision: fetching.known,
+    heldRevision: state.revision,
     desired: fetching.wake,
     /** The server answers for the first time since it did not. */
     reached: (): void => {
