@@ -2,8 +2,10 @@ import { loadavg } from 'node:os';
 import type { Figure } from './figure.ts';
 import { thisMachine } from './machine.ts';
 import type { BenchContext, Section } from './section.ts';
+import { assignment } from './sections/assignment.ts';
 import { idle } from './sections/idle.ts';
 import { latency } from './sections/latency.ts';
+import { loader } from './sections/loader.ts';
 import { nodeThroughput } from './sections/node-throughput.ts';
 import { output } from './sections/output.ts';
 import { serverThroughput } from './sections/server-throughput.ts';
@@ -24,6 +26,8 @@ const SECTIONS: readonly Section[] = [
   serverThroughput,
   output,
   idle,
+  loader,
+  assignment,
 ];
 
 const usage = (): string =>

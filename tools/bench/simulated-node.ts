@@ -1,8 +1,8 @@
-import { createHash, sign } from 'node:crypto';
+import { createHash, type KeyObject, sign } from 'node:crypto';
 import { PAYLOAD_TYPES, signEnvelope } from '@aegis/protocol/access/dsse';
 import { parseJoinToken } from '@aegis/protocol/access/join-token';
 import { generateKeyPair, type KeyPair } from '@aegis/protocol/access/keys';
-import { openTrustBundle } from '@aegis/protocol/access/trust-bundle';
+import { keysFor, openTrustBundle } from '@aegis/protocol/access/trust-bundle';
 import type { OfferedCommand, PollAnswer, PostedReport, Report, StatusAnswer } from '@aegis/protocol/commands/carrier';
 import { ackCommands, pollCommands, pushStatus } from '@aegis/protocol/commands/endpoints';
 import type { Endpoint } from '@aegis/protocol/endpoint';
@@ -16,12 +16,25 @@ import {
 } from '@aegis/protocol/nodes/enrolment';
 import type { Pool } from 'undici';
 import type * as z from 'zod/mini';
+import { attachWhatIsAssigned } from './simulated-artifacts.ts';
 
 /** A node as the server sees one, without running anything: enrols with keys of its own, waits in the long poll, acknowledges,
  *  and reports success with a little output, signed. Each step waits for the server's answer, as a daemon's does. */
 export interface SimulatedNode {
   /** Works until that many executions have been accepted as succeeded; counts the requests of each kind. */
   work(executions: number): Promise<{ polls: number; reports: number }>;
+  /** Waits for one assignment of this artifact, fetches and verifies it as a daemon does, and reports it attached. */
+  attach(artifact: string): Promise<void>;
+}
+
+/** What a node has after its enrolment. */
+export interface Session {
+  pool: Pool;
+  uid: string;
+  token: string;
+  keys: KeyPair;
+  /** Keys whose directives it obeys. */
+  signers: ReadonlyMap<string, KeyObject>;
 }
 
 const OUTPUT = Buffer.from('ok\n');
@@ -32,7 +45,8 @@ const TOTALS = { stdout: stream(OUTPUT), stderr: stream(Buffer.alloc(0)) };
 
 export const enrolSimulatedNode = async (pool: Pool, joinToken: string, name: string): Promise<SimulatedNode> => {
   const keys = generateKeyPair();
-  const token = await enrol(pool, joinToken, name, keys);
+  const session = await enrol(pool, joinToken, name, keys);
+  const { token } = session;
   const pollPath = `${pollCommands.path}?wait=${POLL_WAIT_SEC}`;
   return {
     work: async (executions) => {
@@ -53,6 +67,7 @@ export const enrolSimulatedNode = async (pool: Pool, joinToken: string, name: st
       }
       return counts;
     },
+    attach: (artifact) => attachWhatIsAssigned(session, artifact),
   };
 };
 
@@ -79,7 +94,7 @@ const reportOf = ({ command_id, execution_id, attempt }: OfferedCommand, keys: K
   };
 };
 
-const enrol = async (pool: Pool, joinTokenText: string, name: string, keys: KeyPair): Promise<string> => {
+const enrol = async (pool: Pool, joinTokenText: string, name: string, keys: KeyPair): Promise<Session> => {
   const joinToken = parseJoinToken(joinTokenText);
   const init: RegisterInit = {
     token_id: joinToken.id,
@@ -97,17 +112,17 @@ const enrol = async (pool: Pool, joinTokenText: string, name: string, keys: KeyP
     registrationId: answer.registration_id,
     init,
   });
-  const { token } = await call<RegisterCompleteAnswer>(pool, registerComplete, {
+  const { token, agent_uid: uid } = await call<RegisterCompleteAnswer>(pool, registerComplete, {
     body: {
       registration_id: answer.registration_id,
       token_mac: joinTokenMac(joinToken.secret, transcript).toString('base64'),
       signature: sign(null, transcript, keys.privateKey).toString('base64'),
     },
   });
-  return token;
+  return { pool, uid, token, keys, signers: keysFor(bundle, 'serve') };
 };
 
-const call = async <T>(
+export const call = async <T>(
   pool: Pool,
   { method, path }: Pick<Endpoint, 'method' | 'path'>,
   sent: { path?: string; token?: string; body?: unknown },

@@ -5,7 +5,8 @@ import { fileURLToPath } from 'node:url';
 
 export type ToSimulator =
   | { do: 'enrol'; url: string; joinToken: string; names: string[] }
-  | { do: 'work'; perNode: number };
+  | { do: 'work'; perNode: number }
+  | { do: 'attach'; artifact: string };
 export interface Worked {
   did: 'work';
   finishedAtMs: number;
@@ -13,11 +14,17 @@ export interface Worked {
   reports: number;
   cpuMs: number;
 }
-export type FromSimulator = { did: 'enrol' } | Worked | { did: 'fail'; reason: string };
+export interface Attached {
+  did: 'attach';
+  finishedAtMs: number;
+}
+export type FromSimulator = { did: 'enrol' } | Worked | Attached | { did: 'fail'; reason: string };
 
 export interface Simulators extends AsyncDisposable {
   /** Every node works until it has ended `perNode` executions; one answer per process. */
   work(perNode: number): Promise<Worked[]>;
+  /** Every node waits for the artifact and reports it attached. @returns when the last one had its answer, on the wall clock */
+  attach(artifact: string): Promise<number>;
 }
 
 export const startSimulators = async (
@@ -53,6 +60,10 @@ export const startSimulators = async (
     work: async (perNode) => {
       const answers = await Promise.all(children.map((child) => asked(child, { do: 'work', perNode })));
       return answers.flatMap((one) => (one.did === 'work' ? [one] : []));
+    },
+    attach: async (artifact) => {
+      const answers = await Promise.all(children.map((child) => asked(child, { do: 'attach', artifact })));
+      return Math.max(...answers.map((one) => (one.did === 'attach' ? one.finishedAtMs : Number.NaN)));
     },
     [Symbol.asyncDispose]: end,
   };

@@ -7,13 +7,25 @@ import type { FromSimulator, ToSimulator } from './simulator-process.ts';
 
 const say = (message: FromSimulator): void => void process.send?.(message);
 
+const ENROLLED_AT_ONCE = 25;
 let nodes: SimulatedNode[] = [];
 
 const obey = async (message: ToSimulator): Promise<void> => {
   if (message.do === 'enrol') {
     const pool = new Pool(message.url, { connections: 2 * message.names.length, bodyTimeout: 0, headersTimeout: 0 });
-    nodes = await Promise.all(message.names.map((name) => enrolSimulatedNode(pool, message.joinToken, name)));
+    nodes = [];
+    for (let at = 0; at < message.names.length; at += ENROLLED_AT_ONCE)
+      nodes.push(
+        ...(await Promise.all(
+          message.names
+            .slice(at, at + ENROLLED_AT_ONCE)
+            .map((name) => enrolSimulatedNode(pool, message.joinToken, name)),
+        )),
+      );
     say({ did: 'enrol' });
+  } else if (message.do === 'attach') {
+    await Promise.all(nodes.map((node) => node.attach(message.artifact)));
+    say({ did: 'attach', finishedAtMs: wallClockMs() });
   } else {
     const counts = await Promise.all(nodes.map((node) => node.work(message.perNode)));
     say({

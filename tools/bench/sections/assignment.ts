@@ -1,0 +1,114 @@
+import { randomBytes } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { completeManifest, packBundle } from '@aegis/archive/bundle/pack';
+import { formatMinisignPublicKey, signMinisign } from '@aegis/protocol/access/minisign';
+import { generateMinisignKey } from '@aegis/protocol/access/minisign-secret-key';
+import type { Artifact } from '@aegis/protocol/artifacts/endpoints';
+import { ManifestSource } from '@aegis/protocol/artifacts/manifest';
+import { trustedCommentOf } from '@aegis/protocol/artifacts/signature';
+import * as z from 'zod/mini';
+import { programPath } from '../../../packages/bpf-loader/test/programs.ts';
+import { waitFor } from '../../../test/faults/wait.ts';
+import { startFleet } from '../../../test/fleet/fleet.ts';
+import { type Operator, operatorOf, wallClockMs } from '../bench-fleet.ts';
+import { atMost, figure } from '../figure.ts';
+import { cpuMs } from '../proc.ts';
+import { type Section, times } from '../section.ts';
+import { startSimulators } from '../simulator-process.ts';
+
+/** One artifact to very many nodes at once. The nodes are simulated up to the kernel's part: they wait in the long poll, fetch their
+ *  desired state, verify the directive, download the bundle, check digest and signature, read it strictly, and report. */
+export const assignment: Section = {
+  name: 'assignment',
+  what: 'one artifact assigned to a thousand nodes at once, simulated up to the kernel',
+  run: async (context) => {
+    const nodes = times(context, 1000, 100);
+    const rounds = times(context, 3, 1);
+    await using fleet = await startFleet({
+      startDaemons: false,
+      env: {
+        AEGIS_RATE_LIMITS_ENROLMENT_BURST: '1000000',
+        AEGIS_RATE_LIMITS_ENROLMENT_PER_SEC: '1000000',
+        AEGIS_RATE_LIMITS_ENROLMENT_PENDING: '10000',
+      },
+    });
+    const operator = operatorOf(fleet.url, fleet.token);
+    try {
+      const { join_token } = await operator.ask<{ join_token: string }>('POST', '/api/v1/join-tokens', { uses: nodes });
+      const names = Array.from({ length: nodes }, (_, index) => `sim-${index + 1}`);
+      context.say(`enrolling ${nodes} nodes`);
+      await using simulators = await startSimulators(fleet.url, join_token, names, 2);
+      const publish = await publisher(operator);
+      const server = fleet.server.pid ?? 0;
+      const seconds: number[] = [];
+      let cores = 0;
+      for (let round = 0; round <= rounds; round++) {
+        const name = `everywhere-${round}`;
+        const artifact = await publish(name);
+        const attached = simulators.attach(name);
+        // All of them are waiting in their poll before the clock starts.
+        await waitFor(
+          'every node to be online',
+          async () => (await operator.nodesOnline()) === Math.min(nodes, 1000),
+          120_000,
+        );
+        const before = wallClockMs();
+        const cpuBefore = cpuMs(server);
+        const { assignments } = await operator.ask<{ assignments: unknown[] }>('POST', '/api/v1/assignments', {
+          artifact: artifact.artifact_id,
+          targets: ['all'],
+        });
+        if (assignments.length !== nodes) throw new Error(`${assignments.length} of ${nodes} were assigned`);
+        const tookMs = (await attached) - before;
+        cores = (cpuMs(server) - cpuBefore) / tookMs;
+        context.say(`round ${round}: ${(tookMs / 1000).toFixed(2)} s`);
+        if (round > 0) seconds.push(tookMs / 1000);
+        const { items } = await operator.ask<{ items: { state: string }[] }>(
+          'GET',
+          `/artifacts/${artifact.artifact_id}/status?limit=1000`,
+        );
+        const wrong = items.filter(({ state }) => state !== 'attached');
+        if (items.length !== nodes || wrong.length > 0)
+          throw new Error(`${wrong.length} of ${items.length} are not attached: ${JSON.stringify(wrong[0])}`);
+      }
+      return [
+        figure('assignment', {
+          name: `${nodes} nodes: assigned, fetched, verified, reported`,
+          unit: 's',
+          samples: seconds,
+          bar: atMost(10, 'median'),
+          note: `from before the assignment until the last report was stored; SQLite; server busy ${cores.toFixed(2)} cores, the other taken by the simulated nodes; the bundle is read from disk once`,
+        }),
+      ];
+    } finally {
+      await operator.close();
+    }
+  },
+};
+
+/** Makes, signs and publishes an artifact of the size of a small real one. */
+const publisher = async (operator: Operator): Promise<(name: string) => Promise<Artifact>> => {
+  const key = generateMinisignKey();
+  await operator.ask('POST', '/api/v1/keys', {
+    name: `bench-${randomBytes(3).toString('hex')}`,
+    public_key: formatMinisignPublicKey({ minisignId: key.minisignId, raw: key.publicRaw }),
+    usage: ['artifacts'],
+  });
+  const files = new Map([['drop.bpf.o', readFileSync(programPath('net_token_bucket'))]]);
+  return async (name) => {
+    const source = z.parse(ManifestSource, {
+      name,
+      version: '1.0.0',
+      objects: [{ file: 'drop.bpf.o' }],
+      programs: [{ name: 'limit', attach: { kind: 'tc', interface: 'default-route', direction: 'egress' } }],
+    });
+    const bundle = await packBundle({ manifest: completeManifest(source, files), files });
+    const signature = signMinisign(bundle, key, { trustedComment: trustedCommentOf(name, '1.0.0', Date.now()) });
+    return operator.ask<Artifact>('POST', '/artifacts', {
+      name,
+      version: '1.0.0',
+      data: bundle.toString('base64'),
+      signature,
+    });
+  };
+};
