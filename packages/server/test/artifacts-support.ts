@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto';
+import { randomBytes, sign } from 'node:crypto';
 import { completeManifest, packBundle } from '@aegis/archive/bundle/pack';
 import type { Directive } from '@aegis/protocol/access/directive';
 import { type Envelope, openEnvelope, PAYLOAD_TYPES } from '@aegis/protocol/access/dsse';
@@ -8,8 +8,10 @@ import { formatMinisignPublicKey, signMinisign } from '@aegis/protocol/access/mi
 import { type Artifact, artifactsForHost, createArtifact } from '@aegis/protocol/artifacts/endpoints';
 import { ManifestSource } from '@aegis/protocol/artifacts/manifest';
 import { trustedCommentOf } from '@aegis/protocol/artifacts/signature';
+import { renewToken as renewTokenEndpoint } from '@aegis/protocol/nodes/endpoints';
+import { tokenRequestTranscript } from '@aegis/protocol/nodes/enrolment';
 import * as z from 'zod/mini';
-import type { EnrolledNode, TestServer } from './start-test-server.ts';
+import { type EnrolledNode, nonce, type TestServer } from './start-test-server.ts';
 import type { TestClient } from './test-client.ts';
 
 /** What the tests of the artifacts domain say often. */
@@ -101,5 +103,14 @@ export const directivesOf = async (server: TestServer, node: EnrolledNode): Prom
     const opened = openEnvelope(envelope, PAYLOAD_TYPES.directive, new Map([[keyIdOf(raw), publicKeyFromRaw(raw)]]));
     if (opened.signedBy.length !== 1) throw new Error('the directive is not signed by the server');
     return JSON.parse(opened.payload.toString()) as Directive;
+  });
+};
+
+/** A node's token ends after a day. */
+export const renewToken = (server: TestServer, node: EnrolledNode, nowMs: number) => {
+  const request = { agent_uid: node.uid, timestamp: new Date(nowMs).toISOString(), nonce: nonce() };
+  const transcript = tokenRequestTranscript(server.running.fleet, request);
+  return server.as('anyone').call(renewTokenEndpoint, {
+    body: { ...request, signature: sign(null, transcript, node.keys.privateKey).toString('base64') },
   });
 };

@@ -9,7 +9,7 @@ import { decodeCursor, encodeCursor } from '../platform/paging.ts';
 import type { AssignmentsRepository } from './assignments-repository.ts';
 import type { ArtifactHead, ArtifactsRepository } from './repository.ts';
 import type { Signers } from './signers.ts';
-import { newestOf, parseReference, unknownArtifact } from './versions.ts';
+import { compareVersions, newestOf, parseReference, unknownArtifact } from './versions.ts';
 import { artifactView, detailView } from './views.ts';
 
 /** What is published: lists, shows, hands out the bytes, deletes. */
@@ -132,7 +132,10 @@ export const libraryService = (on: {
 export type LibraryService = ReturnType<typeof libraryService>;
 
 const unknownVersion = (name: string, version: string, versions: readonly { version: string }[]): AegisError => {
-  const shown = versions.slice(-VERSIONS_SHOWN).map((one) => one.version);
+  const shown = versions
+    .map((one) => one.version)
+    .sort((a, b) => compareVersions(b, a))
+    .slice(0, VERSIONS_SHOWN);
   const more = versions.length > shown.length ? `, and ${versions.length - shown.length} more` : '';
   return new AegisError(
     'artifacts.unknown_artifact',

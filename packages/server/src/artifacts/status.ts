@@ -64,7 +64,9 @@ export const statusService = (on: {
     /** A report of an older generation changes nothing.
      *  @throws AegisError artifacts.not_assigned, unknown_artifact, generation_conflict, http.too_large */
     report: async (nodeUid: string, artifactId: string, report: StatusReport): Promise<{ stored: boolean }> => {
-      const { verifier_log = null, ...rest } = report;
+      const { verifier_log: sent, ...rest } = report;
+      // As any database takes it; the kernel's own text, and so not a reason to refuse the report.
+      const verifier_log = sent?.replaceAll('\0', '\uFFFD').toWellFormed() ?? null;
       const text = JSON.stringify(rest);
       if (text.length > MAX_REPORT_CHARS)
         throw new AegisError(
