@@ -3,15 +3,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
 import { attach } from '../src/attach.ts';
-import { parseBtf } from '../src/btf.ts';
-import { btfById } from '../src/kernel.ts';
-import { type BpfMap, cpuValues } from '../src/maps.ts';
-import type { LoadedObject } from '../src/object.ts';
-import { type MapCodec, mapCodec, type Value } from '../src/values.ts';
+import { cpuValues } from '../src/maps.ts';
 import { makeCgroup } from './cgroup.ts';
 import { run, serve, socketProgram, until } from './commands.ts';
+import { codecOf, contents, counted, globalsIn } from './contents.ts';
 import { load } from './fixture.ts';
 import { makeNetns, ping } from './netns.ts';
+import { type FrameFields, frame, ICMP, TCP, UDP, XDP_ABORTED, XDP_DROP, XDP_PASS } from './packets.ts';
 import { compileC } from './programs.ts';
 
 /** Programs on maps of each common type: run, and what they left in the maps compared, decoded by BTF. */
@@ -19,60 +17,11 @@ import { compileC } from './programs.ts';
 const folder = mkdtempSync(join(tmpdir(), 'aegis-maps-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-const codecOf = (map: BpfMap): MapCodec => {
-  const info = map.info();
-  return mapCodec(info, info.btfId > 0 ? parseBtf(btfById(info.btfId)) : null);
-};
-
-/** All entries of a map, keys and values decoded. */
-const contents = async (object: LoadedObject, name: string): Promise<[Value, Value][]> => {
-  const map = object.map(name);
-  const codec = codecOf(map);
-  const { entries, complete } = await map.dump();
-  expect(complete).toBe(true);
-  return entries.map(({ key, value }) => [codec.key(key), codec.value(value)]);
-};
-
-/** One value by its key. */
-const valueAt = (object: LoadedObject, name: string, key: unknown): Value => {
-  const codec = codecOf(object.map(name));
-  const found = object.map(name).lookup(codec.keyBytes(key));
-  return found === undefined ? null : codec.value(found);
-};
-
-/** Counters that are not zero. */
-const counted = async (object: LoadedObject): Promise<Record<string, Value>> =>
-  Object.fromEntries((await contents(object, 'counters')).filter(([, value]) => value !== 0));
-
-/** The globals of a section, by name. */
-const globals = (object: LoadedObject, section: string): Value => valueAt(object, section, 0);
-
-type Icmp = { source: string; target: string; protocol?: number; length?: number };
-/** An Ethernet frame with IPv4, for runs without a network. */
-const packet = ({ source, target, protocol = 1, length = 98 }: Icmp): Uint8Array => {
-  const frame = new Uint8Array(length);
-  const view = new DataView(frame.buffer);
-  view.setUint16(12, 0x0800);
-  view.setUint8(14, 0x45);
-  view.setUint16(16, length - 14);
-  view.setUint8(22, 64);
-  view.setUint8(23, protocol);
-  frame.set(source.split('.').map(Number), 26);
-  frame.set(target.split('.').map(Number), 30);
-  return frame;
-};
-const ABORTED = 0;
-const DROP = 1;
-const PASS = 2;
-const ICMP = 1;
-const UDP = 17;
-const TCP = 6;
-
 test('hash, percpu_hash, lru_hash, lru_percpu_hash: flows by structs', async () => {
   using object = await load('map_hashes', [{ name: 'account' }]);
   const program = object.program('account');
-  const send = async (one: Icmp, repeat: number) =>
-    expect((await program.testRun({ data: packet(one), repeat })).returned).toBe(PASS);
+  const send = async (one: FrameFields, repeat: number) =>
+    expect((await program.testRun({ data: frame(one), repeat })).returned).toBe(XDP_PASS);
   await send({ source: '192.0.2.1', target: '192.0.2.2' }, 3);
   await send({ source: '198.51.100.1', target: '192.0.2.2', protocol: UDP, length: 1400 }, 5);
   const ping = { source: '192.0.2.1', target: '192.0.2.2', protocol: ICMP, padding: '0x000000' };
@@ -107,7 +56,7 @@ test('hash, percpu_hash, lru_hash, lru_percpu_hash: flows by structs', async () 
 test('array and percpu_array: a histogram', async () => {
   using object = await load('map_arrays', [{ name: 'histogram' }]);
   const program = object.program('histogram');
-  const at = (length: number) => packet({ source: '192.0.2.1', target: '192.0.2.2', length });
+  const at = (length: number) => frame({ source: '192.0.2.1', target: '192.0.2.2', length });
   await program.testRun({ data: at(100), repeat: 4 });
   await program.testRun({ data: at(1000), repeat: 2 });
   const all = (await contents(object, 'lengths')).filter(([, value]) => value !== 0);
@@ -135,11 +84,11 @@ test('lpm_trie: rules given by value, the longest prefix decides', async () => {
   ] as const)
     map.update(codec.keyBytes({ length, address }), codec.valueBytes(verdict));
   const ask = async (source: string) =>
-    (await object.program('by_prefix').testRun({ data: packet({ source, target: '192.0.2.2' }) })).returned;
-  expect(await ask('192.0.2.1')).toBe(DROP);
-  expect(await ask('192.0.2.7')).toBe(PASS);
-  expect(await ask('198.51.100.200')).toBe(DROP);
-  expect(await ask('203.0.113.1')).toBe(PASS);
+    (await object.program('by_prefix').testRun({ data: frame({ source, target: '192.0.2.2' }) })).returned;
+  expect(await ask('192.0.2.1')).toBe(XDP_DROP);
+  expect(await ask('192.0.2.7')).toBe(XDP_PASS);
+  expect(await ask('198.51.100.200')).toBe(XDP_DROP);
+  expect(await ask('203.0.113.1')).toBe(XDP_PASS);
   expect(await counted(object)).toEqual({ 0: 2, 1: 1, 2: 1 });
   expect(new Map((await contents(object, 'rules')).map(([key, value]) => [JSON.stringify(key), value]))).toEqual(
     new Map([
@@ -153,7 +102,7 @@ test('lpm_trie: rules given by value, the longest prefix decides', async () => {
 test('hash_of_maps and array_of_maps: packets sorted into inner maps', async () => {
   using object = await load('map_in_map', [{ name: 'sort' }]);
   const run = (protocol: number, repeat: number) =>
-    object.program('sort').testRun({ data: packet({ source: '192.0.2.1', target: '192.0.2.2', protocol }), repeat });
+    object.program('sort').testRun({ data: frame({ source: '192.0.2.1', target: '192.0.2.2', protocol }), repeat });
   await run(ICMP, 3);
   await run(UDP, 2);
   await run(TCP, 1);
@@ -172,8 +121,8 @@ test('hash_of_maps and array_of_maps: packets sorted into inner maps', async () 
 
 test('queue and stack: pushed by the program, popped from both ends', async () => {
   using object = await load('map_queue_stack', [{ name: 'push' }]);
-  await object.program('push').testRun({ data: packet({ source: '192.0.2.1', target: '192.0.2.2' }), repeat: 6 });
-  expect(globals(object, '.bss')).toEqual({ packets: 6, from_queue: 1, from_stack: 4 });
+  await object.program('push').testRun({ data: frame(), repeat: 6 });
+  expect(globalsIn(object, '.bss')).toEqual({ packets: 6, from_queue: 1, from_stack: 4 });
   const drain = (name: string) => {
     const taken: number[] = [];
     for (let one = object.map(name).take(); one !== undefined; one = object.map(name).take())
@@ -187,7 +136,7 @@ test('queue and stack: pushed by the program, popped from both ends', async () =
 test('bloom_filter: knows whom it met, to the program and to user space', async () => {
   using object = await load('map_bloom_filter', [{ name: 'acquaint' }]);
   const meet = (source: string, repeat: number) =>
-    object.program('acquaint').testRun({ data: packet({ source, target: '192.0.2.2' }), repeat });
+    object.program('acquaint').testRun({ data: frame({ source, target: '192.0.2.2' }), repeat });
   await meet('192.0.2.1', 3);
   await meet('198.51.100.1', 2);
   expect(await counted(object)).toEqual({ 0: 2, 1: 3 });
@@ -204,9 +153,9 @@ test('prog_array: tail calls by protocol, and the end of a chain that calls itse
     { name: 'again' },
   ]);
   const run = async (protocol: number) =>
-    (await object.program('entry').testRun({ data: packet({ source: '192.0.2.1', target: '192.0.2.2', protocol }) }))
+    (await object.program('entry').testRun({ data: frame({ source: '192.0.2.1', target: '192.0.2.2', protocol }) }))
       .returned;
-  expect([await run(ICMP), await run(UDP), await run(TCP)]).toEqual([PASS, DROP, PASS]);
+  expect([await run(ICMP), await run(UDP), await run(TCP)]).toEqual([XDP_PASS, XDP_DROP, XDP_PASS]);
   // 33 tail calls at most (32 by the time that `again` runs for the first one): the last one falls through.
   expect(await counted(object)).toEqual({ 0: 3, 1: 1, 2: 1, 3: 33 });
   const ids = new Map(await contents(object, 'by_protocol'));
@@ -214,7 +163,7 @@ test('prog_array: tail calls by protocol, and the end of a chain that calls itse
   expect(ids.get(255)).toBe(object.program('again').id);
   object.map('by_protocol').delete(Uint8Array.of(UDP, 0, 0, 0));
   object.map('by_protocol').delete(Uint8Array.of(255, 0, 0, 0));
-  expect(await run(UDP)).toBe(ABORTED);
+  expect(await run(UDP)).toBe(XDP_ABORTED);
 });
 
 test('stack_trace: where a function of a user program was called from', async () => {
@@ -233,7 +182,7 @@ test('stack_trace: where a function of a user program was called from', async ()
   expect(await counted(object)).toEqual({ 0: 1 });
   const { entries } = await object.map('stacks').dump();
   expect(entries.map(({ key }) => key.readUInt32LE())).toEqual([
-    (globals(object, '.data') as { last_id: number }).last_id,
+    (globalsIn(object, '.data') as { last_id: number }).last_id,
   ]);
   const frames = Array.from({ length: 16 }, (_, at) => entries[0]?.value.readBigUInt64LE(at * 8) ?? 0n).filter(
     (at) => at !== 0n,
@@ -285,7 +234,7 @@ test('sk_storage: packets of each socket', async () => {
   expect(await ping(near, far.ipv4, { count: 3, wrap: cgroup.inside })).toBe(3);
   await using _server = await serve(far.inside([socketProgram(), 'udp-serve', '4', '7100']));
   await near.run(cgroup.inside([socketProgram(), 'udp-ask', '4', far.ipv4, '7100']));
-  expect(globals(object, '.bss')).toEqual({ sockets: 2, highest: 3 });
+  expect(globalsIn(object, '.bss')).toEqual({ sockets: 2, highest: 3 });
 });
 
 test('task_storage: how often the tasks of one process were switched in', async () => {
@@ -295,7 +244,7 @@ test('task_storage: how often the tasks of one process were switched in', async 
   });
   using _attachment = await attach(object.program('on_switch'), point);
   // Each look waits for a timer, so this process leaves the CPU and comes back.
-  await until('switches', () => (globals(object, '.bss') as { highest: number }).highest > 3);
+  await until('switches', () => (globalsIn(object, '.bss') as { highest: number }).highest > 3);
 });
 
 test('a spin lock in a value: a bucket of tokens for each source', async () => {
