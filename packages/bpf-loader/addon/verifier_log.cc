@@ -21,7 +21,7 @@ bool isCounter(const std::string& line) {
 
 // "12: (79) r1 = …", "; return x;", "R0=…": the verifier's walk, not its verdict.
 bool isWalk(const std::string& line) {
-  if (line.starts_with(";")) return true;
+  if (line.starts_with(";") || line.starts_with("cur state:") || line.starts_with("old state:")) return true;
   size_t digits = 0;
   while (digits < line.size() && std::isdigit(static_cast<unsigned char>(line[digits]))) digits++;
   if (digits > 0 && line.compare(digits, 1, ":") == 0) return true;
