@@ -184,6 +184,15 @@ const inFolder = async (use: (folder: string) => unknown): Promise<void> => {
 const run = (folder: string, command: string): string =>
   execFileSync('/bin/sh', ['-ec', command], { cwd: folder, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
 
+test('packing refuses more than 64 MiB before it compresses', async () => {
+  const files = new Map(['a.o', 'b.o', 'c.o', 'd.o'].map((name) => [name, Buffer.alloc(16 * 1024 * 1024)]));
+  const source = { ...SOURCE, objects: [...files.keys()].map((file) => ({ file })) };
+  const manifest = completeManifest(ManifestSource.parse(source), files);
+  await expect(packBundle({ manifest, files })).rejects.toThrow(
+    /^The bundle's tar would have 6711\d{4} bytes: at most 67108864\.$/,
+  );
+});
+
 test('tar, zstd, sha256sum and node-tar accept a bundle and see in it what we see', async () => {
   const packed = await packBundle({ manifest: goodManifest(), files: FILES });
   await inFolder((folder) => {

@@ -1,9 +1,9 @@
-import { MANIFEST_FILE, type Manifest, type ManifestSource } from '@aegis/protocol/artifacts/manifest';
+import { BUNDLE_LIMITS, MANIFEST_FILE, type Manifest, type ManifestSource } from '@aegis/protocol/artifacts/manifest';
 import { refuseOdds, sha256Of } from './contents.ts';
 import { checkManifest, writeManifest } from './manifest-text.ts';
 import { readBundle } from './read.ts';
-import { badManifest, quoted } from './refusal.ts';
-import { writeTar } from './tar-form.ts';
+import { badManifest, overLimit, quoted } from './refusal.ts';
+import { tarBytes, writeTar } from './tar-form.ts';
 import { compressFrame } from './zstd-frame.ts';
 
 /** The same input gives the same bytes, whatever the order of keys and files, the time, the machine or the umask.
@@ -13,8 +13,14 @@ export const packBundle = async (input: {
   files: ReadonlyMap<string, Uint8Array>;
 }): Promise<Buffer> => {
   const manifestBytes = writeManifest(input.manifest);
-  refuseOdds(input.manifest, input.files);
+  await refuseOdds(input.manifest, input.files);
   const entries = [...input.files].map(([name, bytes]) => ({ name, bytes }));
+  const unpacked = tarBytes([manifestBytes.length, ...entries.map(({ bytes }) => bytes.length)]);
+  if (unpacked > BUNDLE_LIMITS.unpackedBytes)
+    throw overLimit(
+      'unpacked_size',
+      `The bundle's tar would have ${unpacked} bytes: at most ${BUNDLE_LIMITS.unpackedBytes}.`,
+    );
   const packed = await compressFrame(writeTar([{ name: MANIFEST_FILE, bytes: manifestBytes }, ...entries]));
   await readBundle(packed);
   return packed;

@@ -24,6 +24,6 @@ export const readBundle = async (bytes: Uint8Array, limits: Partial<BundleLimits
   const manifestBytes = first?.bytes ?? Buffer.alloc(0);
   const manifest = readManifest(manifestBytes);
   const files = new Map(rest.map(({ name, bytes: content }) => [name, content]));
-  refuseOdds(manifest, files);
+  await refuseOdds(manifest, files);
   return { manifest, manifestBytes, files };
 };
