@@ -321,8 +321,7 @@ const loadKernelEngine = async (
   { bpffs, cgroup_root }: DaemonConfig,
   rest: { clock: Clock; faults: FaultPoints; log: Logger },
 ): Promise<KernelEngine> => {
-  const engine: string = './artifacts/kernel/engine.ts';
-  const { kernelEngine } = await import(engine);
+  const { kernelEngine } = await import('./artifacts/kernel/engine.ts');
   return kernelEngine({ nodeUid, bpffs, ...(cgroup_root === 'auto' ? {} : { cgroupRoot: cgroup_root }), ...rest });
 };
 

@@ -232,7 +232,7 @@ export const reconcileLoop = (options: ReconcileOptions) => {
       engine: state,
       reason: { code, message, ...(state && wanted ? { version: wanted.version } : {}) },
       verifierLog,
-      address: wanted?.artifact_id ?? reporting.addressOf(row.name),
+      address: wanted?.artifact_id ?? row.name,
     });
   };
 
@@ -249,9 +249,9 @@ export const reconcileLoop = (options: ReconcileOptions) => {
       // Where nothing was ever loaded, and nothing can be, nothing is left.
       if (deployments.applied.has(name) || failureOf(error).code !== 'artifacts.unsupported') return fail(item, error);
     }
-    const address = reporting.addressOf(name);
+    // By name: which version the server's tombstone is of, this node may never have learnt.
     await reporting.say(
-      { name, generation, version: null, state: 'detached', engine: null, address },
+      { name, generation, version: null, state: 'detached', engine: null, address: name },
       {
         label: 'detached',
         change: () => {

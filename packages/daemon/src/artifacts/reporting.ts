@@ -83,8 +83,6 @@ export const reporting = ({
   };
 
   return {
-    last: (name: string): StatusReport | null => last.get(name)?.report ?? null,
-    addressOf: (name: string): string => addresses.get(name) ?? name,
     /** Journals what is new, `also` in the same commit. Resolves when it is on disk; at once when nothing changed. */
     say: async (saying: Saying, also?: { label: string; change: () => void }): Promise<void> => {
       const { name, address } = saying;

@@ -82,7 +82,8 @@ export const statusService = (on: {
             'artifacts.generation_conflict',
             `'${report.name}' is in generation ${row.generation} here, the report is of ${report.generation}, which this server never issued.`,
           );
-        if (row.artifact_id !== artifactId) {
+        // A node that never saw more than the tombstone knows no id: it reports by name.
+        if (row.artifact_id !== artifactId && row.name !== artifactId) {
           await on.library.find(artifactId);
           throw notAssigned(report.name);
         }
