@@ -1,4 +1,3 @@
-import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { AegisError } from '@aegis/protocol/errors';
 
@@ -35,16 +34,9 @@ export const startBundle = (bundle: 'server' | 'daemon', order: StartOrder, env:
   const args = [process.execPath, ...NODE_FLAGS[bundle], '--disable-warning=ExperimentalWarning', script];
   return process.execve(process.execPath, args, {
     ...VARIABLES[bundle],
-    ...nativeDir(env),
+    ...env,
     [START_VARIABLE]: JSON.stringify(order),
   });
-};
-
-/** In the work tree the compiled parts lie beside their sources; an installation has them beside the bundles, where they are looked for. */
-const nativeDir = (env: NodeJS.ProcessEnv): NodeJS.ProcessEnv => {
-  const inTree = join(__dirname, '../../native/build/Release');
-  const found = env.AEGIS_NATIVE_DIR || existsSync(join(__dirname, 'aegis-exec')) || !existsSync(inTree);
-  return found ? env : { ...env, AEGIS_NATIVE_DIR: inTree };
 };
 
 /** What a bundle was started with. Takes the variable out of the environment, so that nothing started from there inherits it. */
