@@ -14,8 +14,8 @@ export interface BuiltCli extends Disposable {
   dist: string;
   /** An empty HOME. */
   home: string;
-  start(args: readonly string[], env?: Record<string, string>): ChildProcess;
-  run(args: readonly string[], more?: { env?: Record<string, string>; stdin?: string }): Promise<Ran>;
+  start(args: readonly string[], env?: Record<string, string>, cwd?: string): ChildProcess;
+  run(args: readonly string[], more?: { env?: Record<string, string>; stdin?: string; cwd?: string }): Promise<Ran>;
 }
 
 export interface Ran {
@@ -29,8 +29,9 @@ export const builtCli = async (): Promise<BuiltCli> => {
   const dist = join(here, '..', 'build', `test-${process.pid}-${Date.now()}`);
   const home = mkdtempSync(join(tmpdir(), 'aegis-cli-'));
   await buildCli(dist);
-  const start: BuiltCli['start'] = (args, env = {}) =>
+  const start: BuiltCli['start'] = (args, env = {}, cwd = undefined) =>
     spawn(process.execPath, [join(dist, 'aegis.cjs'), ...args], {
+      ...(cwd === undefined ? {} : { cwd }),
       env: { PATH: process.env.PATH, HOME: home, TERM: 'xterm', ...env },
       stdio: ['pipe', 'pipe', 'pipe'],
     });
@@ -38,8 +39,8 @@ export const builtCli = async (): Promise<BuiltCli> => {
     dist,
     home,
     start,
-    run: async (args, { env, stdin } = {}) => {
-      const child = start(args, env);
+    run: async (args, { env, stdin, cwd } = {}) => {
+      const child = start(args, env, cwd);
       child.stdin?.end(stdin ?? '');
       return await ran(child);
     },

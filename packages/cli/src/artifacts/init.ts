@@ -11,20 +11,19 @@ export const initFolder = (name: string, folder: string, kind: TemplateKind): st
   const checked = validate(ArtifactName, name, 'name');
   if (!checked.ok) throw new AegisError('cli.usage', `'${name}': ${checked.refusal.reason}.`);
   const files = templateFiles(name, kind);
-  for (const file of files.keys()) {
-    const path = join(folder, file);
-    if (existing(path))
-      throw new AegisError(
-        'cli.usage',
-        `${path} is there already and stays as it is. Choose another folder with --dir.`,
-      );
-  }
   try {
+    for (const file of files.keys()) refuseExisting(join(folder, file));
     mkdirSync(folder, { recursive: true });
     for (const [file, text] of files) writeFileSync(join(folder, file), text, { flag: 'wx' });
   } catch (error) {
+    if (error instanceof AegisError) throw error;
     const reason = (error as NodeJS.ErrnoException).code ?? String(error);
     throw new AegisError('cli.usage', `${folder} cannot be written (${reason}). Choose another folder with --dir.`);
   }
   return [...files.keys()];
+};
+
+const refuseExisting = (path: string): void => {
+  if (existing(path))
+    throw new AegisError('cli.usage', `${path} is there already and stays as it is. Choose another folder with --dir.`);
 };

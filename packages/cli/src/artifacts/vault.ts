@@ -64,7 +64,7 @@ export const vaultSign = async (
   mount: string,
   settings: VaultSettings,
 ): Promise<string> => {
-  if (!/^[A-Za-z0-9._-]{1,128}$/.test(key) || !/^[A-Za-z0-9._/-]{1,256}$/.test(mount))
+  if (!/^[A-Za-z0-9._-]{1,128}$/.test(key) || !/^(?!.*\.\.)[A-Za-z0-9._/-]{1,256}$/.test(mount))
     throw new AegisError(
       'cli.usage',
       `'${mount}' and '${key}' are no mount and key of a Vault server's transit engine.`,
