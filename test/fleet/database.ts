@@ -83,6 +83,21 @@ const MUST_BE_EMPTY: Readonly<Record<string, string>> = {
   'two living nodes of one name or key': `
     SELECT name FROM nodes WHERE state <> 'retired' GROUP BY name HAVING count(*) > 1
     UNION ALL SELECT key_id FROM nodes WHERE state <> 'retired' AND key_id IS NOT NULL GROUP BY key_id HAVING count(*) > 1`,
+  'a node whose artifacts are not its rows': `
+    SELECT node_uid FROM artifacts_desired AS d WHERE (present, bytes) <> (
+      SELECT count(*), coalesce(sum(manifest_bytes), 0) FROM artifacts_assignments AS a JOIN artifacts ON artifacts.id = a.artifact_id
+      WHERE a.node_uid = d.node_uid AND a.present = 1)
+    UNION ALL SELECT node_uid FROM artifacts_assignments WHERE node_uid NOT IN (SELECT node_uid FROM artifacts_desired)`,
+  'an artifact that is assigned and deleted': `
+    SELECT a.artifact_id FROM artifacts_assignments AS a LEFT JOIN artifacts ON artifacts.id = a.artifact_id
+    WHERE artifacts.id IS NULL OR (a.present = 1 AND artifacts.deleted_at IS NOT NULL)`,
+  'desired state or reports of a node that is not there': `
+    SELECT node_uid FROM (SELECT node_uid FROM artifacts_desired UNION SELECT node_uid FROM artifacts_reports
+      UNION SELECT node_uid FROM artifacts_kernels) WHERE node_uid NOT IN (SELECT uid FROM nodes WHERE state <> 'retired')`,
+  'a confirmed wish, or a report of what was never wished': `
+    SELECT node_uid FROM artifacts_assignments WHERE confirmed = 1 AND present = 1
+    UNION ALL SELECT r.node_uid FROM artifacts_reports AS r LEFT JOIN artifacts_assignments AS a
+      ON a.node_uid = r.node_uid AND a.name = r.name WHERE a.name IS NULL OR r.generation > a.generation`,
   'a join token used more often than it may': 'SELECT id FROM access_join_tokens WHERE used > uses',
 };
 

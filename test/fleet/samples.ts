@@ -7,12 +7,15 @@ import { parseJoinToken } from '@aegis/protocol/access/join-token';
 import { generateKeyPair, type KeyPair } from '@aegis/protocol/access/keys';
 import { formatMinisignPublicKey } from '@aegis/protocol/access/minisign';
 import { generateMinisignKey } from '@aegis/protocol/access/minisign-secret-key';
+import * as artifacts from '@aegis/protocol/artifacts/endpoints';
+import type { StatusReport } from '@aegis/protocol/artifacts/status';
 import type { Report } from '@aegis/protocol/commands/carrier';
 import * as commands from '@aegis/protocol/commands/endpoints';
 import { type Endpoint, pathOf } from '@aegis/protocol/endpoint';
 import * as nodes from '@aegis/protocol/nodes/endpoints';
 import { tokenRequestTranscript } from '@aegis/protocol/nodes/enrolment';
 import { openApi } from '../../packages/server/src/platform/http/openapi.ts';
+import { bundle, publish, signatureOf, trustedSignatory } from '../../packages/server/test/artifacts-support.ts';
 import { enrolThrough } from '../../packages/server/test/start-test-server.ts';
 import { type TestClient, testClient } from '../../packages/server/test/test-client.ts';
 import type { Asked } from './exchange.ts';
@@ -112,6 +115,7 @@ export const stage = async (url: string, adminToken: string, now = Date.now()): 
   const keyless = await as(await joinToken()).call(nodes.registerKeyless, { body: { node_id: keylessName } });
   const ended = await submitTo(node.name, ['false']);
   await admin.call(commands.cancelCommand, { params: { id: ended.commandId }, body: {} });
+  const artifact = await stageArtifacts(admin, node.name);
   const token = await admin.call(access.createToken, { body: { name: 'stage-spare', role: 'viewer' } });
   const spareJoin = parseJoinToken(await joinToken());
   const pending = await as(undefined).call(nodes.registerInit, {
@@ -150,6 +154,7 @@ export const stage = async (url: string, adminToken: string, now = Date.now()): 
   };
 
   const samples: Record<string, Sample> = {
+    ...artifact,
     showTrust: {},
     listKeys: { query: { limit: '2' } },
     addKey: { body: { ...newKey(), name: 'sample', person: 'alice', usage: ['artifacts'] } },
@@ -235,6 +240,71 @@ export const stage = async (url: string, adminToken: string, now = Date.now()): 
     node,
     other,
     samples,
+  };
+};
+
+/** A signed artifact that is assigned to the node, a spare one, and the samples of their endpoints. */
+const stageArtifacts = async (admin: TestClient, node: string): Promise<Record<string, Sample>> => {
+  const signer = await trustedSignatory(admin, 'stage-artifacts');
+  const made = await bundle('stage', '1.0.0');
+  const { artifact_id } = await publish(admin, made, signatureOf(made, signer));
+  const spare = await bundle('stage', '0.9.0');
+  const deletable = await publish(admin, spare, signatureOf(spare, signer));
+  await admin.call(artifacts.assignArtifact, { params: { artifact_id, host_id: node }, body: {} });
+  const constants = { target_ip: '192.0.2.9' };
+  const report: StatusReport = {
+    name: 'stage',
+    version: '1.0.0',
+    generation: 1,
+    state: 'attached',
+    at: new Date().toISOString(),
+    attachments: [{ program: 'drop', hook: 'cgroup_skb egress in /', state: 'attached', link_id: 1, run_count: 2 }],
+    maps: [{ name: 'counters', type: 'array', map_id: 1, max_entries: 1, entries: null }],
+    drift: [{ at: new Date().toISOString(), what: 'link_missing', detail: 'a sample', repaired: true }],
+    reason: { code: 'artifacts.attach_failed', message: 'a sample' },
+    verifier_log: 'a sample',
+    kernel: '6.18.44',
+  };
+  return {
+    createArtifact: {
+      body: {
+        name: made.name,
+        version: made.version,
+        description: 'what stage is for',
+        type: 'program',
+        architecture: 'any',
+        kernel_version: '5.15',
+        metadata: { target_ip: '192.0.2.1' },
+        tags: ['test'],
+        data: base64Of(made.bytes),
+        signature: signatureOf(made, signer),
+      },
+    },
+    listArtifacts: { query: { limit: '2', name: 'stage' } },
+    showArtifact: { params: { id: artifact_id } },
+    artifactBinary: { params: { id: artifact_id } },
+    deleteArtifact: { params: { id: deletable.artifact_id } },
+    artifactsForHost: { params: { host_id: node } },
+    assignArtifact: { params: { artifact_id, host_id: node }, body: { constants } },
+    unassignArtifact: { params: { artifact_id, host_id: node } },
+    putHosts: { params: { artifact_id }, body: { hosts: [node], constants } },
+    assignMany: { body: { artifact: 'stage@1.0.0', targets: [node], constants, dry_run: true } },
+    unassignMany: { body: { artifact: 'stage', targets: [node], dry_run: true } },
+    postArtifactStatus: { params: { id: artifact_id }, body: report },
+    artifactStatus: { params: { id: artifact_id }, query: { limit: '2' } },
+    allArtifactStatus: { query: { limit: '2', name: 'stage', state: 'pending' } },
+    putKernelReport: {
+      body: {
+        release: '6.18.44',
+        architecture: 'x86_64',
+        btf: true,
+        bpffs: true,
+        cgroup2: '/sys/fs/cgroup',
+        jit: true,
+        kinds: { kprobe: { works: false, reason: 'a sample', since: '4.1' } },
+      },
+    },
+    showKernelReport: { params: { id: node } },
   };
 };
 

@@ -11,7 +11,7 @@ export interface Wrong {
 }
 
 interface JsonSchema {
-  type?: string;
+  type?: string | string[];
   const?: unknown;
   enum?: unknown[];
   anyOf?: JsonSchema[];
@@ -44,8 +44,11 @@ const VALUES: Readonly<Record<string, unknown>> = {
   array: [[]],
   object: { nonsense: 1 },
 };
-const alternatives = (schema: JsonSchema): JsonSchema[] =>
-  schema.anyOf ? schema.anyOf.flatMap(alternatives) : [schema];
+const alternatives = (schema: JsonSchema): JsonSchema[] => {
+  if (schema.anyOf) return schema.anyOf.flatMap(alternatives);
+  const { type } = schema;
+  return Array.isArray(type) ? type.map((one) => ({ ...schema, type: one })) : [schema];
+};
 const takes = (schema: JsonSchema, kind: string): boolean => {
   if (schema.enum) return schema.enum.some((one) => kindOf(one) === kind);
   if (schema.const !== undefined) return kindOf(schema.const) === kind;

@@ -251,6 +251,17 @@ const BAD_IDS: Readonly<Record<string, readonly [string, number, string][]>> = {
     [UNKNOWN, 404, 'nodes.unknown_node'],
     ['x'.repeat(129), 400, 'http.malformed'],
   ],
+  artifacts: [
+    ['artifact_123', 404, 'artifacts.unknown_artifact'],
+    ["'; drop table artifacts", 404, 'artifacts.unknown_artifact'],
+    ['\0', 404, 'artifacts.unknown_artifact'],
+    [UNKNOWN, 404, 'artifacts.unknown_artifact'],
+    ['x'.repeat(129), 400, 'http.malformed'],
+  ],
+  keys: [
+    ['x', 404, 'access.unknown_key'],
+    ['x'.repeat(65), 400, 'http.malformed'],
+  ],
   tokens: [
     ['x', 404, 'access.unknown_token'],
     ['x'.repeat(65), 400, 'http.malformed'],
@@ -378,6 +389,54 @@ describe('well-formed, and refused for what they say', () => {
         'http.malformed',
       ]),
     }));
+  test('artifacts', async () => {
+    const path = (id: string, params: Record<string, string>) => ({
+      params: { ...staged.samples[id]?.params, ...params },
+    });
+    const to = (id: string, params: Record<string, string>, expected: readonly [number, string]) => ({
+      asked: requestOf(staged, named(id), path(id, params)),
+      expected,
+    });
+    await expectTable({
+      'a bundle that is none': with_('createArtifact', { data: 'AAAA' }, [422, 'artifacts.bad_bundle']),
+      'an empty bundle': with_('createArtifact', { data: '' }, [422, 'artifacts.bad_bundle']),
+      'no base64': with_('createArtifact', { data: '*' }, MALFORMED),
+      unsigned: with_('createArtifact', { signature: undefined }, [422, 'artifacts.unsigned']),
+      'a signature that is none': with_('createArtifact', { signature: 'x' }, [403, 'artifacts.bad_signature']),
+      'another name': with_('createArtifact', { name: 'other' }, [422, 'artifacts.field_mismatch']),
+      'an artifact that is assigned': to('deleteArtifact', { id: staged.samples.showArtifact?.params?.id ?? '' }, [
+        409,
+        'artifacts.assigned',
+      ]),
+      'assigned to nobody': to('assignArtifact', { host_id: 'nobody' }, [404, 'artifacts.unknown_host']),
+      "the seed's id": to('assignArtifact', { artifact_id: 'artifact_123' }, [404, 'artifacts.unknown_artifact']),
+      'a constant that there is not': with_('assignArtifact', { constants: { colour: 1 } }, [
+        422,
+        'artifacts.unknown_constant',
+      ]),
+      'a constant that is fixed': with_('assignArtifact', { constants: { fixed: 1 } }, [422, 'artifacts.not_settable']),
+      'a constant of another type': with_('assignArtifact', { constants: { target_ip: 'x' } }, [
+        422,
+        'artifacts.bad_constant',
+      ]),
+      'off nobody': to('unassignArtifact', { host_id: 'nobody' }, [404, 'artifacts.unknown_host']),
+      'off where it is not': to('unassignArtifact', { host_id: staged.other.name }, [404, 'artifacts.not_assigned']),
+      'hosts that there are not': with_('putHosts', { hosts: ['nobody'] }, [404, 'artifacts.unknown_host']),
+      'targets that there are not': with_('assignMany', { targets: ['nobody'] }, [422, 'artifacts.unknown_target']),
+      'a version that there is not': with_('assignMany', { artifact: 'stage@9.9.9' }, [
+        404,
+        'artifacts.unknown_artifact',
+      ]),
+      'a report of what is not assigned': with_('postArtifactStatus', { name: 'other' }, [
+        404,
+        'artifacts.not_assigned',
+      ]),
+      'a report of what was never issued': with_('postArtifactStatus', { generation: 2 }, [
+        409,
+        'artifacts.generation_conflict',
+      ]),
+    });
+  });
   test("another node's executions", async () => {
     const { commandId: command_id, executionId: execution_id } = staged.other.running;
     const ids = { command_id, execution_id };

@@ -54,27 +54,28 @@ const ofNodes = endpoints.filter(({ caller }) => caller === 'node');
 const keyless = () => server.withToken(staged.bearers.keyless);
 
 describe('what a node sends about another node', () => {
-  // The samples are good requests of one node: sent by another they must reach nothing. A poll names nobody; it has its own test.
-  test.each(ofNodes.filter(({ id }) => id !== 'pollCommands').map((endpoint) => [endpoint.id, endpoint] as const))(
-    '%s: refused, for a node with a key and one without, and nothing is told',
-    async (_, endpoint) => {
-      for (const bearer of [staged.bearers.other, staged.bearers.keyless]) {
-        const asked = requestOf(staged, endpoint);
-        const told = await untouched(() =>
-          exchange({ ...asked, headers: { ...asked.headers, authorization: `Bearer ${bearer}` } }),
-        );
-        if (endpoint.id === 'pushStatus') {
-          const { results } = JSON.parse(told.text) as { results: { error?: { code: string }; next: unknown }[] };
-          const code = bearer === staged.bearers.keyless ? 'commands.unknown_execution' : 'access.bad_signature';
-          expect(results).toMatchObject([{ error: { code }, next: { stdout: 0, stderr: 0 } }]);
-        } else {
-          expect(codeOf(told)).toEqual([404, 'commands.unknown_execution']);
-          expect(formFault(told)).toBe(null);
-        }
-        expect(told.text).not.toContain('secret');
+  // The samples are good requests of one node: sent by another they must reach nothing. A poll and a kernel report name nobody.
+  const ofWhoeverSends = ['pollCommands', 'putKernelReport'];
+  test.each(
+    ofNodes.filter(({ id }) => !ofWhoeverSends.includes(id)).map((endpoint) => [endpoint.id, endpoint] as const),
+  )('%s: refused, for a node with a key and one without, and nothing is told', async (_, endpoint) => {
+    for (const bearer of [staged.bearers.other, staged.bearers.keyless]) {
+      const asked = requestOf(staged, endpoint);
+      const told = await untouched(() =>
+        exchange({ ...asked, headers: { ...asked.headers, authorization: `Bearer ${bearer}` } }),
+      );
+      if (endpoint.id === 'pushStatus') {
+        const { results } = JSON.parse(told.text) as { results: { error?: { code: string }; next: unknown }[] };
+        const code = bearer === staged.bearers.keyless ? 'commands.unknown_execution' : 'access.bad_signature';
+        expect(results).toMatchObject([{ error: { code }, next: { stdout: 0, stderr: 0 } }]);
+      } else {
+        const code = endpoint.id === 'postArtifactStatus' ? 'artifacts.not_assigned' : 'commands.unknown_execution';
+        expect(codeOf(told)).toEqual([404, code]);
+        expect(formFault(told)).toBe(null);
       }
-    },
-  );
+      expect(told.text).not.toContain('secret');
+    }
+  });
 
   test('the refusal is the same for what another node has and for what nobody has', async () => {
     const put = endpoints.find(({ id }) => id === 'putOutput') as Endpoint;
@@ -115,6 +116,27 @@ describe('what a node sends about another node', () => {
     expect((await about(staged.node)).sort()).toEqual(own(staged.node));
     expect((await about(staged.other)).sort()).toEqual(own(staged.other));
     expect(await about(keyless())).toEqual([]);
+  });
+
+  test('artifacts: a node is told of its own desired state alone, and gets no bytes of another’s', async () => {
+    const { artifactsForHost, artifactBinary } = staged.samples;
+    const read = async (client: Pick<StagedNode, 'raw'>, path: string) => {
+      const { status, json } = await client.raw('GET', path);
+      return [status, (json as { error?: { code: string } } | undefined)?.error?.code ?? null];
+    };
+    const own = `/artifacts/for-host/${artifactsForHost?.params?.host_id}`;
+    const bytes = `/artifacts/${artifactBinary?.params?.id}/binary`;
+    const outcomes = await untouched(async () => [
+      await read(staged.node, own),
+      await read(staged.node, bytes),
+      await read(staged.other, own),
+      await read(staged.other, bytes),
+      await read(keyless(), own),
+      await read(keyless(), bytes),
+    ]);
+    const refused = [403, 'access.forbidden'];
+    const unknown = [404, 'artifacts.not_assigned'];
+    expect(outcomes).toEqual([[200, null], [200, null], refused, unknown, refused, unknown]);
   });
 
   test('no operator door opens to a node', async () => {
