@@ -10,13 +10,44 @@
 #include <cerrno>
 #include <cstring>
 
+#include "btf_check.hpp"
 #include "elf_check.hpp"
 #include "load_failure.hpp"
 #include "memory_file.hpp"
 #include "print_capture.hpp"
+#include "syscall.hpp"
 #include "verifier_log.hpp"
 
 namespace aegis {
+
+namespace {
+
+// Section names that libbpf learnt after 1.1, so that an object means the same whichever libbpf reads it.
+struct NewerSection {
+  const char* name;
+  uint32_t type;
+  uint32_t expectedAttachType;
+};
+constexpr uint32_t kNetfilterType = 32;
+constexpr NewerSection kNewerSections[] = {{"netfilter", kNetfilterType, sys::kNetfilter},
+                                           {"tcx/ingress", BPF_PROG_TYPE_SCHED_CLS, 0},
+                                           {"tcx/egress", BPF_PROG_TYPE_SCHED_CLS, 0},
+                                           {"tc/ingress", BPF_PROG_TYPE_SCHED_CLS, 0},
+                                           {"tc/egress", BPF_PROG_TYPE_SCHED_CLS, 0}};
+
+void tellNewerSections(bpf_object* object) {
+  bpf_program* program = nullptr;
+  while ((program = bpf_object__next_program(object, program)) != nullptr) {
+    if (bpf_program__type(program) != BPF_PROG_TYPE_UNSPEC) continue;
+    for (const NewerSection& section : kNewerSections) {
+      if (std::strcmp(section.name, bpf_program__section_name(program)) != 0) continue;
+      bpf_program__set_type(program, static_cast<bpf_prog_type>(section.type));
+      bpf_program__set_expected_attach_type(program, static_cast<bpf_attach_type>(section.expectedAttachType));
+    }
+  }
+}
+
+}  // namespace
 
 Result<Object> Object::open(const std::string& name, const std::vector<uint8_t>& bytes, const char* kernelBtfPath) {
   if (Status checked = checkElf(bytes.data(), bytes.size()); !checked) return checked.failure();
@@ -31,6 +62,7 @@ Result<Object> Object::open(const std::string& name, const std::vector<uint8_t>&
                    .error = number}
         .with("libbpf", printed.text());
   }
+  tellNewerSections(object);
   return Object(object);
 }
 
@@ -164,6 +196,9 @@ Result<Loaded> load(LoadRequest request) {
   const LogBuffer log(request.logLimitBytes);
   MemoryFile kernelBtf;
   if (!request.kernelBtf.empty()) {
+    BtfBounds bounds;
+    if (Status checked = checkBtf(request.kernelBtf.data(), request.kernelBtf.size(), bounds); !checked)
+      return Failure{.code = "bpf.missing_btf", .message = "The BTF given for this kernel cannot be read.", .error = EINVAL}.with("why", checked.failure().message);
     Result<MemoryFile> file = MemoryFile::holding("kernel-btf", request.kernelBtf);
     if (!file) return file.failure();
     kernelBtf = std::move(*file);

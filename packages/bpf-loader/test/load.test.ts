@@ -1,4 +1,5 @@
 import { spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
 import { LoaderError, permissionHints } from '../src/errors.ts';
@@ -129,8 +130,11 @@ test('a map that the kernel cannot make is named', async () => {
 });
 
 test('BTF of a kernel is taken from the caller; broken BTF is refused as missing', async () => {
-  const error = await failure(loadObject(programBytes('map_task_storage'), { kernelBtf: Buffer.from('none') }));
-  expect(error.code).toBe('bpf.missing_btf');
+  const kernelBtf = readFileSync('/sys/kernel/btf/vmlinux');
+  using object = await loadObject(programBytes('btf_typed'), { kernelBtf });
+  expect(object.programs.size).toBe(1);
+  const error = await failure(loadObject(programBytes('btf_typed'), { kernelBtf: kernelBtf.subarray(0, -1) }));
+  expect(error).toMatchObject({ code: 'bpf.missing_btf', message: 'The BTF given for this kernel cannot be read.' });
 });
 
 test.each<[string, Uint8Array | string, LoadOptions]>([
@@ -153,7 +157,9 @@ test('a handle that is closed says so, and one of another kind is not taken', as
   // @ts-expect-error no handle at all
   expect(() => addon().programInfo({})).toThrow('This is not a handle of bpf-loader');
   object[Symbol.dispose]();
-  expect(() => program.info()).toThrow(expect.objectContaining({ code: 'bpf.invalid', message: 'This handle is closed.' }));
+  expect(() => program.info()).toThrow(
+    expect.objectContaining({ code: 'bpf.invalid', message: 'This handle is closed.' }),
+  );
   expect(() => map.lookup(Buffer.alloc(4))).toThrow(expect.objectContaining({ code: 'bpf.invalid' }));
 });
 
@@ -270,7 +276,13 @@ test('inspection tells what bpftool would, without loading', async () => {
   expect(report.globals.find(({ name }) => name === 'wide')?.initial).toEqual(
     Buffer.from([0xfb, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]),
   );
-  expect(report).toMatchObject({ license: 'GPL', hasBtf: true, hasBtfExt: true, coreRelocations: 0, needsKernelBtf: false });
+  expect(report).toMatchObject({
+    license: 'GPL',
+    hasBtf: true,
+    hasBtfExt: true,
+    coreRelocations: 0,
+    needsKernelBtf: false,
+  });
   expect(list(await bpftool(['prog', 'show'])).map((one) => record(one).name)).not.toContain('copy');
 });
 
