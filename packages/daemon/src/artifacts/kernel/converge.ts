@@ -8,6 +8,7 @@ import { key16, type Layout, NEW, NEXT, OLD, pinName } from './layout.ts';
 import { loadRevision } from './load-revision.ts';
 import { type Observed, observe, standsWhereWished } from './observe.ts';
 import { isThere, listFolder, ownFolder, readRecord, removePin, removeTree, writeRecord } from './pin-folders.ts';
+import { plainName } from './reports.ts';
 import type { Resolved } from './resolve.ts';
 import { mapIdAt, type OpenRevision, openRevision, type PinDrift, pinMapById, readFacts } from './revision.ts';
 
@@ -242,11 +243,7 @@ const sharedElsewhere = ({ deployment, layout }: ConvergeOptions, { facts }: Ope
 };
 
 /** What is otherwise than a finished deployment left it. */
-const linkDrift = (
-  plan: Plan,
-  before: ReadonlyMap<string, Observed>,
-  { waiting }: Resolved,
-): Found[] => {
+const linkDrift = (plan: Plan, before: ReadonlyMap<string, Observed>, { waiting }: Resolved): Found[] => {
   const missing = plan.add.flatMap((wanted) => {
     // Without a record it was never attached: an interface that came just now.
     if (!before.get(wanted.key)?.record) return [];
@@ -263,8 +260,10 @@ const linkDrift = (
     what: 'program_replaced',
     detail: `${describePoint(wanted.point)}: program ${old.programId} stood there`,
   }));
-  const gone = plan.obsolete.flatMap(({ state, record }) =>
-    record && state === 'detached' && waiting.length > 0
+  const waits = new Set(waiting.map(({ program }) => program));
+  // The kernel lets go of a removed cgroup's links a while later: what is gone is told by what is waited for.
+  const gone = plan.obsolete.flatMap(({ record, link }) =>
+    record && link && waits.has(plainName(record.program))
       ? [{ what: 'link_detached', detail: `${describePoint(record.point)}: its target is gone`, repaired: false }]
       : [],
   );

@@ -5,6 +5,7 @@ import { openLink } from '@aegis/bpf-loader/link';
 import { type Program, programById } from '@aegis/bpf-loader/program';
 import { detachTc } from '@aegis/bpf-loader/tc';
 import type { AttachPoint } from '@aegis/bpf-loader/types';
+import { pause } from '../../platform/clock.ts';
 import { DeployError } from '../deployment.ts';
 import { describePoint, type Place, recordText, type Wanted } from './attachment.ts';
 import { busyError, deployError, isLoaderError } from './failure.ts';
@@ -92,8 +93,21 @@ const attachAt = async (
     case 'netfilter':
       return attachNetfilter(program, point, pinPath, beside);
     default:
-      return attach(program, point, { pinPath });
+      return attachPatiently(program, point, pinPath);
   }
+};
+
+/** The kernel lets go of a link a moment after its last pin is gone: a hook of one program may still be held by what was there. */
+const attachPatiently = async (program: Program, point: AttachPoint, pinPath: string): Promise<Attachment> => {
+  for (const pauseMs of [5, 10, 20, 40, 80]) {
+    try {
+      return await attach(program, point, { pinPath });
+    } catch (error) {
+      if (!isLoaderError(error, 'bpf.hook_busy')) throw error;
+      await pause(pauseMs);
+    }
+  }
+  return attach(program, point, { pinPath });
 };
 
 /** Two programs of netfilter cannot stand at one priority: the new one takes the next that is free beside the old one. */
@@ -110,7 +124,7 @@ const attachNetfilter = async (
       if (!isLoaderError(error, 'bpf.hook_busy')) throw error;
     }
   }
-  return attach(program, point, { pinPath });
+  return attachPatiently(program, point, pinPath);
 };
 
 /** The programs of ours at a tcx hook, but the one that is being replaced. */

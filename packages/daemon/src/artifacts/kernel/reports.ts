@@ -102,8 +102,10 @@ export interface DescribedMap {
 }
 
 export const describeMaps = (maps: Readonly<Record<string, number>>): DescribedMap[] =>
-  Object.entries(maps).map(([pin, id]) => {
-    using map = mapById(id);
-    const { type, maxEntries } = map.info();
-    return { name: plainName(pin), pin, id, type, maxEntries };
-  });
+  Object.entries(maps)
+    .map(([pin, id]) => {
+      using map = mapById(id);
+      const { type, maxEntries } = map.info();
+      return { name: plainName(pin), pin, id, type, maxEntries };
+    })
+    .sort((a, b) => (a.name < b.name ? -1 : 1));

@@ -133,11 +133,16 @@ const holds = async (
   if (point.kind === 'tc') return (await filterProgram(point)) === programId ? null : false;
   if (point.kind === 'socket_filter') return sockets.get(path)?.programId === programId ? null : false;
   if ((point.kind === 'uprobe' || point.kind === 'uretprobe') && fileOf(point.binary) !== place.file) return false;
+  if ('cgroup' in point && inodeText(point.cgroup) !== place.cgroup) return false;
   const link = linkAt(path);
   if (!link || link.id !== links.get(key) || link.programId !== programId || isDetached(link)) return false;
   if (link.ifindex !== undefined && link.ifindex !== place.ifindex) return false;
   return link;
 };
+
+/** A cgroup's id; its links outlive a removed one for a while. */
+const inodeText = (path: string): string | null =>
+  statSync(path, { throwIfNoEntry: false, bigint: true })?.ino.toString() ?? null;
 
 const fileOf = (path: string): string | null => {
   const found = statSync(path, { throwIfNoEntry: false, bigint: true });
