@@ -84,18 +84,33 @@ export const makeNetns = ({ queues = 1 } = {}): Netns => {
   return { near: side(names.near, 1), far: side(names.far, 2), [Symbol.dispose]: dispose };
 };
 
-/** How many of `count` pings came back. */
-export const ping = async (
-  from: Side,
-  address: string,
-  { count = 1, wrap = (argv: string[]) => argv } = {},
-): Promise<number> => {
-  const patience = count > 1 ? ['-i', '0.01'] : [];
-  const argv = from.inside(wrap(['ping', '-n', '-q', '-c', `${count}`, ...patience, '-W', '0.2', address]));
-  const [file = '', ...args] = argv;
+interface PingOptions {
+  count?: number;
+  /** Around the command, as a cgroup's `inside`. */
+  wrap?(argv: string[]): string[];
+  /** All from one process and socket. */
+  together?: boolean;
+}
+
+/** How many of `count` pings came back: patient, for answers that are expected. One process for each, as ping leaves soon after its
+ *  last packet once others were answered. */
+export const ping = (from: Side, address: string, { count = 1, wrap, together = false }: PingOptions = {}): number => {
+  if (together) return received(from, address, ['-c', `${count}`, '-i', '0.1', '-W', '5'], wrap);
+  let answered = 0;
+  for (let left = count; left > 0; left -= 1) answered += received(from, address, ['-c', '1', '-W', '5'], wrap);
+  return answered;
+};
+
+/** As `ping`, for answers that must not come: does not wait for them long. */
+export const pingInVain = (from: Side, address: string, { count = 1, wrap }: PingOptions = {}): number =>
+  received(from, address, ['-c', `${count}`, ...(count > 1 ? ['-i', '0.01'] : []), '-W', '0.2'], wrap);
+
+const received = (from: Side, address: string, options: string[], wrap?: PingOptions['wrap']): number => {
+  const command = ['ping', '-n', '-q', ...options, address];
+  const [file = '', ...args] = from.inside(wrap ? wrap(command) : command);
   // Exit status 1 is "nothing came back", also said in the text.
   const { stdout, stderr } = spawnSync(file, args, { encoding: 'utf8' });
-  const received = / (\d+) received/.exec(stdout)?.[1];
-  if (received === undefined) throw new Error(`ping ${address}: ${stdout}${stderr}`);
-  return Number(received);
+  const told = / (\d+) received/.exec(stdout)?.[1];
+  if (told === undefined) throw new Error(`ping ${address}: ${stdout}${stderr}`);
+  return Number(told);
 };

@@ -18,7 +18,7 @@ test('ringbuf: records of live traffic, decoded by the type that the source name
   using object = await load('ring_events', [{ name: 'report', attach: point }]);
   using stream = readRecords(object.map('events'));
   using _attachment = await attach(object.program('report'), point);
-  expect(await ping(far, near.ipv4, { count: 3 })).toBe(3);
+  expect(ping(far, near.ipv4, { count: 3 })).toBe(3);
   // The map of a ring buffer carries no BTF: the program's does.
   const btf = parseBtf(btfById(object.program('report').info().btfId));
   const decodeOne = ringRecords(btf, recordType(btf, 'events'));

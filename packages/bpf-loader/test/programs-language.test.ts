@@ -112,7 +112,7 @@ test('several programs in one object, of several types, on one map', async () =>
   expect(maps.size).toBe(1);
   using stack = new DisposableStack();
   for (const [name, point] of points) stack.use<Attachment>(await attach(object.program(name), point));
-  expect(await ping(near, far.ipv4, { count: 2, wrap: cgroup.inside })).toBe(2);
+  expect(ping(near, far.ipv4, { count: 2, wrap: cgroup.inside })).toBe(2);
   const seen = await counted(object);
   expect(seen[2]).toBe(2);
   for (const slot of [0, 1, 3, 4]) expect(Number(seen[slot])).toBeGreaterThanOrEqual(2);

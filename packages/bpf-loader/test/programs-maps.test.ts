@@ -8,7 +8,7 @@ import { makeCgroup } from './cgroup.ts';
 import { run, serve, socketProgram, until } from './commands.ts';
 import { codecOf, contents, counted, globalsIn } from './contents.ts';
 import { load } from './fixture.ts';
-import { makeNetns, ping } from './netns.ts';
+import { makeNetns, ping, pingInVain } from './netns.ts';
 import { type FrameFields, frame, ICMP, TCP, UDP, XDP_ABORTED, XDP_DROP, XDP_PASS } from './packets.ts';
 import { compileC } from './programs.ts';
 
@@ -199,7 +199,7 @@ test('cgroup_storage and percpu_cgroup_storage: what a cgroup sent', async () =>
   const point = { kind: 'cgroup_skb', cgroup: cgroup.path, direction: 'egress' } as const;
   using object = await load('map_cgroup_storage', [{ name: 'account', attach: point }]);
   using _attachment = await attach(object.program('account'), point);
-  expect(await ping(net.near, net.far.ipv4, { count: 5, wrap: cgroup.inside })).toBe(5);
+  expect(ping(net.near, net.far.ipv4, { count: 5, wrap: cgroup.inside })).toBe(5);
   const [[found, sent] = [null, null]] = await contents(object, 'of_cgroup');
   expect({ found, sent }).toEqual({
     found: expect.objectContaining({ cgroup_inode_id: Number(cgroup.id) }),
@@ -231,7 +231,7 @@ test('sk_storage: packets of each socket', async () => {
   const point = { kind: 'cgroup_skb', cgroup: cgroup.path, direction: 'egress' } as const;
   using object = await load('map_sk_storage', [{ name: 'account', attach: point }]);
   using _attachment = await attach(object.program('account'), point);
-  expect(await ping(near, far.ipv4, { count: 3, wrap: cgroup.inside })).toBe(3);
+  expect(ping(near, far.ipv4, { count: 3, wrap: cgroup.inside, together: true })).toBe(3);
   await using _server = await serve(far.inside([socketProgram(), 'udp-serve', '4', '7100']));
   await near.run(cgroup.inside([socketProgram(), 'udp-ask', '4', far.ipv4, '7100']));
   expect(globalsIn(object, '.bss')).toEqual({ sockets: 2, highest: 3 });
@@ -253,7 +253,8 @@ test('a spin lock in a value: a bucket of tokens for each source', async () => {
   const point = { kind: 'tcx', interface: near.interface, direction: 'ingress', netns: near.path } as const;
   using object = await load('net_token_bucket', [{ name: 'limit', attach: point }], { burst: 4 });
   using _attachment = await attach(object.program('limit'), point);
-  expect(await ping(far, near.ipv4, { count: 6 })).toBe(4);
+  expect(ping(far, near.ipv4, { count: 4 })).toBe(4);
+  expect(pingInVain(far, near.ipv4, { count: 2 })).toBe(0);
   expect(await counted(object)).toEqual({ 0: 4, 1: 2 });
   expect(await contents(object, 'buckets')).toEqual([[far.ipv4, { lock: { val: 0 }, used: 4 }]]);
 });

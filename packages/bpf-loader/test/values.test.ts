@@ -1,3 +1,4 @@
+import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { BtfError, parseBtf } from '../src/btf.ts';
 import { namedType, recordType, ringRecords } from '../src/ring-records.ts';
@@ -343,4 +344,26 @@ test("a ring buffer's record type comes from its tag, else from its name, else t
   expect(records(bytes)).toMatchObject({ number: 3, label: 'x' });
   expect(records(Uint8Array.of(1, 2))).toBe('0x0102');
   expect(ringRecords(null, null)(Uint8Array.of(1, 2))).toBe('0x0102');
+});
+
+const REAL = ['ring_events', 'map_hashes', 'globals', 'map_lpm_trie', 'loops_and_timers'].map((name) =>
+  parseBtf(btfBytes(name)),
+);
+
+test('whatever bytes a real type holds, its value is encoded to bytes of the same value', () => {
+  fc.assert(
+    fc.property(
+      fc.constantFrom(...REAL),
+      fc.nat(),
+      fc.uint8Array({ minLength: 64, maxLength: 64 }),
+      (own, pick, bytes) => {
+        const typeId = 1 + (pick % (own.typeCount - 1));
+        const sized = ['int', 'enum', 'struct', 'union', 'array', 'pointer'].includes(own.resolve(typeId).type.kind);
+        if (!sized || own.sizeOf(typeId) > bytes.length) return;
+        const value = decode(own, typeId, bytes.subarray(0, own.sizeOf(typeId)));
+        expect(decode(own, typeId, encode(own, typeId, value))).toEqual(value);
+      },
+    ),
+    { numRuns: 2000 },
+  );
 });
