@@ -118,6 +118,11 @@ test.each<[string, Envelope, string]>([
     'it is another one than the version 3 that this node has. Was the server restored from an old backup?',
   ],
   [
+    'a revoked key that is active again',
+    withSigner(4),
+    `it brings back the key 'artifacts' (${signer.keyId.slice(0, 16)}), which was revoked. Was the server restored from an old backup? Revoke that key anew.`,
+  ],
+  [
     'a foreign root',
     signTrustBundle(bundle(4, { root: mallorys }), mallory),
     'its root key is not the one that the join token names.',
@@ -177,6 +182,8 @@ test('asked for only when it is newer, one request at a time, and not again at o
   store.clock.passed += 10_000;
   await store.refreshIfNewer(1_000_000);
   expect([store.shown.asked, store.version(), store.errors()]).toEqual([4, 2, []]);
+  await store.refreshIfNewer(3); // another one may well be there
+  expect(store.shown.asked).toBe(5);
 });
 
 test.each<[string, string]>([

@@ -12,7 +12,8 @@ import type { Logger } from '../platform/log.ts';
 import { readPrivateFile, writePrivateFile } from '../platform/private-files.ts';
 
 /** Whom this node trusts: the newest trust bundle that the pinned root signed, of those that it has ever been shown. It moves forward only:
- *  an older one, another one of the same version, one of a foreign root or fleet, and an expired one are refused, whoever shows them.
+ *  an older one, another one of the same version, one that brings a revoked key back, one of a foreign root or fleet, and an expired one are
+ *  refused, whoever shows them.
  *  The one of the enrolment stays in identity.json; the newest is in trust.json beside it. */
 
 export interface TrustStore {
@@ -26,7 +27,7 @@ export interface TrustStore {
   artifactKeys(): readonly ArtifactKey[];
   /** Asks the server for its bundle. What is refused is logged once and changes nothing. @throws Unreachable, AegisError as the client */
   refresh(): Promise<void>;
-  /** The same when this version is newer than what is here; not at once again after an answer that was not. */
+  /** The same when this version is newer than what is here; for one that the server named and did not show, not at once again. */
   refreshIfNewer(version: number): Promise<void>;
   /** Told when another bundle came into force. */
   onChange(callback: () => void): void;
@@ -52,7 +53,7 @@ interface Held {
 
 const Stored = z.object({ trust_bundle: Envelope });
 const fileOf = (dataDir: string): string => join(dataDir, 'trust.json');
-/** An answer that was not newer is not asked for again before this. */
+/** A version that was named and not shown is not asked for again before this. */
 const PAUSE_MS = 10_000;
 const NOBODY: ReadonlyMap<string, KeyObject> = new Map();
 
@@ -147,6 +148,12 @@ export const trustStore = ({ dataDir, identity, client, clock, log }: TrustStore
       if (!held.stored) store(envelope, held);
       return;
     }
+    const back = held && broughtBack(held.bundle, next.bundle);
+    if (back)
+      throw new AegisError(
+        'access.untrusted',
+        `The server's trust bundle is refused: it brings back the key '${back.name}' (${back.minisign_id ?? back.keyid.slice(0, 16)}), which was revoked. Was the server restored from an old backup? Revoke that key anew.`,
+      );
     store(envelope, next);
     held = next;
     said.clear();
@@ -155,17 +162,15 @@ export const trustStore = ({ dataDir, identity, client, clock, log }: TrustStore
   };
 
   let fetching: Promise<void> | null = null;
-  let notNewerAt = Number.NEGATIVE_INFINITY;
+  let missed = { version: 0, at: 0 };
   const fetchOnce = async (): Promise<void> => {
     const { trust_bundle } = await client.call(showTrust, { authorised: false });
-    const before = held;
     try {
       take(trust_bundle);
     } catch (error) {
       if (!(error instanceof AegisError)) throw error;
       sayOnce('error', error.message, { code: error.code });
     }
-    if (held === before) notNewerAt = clock.monotonic();
   };
   const refresh = (): Promise<void> => {
     fetching ??= fetchOnce().finally(() => {
@@ -181,11 +186,20 @@ export const trustStore = ({ dataDir, identity, client, clock, log }: TrustStore
     artifactKeys: () => inForce()?.artifactKeys ?? [],
     refresh,
     refreshIfNewer: async (version) => {
-      if (version <= (held?.bundle.version ?? 0) || clock.monotonic() - notNewerAt < PAUSE_MS) return;
+      const here = () => held?.bundle.version ?? 0;
+      if (version <= here() || (version === missed.version && clock.monotonic() - missed.at < PAUSE_MS)) return;
       await refresh();
+      if (version > here()) missed = { version, at: clock.monotonic() };
     },
     onChange: (callback) => void callbacks.push(callback),
   };
+};
+
+/** A key that was revoked and shall count again: so a server that was set back in time forgets a revocation, even where the root has signed
+ *  what it shows. */
+const broughtBack = (before: TrustBundle, after: TrustBundle): TrustBundle['keys'][number] | undefined => {
+  const revoked = new Set(before.keys.filter(({ state }) => state === 'revoked').map(({ keyid }) => keyid));
+  return after.keys.find(({ keyid, state }) => state === 'active' && revoked.has(keyid));
 };
 
 const storedIn = (text: string): Envelope => {
