@@ -1,8 +1,10 @@
 import { randomInt } from 'node:crypto';
+import { release } from 'node:os';
 import { join, resolve } from 'node:path';
 import { aegisExecPath } from '@aegis/native/binaries';
 import { readBootId } from '@aegis/native/boot-id';
 import { PAYLOAD_TYPES, signEnvelope } from '@aegis/protocol/access/dsse';
+import type { KernelReport } from '@aegis/protocol/artifacts/status';
 import { type FaultPoints, noFaultPoints } from '@aegis/protocol/fault-points';
 import { VERSION } from '@aegis/protocol/version';
 import { seenDirectives } from './access/seen.ts';
@@ -45,6 +47,8 @@ export interface DaemonOptions {
   request?: HttpDoor;
   /** Instead of the one over libbpf: tests without a kernel. */
   kernelEngine?: () => Promise<KernelEngine>;
+  /** Tries what this kernel can load, in a process of its own. Absent: no kernel report is sent. */
+  probeKernel?: () => Promise<KernelReport>;
   /** Ends the waiting for a server that is not there yet. */
   signal?: AbortSignal;
 }
@@ -177,7 +181,13 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
       artifactKeys: trust.artifactKeys,
       refreshTrust: trust.refreshIfNewer,
       loadEngine: options.kernelEngine ?? (() => loadKernelEngine(identity.uid, config, { clock, faults, log })),
-      kernelReport: null,
+      kernelReport: options.probeKernel
+        ? {
+            probe: options.probeKernel,
+            of: `${bootId} ${release()} ${VERSION}`,
+            delayMs: config.kernel_report_delay_sec * 1000 * (1 + random() / 4),
+          }
+        : null,
       limits: {
         maxArtifacts: config.journal_max_artifacts,
         maxBytes: config.artifacts_max_bytes,

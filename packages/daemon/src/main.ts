@@ -1,5 +1,6 @@
 import { writeSync } from 'node:fs';
 import { sdNotify, watchdogIntervalMs } from '@aegis/native/sd-notify';
+import type { KernelReport } from '@aegis/protocol/artifacts/status';
 import { AegisError, plainExitCodeOf } from '@aegis/protocol/errors';
 import { faultPointsFrom } from '@aegis/protocol/fault-points';
 import { type ConfigSources, loadDaemonConfig } from './config.ts';
@@ -12,10 +13,12 @@ export interface RunOptions extends Omit<ConfigSources, 'env'> {
   env: NodeJS.ProcessEnv;
   /** The ready line and a fatal error as JSON. */
   json: boolean;
+  /** The program that prints this kernel's report (`printKernelReport`), and its arguments. Absent: none is sent. */
+  probe?: readonly [string, ...string[]];
 }
 
 /** Runs until SIGTERM or SIGINT. Resolves to the exit code; running commands are left to their supervisors. */
-export const runDaemon = async ({ flags, env, json, configFile }: RunOptions): Promise<number> => {
+export const runDaemon = async ({ flags, env, json, configFile, probe }: RunOptions): Promise<number> => {
   const stopping = Promise.withResolvers<NodeJS.Signals>();
   const abort = new AbortController();
   const onSignal = (signal: NodeJS.Signals): void => {
@@ -30,7 +33,13 @@ export const runDaemon = async ({ flags, env, json, configFile }: RunOptions): P
   try {
     const { config } = loadDaemonConfig({ flags, env, configFile });
     const log = createLog({ level: config.log_level, format: config.log_format }, writeStderr);
-    const daemon = await startDaemon({ config, log, faults: faultPointsFrom(env), signal: abort.signal });
+    const daemon = await startDaemon({
+      config,
+      log,
+      faults: faultPointsFrom(env),
+      signal: abort.signal,
+      ...(probe ? { probeKernel: () => probeInProcess(probe, abort.signal) } : {}),
+    });
     reconcile = () => {
       daemon.reconcile().catch((error: unknown) => log.error({ err: error }, 'cannot compare with the kernel'));
     };
@@ -41,6 +50,24 @@ export const runDaemon = async ({ flags, env, json, configFile }: RunOptions): P
   } finally {
     for (const signal of ['SIGTERM', 'SIGINT'] as const) process.removeListener(signal, onSignal);
   }
+};
+
+const PROBE_MS = 60_000;
+
+/** What the probe loads would stay in this process for good: the addon, libbpf and its memory. */
+const probeInProcess = async ([program, ...args]: readonly [string, ...string[]], signal: AbortSignal) => {
+  const { execFile } = await import('node:child_process');
+  const { promisify } = await import('node:util');
+  const { stdout } = await promisify(execFile)(program, args, { timeout: PROBE_MS, killSignal: 'SIGKILL', signal });
+  return JSON.parse(stdout) as KernelReport;
+};
+
+/** In the process that `probe` names: tries every kind of program and attachment, where it touches nothing, and prints the report. */
+export const printKernelReport = async (): Promise<void> => {
+  const { probeKernel } = await import('@aegis/bpf-loader/probe');
+  const { release, architecture, btf, bpffs, cgroup2, jit, kinds } = await probeKernel();
+  const report: KernelReport = { release, architecture, btf, bpffs, cgroup2, jit, kinds };
+  process.stdout.write(`${JSON.stringify(report)}\n`);
 };
 
 const serve = async (

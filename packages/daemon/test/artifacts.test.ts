@@ -446,3 +446,39 @@ test('a node without artifacts has no folder for them and loads nothing', async 
   expect(loads).toBe(0);
   expect(existsSync(join(node.dataDir, 'artifacts'))).toBe(false);
 });
+
+test('the kernel report is sent once for each boot', async () => {
+  await using server = await startArtifactServer();
+  await using node = testNode(server);
+  let probes = 0;
+  const report = {
+    release: '6.1.0',
+    architecture: 'x86_64',
+    btf: true,
+    bpffs: true,
+    cgroup2: null,
+    jit: true,
+    kinds: {},
+  };
+  const probeKernel = async () => {
+    probes++;
+    return report;
+  };
+  const started = { probeKernel, bootId: 'first', flags: { kernel_report_delay_sec: 0, poll_wait_sec: 0 } };
+  const reported = () => server.requests.filter((key) => key.endsWith('/v1/kernel-report')).length;
+  const polled = async () => {
+    const polls = server.requests.length;
+    await waitFor('some polls', () => server.requests.length > polls + 10);
+  };
+  const first = await node.start(started);
+  await waitFor('the report', () => server.kernelReport());
+  expect(server.kernelReport()).toEqual(report);
+  await polled();
+  await first.close();
+  const second = await node.start(started);
+  await polled();
+  await second.close();
+  expect([probes, reported()]).toEqual([1, 1]);
+  await node.start({ ...started, bootId: 'second' });
+  await waitFor('the report of the next boot', () => reported() === 2);
+});
