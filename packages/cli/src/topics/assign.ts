@@ -17,7 +17,7 @@ export class Assign extends ServerCommand {
 
 Another version of the same name takes the place of the one that runs there, without a gap; an older one is the way back. When the new one cannot be loaded or attached, the old one stays and the status says why.
 
-With --only the nodes named become all there are: the artifact is taken off every other node.
+With --only these nodes become the whole set of this version, in one transaction: it is taken off every other node that has it. Nodes with another version keep theirs.
 
 Exit code with --wait: 0 when every node runs it, 1 when one failed or the time was over.`;
 
@@ -39,7 +39,7 @@ Exit code with --wait: 0 when every node runs it, 1 when one failed or the time 
       helpValue: 'NAME=VALUE',
       summary: 'Set a constant that the artifact declares settable; repeatable',
     }),
-    only: Flags.boolean({ summary: 'And take it off every other node' }),
+    only: Flags.boolean({ summary: 'And take this version off every other node' }),
     'dry-run': Flags.boolean({ summary: 'Only show which nodes it would reach' }),
     ...waitFlags,
     ...serverFlags,
@@ -95,7 +95,7 @@ Exit code with --wait: 0 when every node runs it, 1 when one failed or the time 
     const hosts = [...new Set(looked.assignments.map(({ host_id }) => host_id))];
     if (flags['dry-run']) {
       const removed = (await statusOf(api, { name: artifact.name })).filter(
-        ({ node_uid, version }) => version !== null && !hosts.includes(node_uid),
+        ({ node_uid, version }) => version === artifact.version && !hosts.includes(node_uid),
       );
       if (flags.json)
         return await this.printJson({ dry_run: true, ...looked, removed: removed.map(({ node }) => node) });
