@@ -1,7 +1,7 @@
 /* tracepoint and raw tracepoint: executions of the program whose name begins with `wanted`, seen at both. */
 #include "counters.h"
 
-const volatile char wanted[16];
+const volatile char wanted[64];
 char seen_file[64];
 int seen_pid;
 
@@ -14,7 +14,7 @@ struct exec_record {
 };
 
 static __always_inline int is_wanted(const char *file) {
-  for (int at = 0; at < 16; at++) {
+  for (int at = 0; at < 64; at++) {
     if (wanted[at] == 0) return 1;
     if (file[at] != wanted[at]) return 0;
   }

@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -15,6 +16,9 @@ import { compileC } from './programs.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'aegis-trace-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+/** A program's own name, of at most 15 bytes: others may run the same tests. */
+const unique = (name: string): string => `${name}-${randomBytes(3).toString('hex')}`;
 
 const ADDER = `
 #include <stdio.h>
@@ -42,7 +46,7 @@ test('tracepoint and raw_tracepoint: both see an execution', async () => {
     ['on_exec_raw', { kind: 'raw_tracepoint', name: 'sched_process_exec' }],
   ] as const;
   const specs = points.map(([name, point]) => ({ name, attach: point }));
-  using object = await load('attach_tracepoint', specs, { wanted: adder.slice(0, 16) });
+  using object = await load('attach_tracepoint', specs, { wanted: adder });
   const program = object.program('on_exec');
   const ids: number[] = [];
   {
@@ -204,9 +208,10 @@ test('perf_event: by period, on one process', async () => {
 
 test('a BTF-typed tracepoint is attached as raw_tracepoint of type tracing', async () => {
   const point = { kind: 'raw_tracepoint', name: 'sched_process_exec' } as const;
-  const adder = compileC(folder, 'typed-adder', ADDER);
+  const wanted = unique('typed');
+  const adder = compileC(folder, wanted, ADDER);
   using object = await load('btf_typed', [{ name: 'on_exec', type: 'tracing', attach: point }], {
-    wanted: 'typed-adder',
+    wanted,
   });
   const program = object.program('on_exec');
   expect(program.info().type).toBe('tracing');

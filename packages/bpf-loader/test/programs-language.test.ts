@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -62,10 +63,11 @@ test('globals keep their initial values, or take those that were given, and are 
 });
 
 test('a BTF-typed tracepoint reads kernel structures by CO-RE', async () => {
-  const program = compileC(folder, 'core-probe', 'int main(void) { return 0; }');
+  const wanted = `core-${randomBytes(3).toString('hex')}`;
+  const program = compileC(folder, wanted, 'int main(void) { return 0; }');
   const point = { kind: 'raw_tracepoint', name: 'sched_process_exec' } as const;
   using object = await load('btf_typed', [{ name: 'on_exec', type: 'tracing', attach: point }], {
-    wanted: 'core-probe',
+    wanted,
   });
   using _attachment = await attach(object.program('on_exec'), point);
   // The shell says its number, then becomes the program.
@@ -77,7 +79,7 @@ test('a BTF-typed tracepoint reads kernel structures by CO-RE', async () => {
     last: {
       pid,
       parent: process.pid,
-      comm: 'core-probe',
+      comm: wanted,
       pages: expect.any(Number),
       odd_field: false,
       task_size: size,
