@@ -120,6 +120,7 @@ export const kernelEngine = (options: KernelEngineOptions): Engine => {
     try {
       return await applySlowly(deployment);
     } catch (error) {
+      dropEmpty(layout, layout.artifact(artifactKey(name)));
       throw deployError(error, `'${name}' ${deployment.version} cannot be put in place`, 'attach');
     }
   };
@@ -231,6 +232,13 @@ const nameOf = (layout: Layout, paths: ArtifactPaths): string | null => {
     if (facts) return facts.artifact;
   }
   return null;
+};
+
+/** A first deployment that failed leaves no empty folders. */
+const dropEmpty = (layout: Layout, { base, links, records, revisions, kept }: ArtifactPaths): void => {
+  if ([links, records, revisions, kept].some((folder) => listFolder(folder).length > 0)) return;
+  removeTree(base);
+  dropEmptyRoot(layout);
 };
 
 /** Nothing of ours left: neither are our folders. */

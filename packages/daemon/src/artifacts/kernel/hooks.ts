@@ -14,7 +14,7 @@ import { isDetached, linkAt, type Observed } from './observe.ts';
 import { type Neighbour, tcxPlace } from './order.ts';
 import { isThere, movePin, ownFolder, RECORD_BYTES, readRecord, removePin, writeRecord } from './pin-folders.ts';
 import { closeSocket, type HeldSockets } from './sockets.ts';
-import type { Tenants } from './tenants.ts';
+import { DEFAULT_PRIORITY, type Tenants, tcxTenantOf } from './tenants.ts';
 
 /** One attachment: made, given another program, moved into another's place, taken off. Each can be undone. */
 
@@ -82,12 +82,11 @@ const attachAt = async (
     case 'socket_filter':
       return attach(program, point);
     case 'tcx': {
-      const wish = { artifact: options.artifact, program: name, ...(order ?? { priority: 50 }) };
+      const wish = { artifact: options.artifact, program: name, ...(order ?? { priority: DEFAULT_PRIORITY }) };
       const place = tcxPlace(wish, await neighbours(options, point, beside));
       const made = await attach(program, { ...point, order: place }, { pinPath });
       const id = made.links[0]?.info().id;
-      if (id !== undefined)
-        options.tenants.remember(id, { artifact: wish.artifact, program: name, priority: wish.priority });
+      if (id !== undefined) options.tenants.remember(id, tcxTenantOf(wish.artifact, name, order));
       return made;
     }
     case 'netfilter':

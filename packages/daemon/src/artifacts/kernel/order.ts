@@ -15,6 +15,8 @@ export interface Neighbour {
   artifact: string;
   program: string;
   priority: number;
+  /** It stands where it does for an anchor's sake: priorities are not measured by it. */
+  anchored: boolean;
 }
 
 export type TcxOrder = 'last' | { before: number } | { after: number };
@@ -31,8 +33,9 @@ export const tcxPlace = (wish: TcxWish, ours: readonly Neighbour[]): TcxOrder =>
   if (before) return { before: before.programId };
   const after = anchor(wish.after);
   if (after) return { after: after.programId };
-  const follower = ours.find(({ priority }) => priority > wish.priority);
+  const ranked = ours.filter(({ anchored }) => !anchored);
+  const follower = ranked.find(({ priority }) => priority > wish.priority);
   if (follower) return { before: follower.programId };
-  const last = ours.at(-1);
+  const last = ranked.at(-1) ?? ours.at(-1);
   return last ? { after: last.programId } : 'last';
 };

@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { parseRecord } from './attachment.ts';
+import { parseRecord, type Wanted } from './attachment.ts';
 import { isKey, type Layout } from './layout.ts';
 import { linkAt } from './observe.ts';
 import { listFolder, readRecord } from './pin-folders.ts';
@@ -12,6 +12,7 @@ export interface TcxTenant {
   artifact: string;
   program: string;
   priority: number;
+  anchored: boolean;
 }
 
 export interface Tenants {
@@ -21,6 +22,15 @@ export interface Tenants {
   tcxTenant(linkId: number): TcxTenant | null;
   remember(linkId: number, tenant: TcxTenant): void;
 }
+
+export const tcxTenantOf = (artifact: string, program: string, order: Wanted['order']): TcxTenant => ({
+  artifact,
+  program,
+  priority: order?.priority ?? DEFAULT_PRIORITY,
+  anchored: order?.before !== undefined || order?.after !== undefined,
+});
+/** The manifest's own default. */
+export const DEFAULT_PRIORITY = 50;
 
 export const tenants = (layout: Layout): Tenants => {
   const known = new Map<number, TcxTenant | null>();
@@ -35,7 +45,7 @@ export const tenants = (layout: Layout): Tenants => {
         const link = record?.point.kind === 'tcx' ? linkAt(join(paths.links, name)) : null;
         if (!record || !link) continue;
         const { artifact, program, order } = record;
-        known.set(link.id, { artifact, program: program.replace(/^.*-/, ''), priority: order?.priority ?? 50 });
+        known.set(link.id, tcxTenantOf(artifact, program.replace(/^.*-/, ''), order));
       }
   };
   return {

@@ -1,0 +1,117 @@
+import { readdirSync } from 'node:fs';
+import { mapById } from '@aegis/bpf-loader/maps';
+import { expect, test } from 'vitest';
+import type { EngineState } from '../src/artifacts/deployment.ts';
+import { layout } from '../src/artifacts/kernel/layout.ts';
+import { type DeploymentText, deployment, engineFixture } from './engine-fixture.ts';
+
+/** Maps: kept over upgrades, shared between artifacts, filled when they are made. */
+
+const traced = (more: Partial<DeploymentText>) =>
+  deployment({
+    programs: [
+      { name: 'trace_getpgid', attach: { kind: 'tracepoint', category: 'syscalls', name: 'sys_enter_getpgid' } },
+    ],
+    ...more,
+  });
+const mapId = (state: EngineState, name: string): number => state.maps.find((map) => map.name === name)?.map_id ?? 0;
+const value = (id: number, key: number): bigint | null => {
+  using map = mapById(id);
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32LE(key);
+  return map.lookup(bytes)?.readBigUInt64LE() ?? null;
+};
+const put = (id: number, key: number, to: bigint): void => {
+  using map = mapById(id);
+  const [bytes, number] = [Buffer.alloc(4), Buffer.alloc(8)];
+  bytes.writeUInt32LE(key);
+  number.writeBigUInt64LE(to);
+  map.update(bytes, number);
+};
+
+test('a kept map begins with its initial contents and never gets them again; of another shape it begins anew', async () => {
+  using fixture = engineFixture();
+  const version = (number: number, entries: number | undefined, keep = true) =>
+    traced({
+      version: number,
+      maps: [
+        {
+          name: 'own_counts',
+          keep,
+          initial: [
+            { key: 7, value: 70 },
+            { key: 8, value: '80' },
+          ],
+          ...(entries === undefined ? {} : { max_entries: entries }),
+        },
+      ],
+    });
+  const first = mapId(await fixture.engine.apply(version(1, undefined), null), 'own_counts');
+  expect([value(first, 7), value(first, 8)]).toEqual([70n, 80n]);
+  put(first, 7, 71n);
+  put(first, 9, 90n);
+  const second = mapId(await fixture.engine.apply(version(2, undefined), null), 'own_counts');
+  expect(second).toBe(first);
+  expect([value(second, 7), value(second, 8), value(second, 9)]).toEqual([71n, 80n, 90n]);
+  const third = mapId(await fixture.engine.apply(version(3, 128), null), 'own_counts');
+  expect(third).not.toBe(first);
+  expect([value(third, 7), value(third, 9)]).toEqual([70n, null]);
+  const fourth = mapId(await fixture.engine.apply(version(4, 128), null), 'own_counts');
+  expect(fourth).toBe(third);
+  const fifth = mapId(await fixture.engine.apply(version(5, 128, false), null), 'own_counts');
+  expect(fifth).not.toBe(third);
+  expect(fixture.bpffs.tree().filter((path) => path.includes('/kept/'))).toEqual([]);
+});
+
+test('a shared map is one for all, filled once, and goes with the last artifact that uses it', async () => {
+  using fixture = engineFixture();
+  const sharing = (name: string, version = 1) =>
+    traced({ name, version, maps: [{ name: 'own_counts', share: 'common', initial: [{ key: 1, value: 1 }] }] });
+  const shared = () => {
+    const { shared: folder } = layout(fixture.bpffs.path, fixture.bpffs.nodeUid);
+    return fixture.bpffs.tree().some((path) => path.endsWith('/shared')) ? readdirSync(folder).length : 0;
+  };
+  const one = mapId(await fixture.engine.apply(sharing('one'), null), 'own_counts');
+  put(one, 1, 2n);
+  expect(mapId(await fixture.engine.apply(sharing('two'), null), 'own_counts')).toBe(one);
+  expect(mapId(await fixture.engine.apply(sharing('one', 2), null), 'own_counts')).toBe(one);
+  expect(value(one, 1)).toBe(2n);
+  await expect(
+    fixture.engine.apply(
+      traced({ name: 'three', maps: [{ name: 'own_counts', share: 'common', max_entries: 5 }] }),
+      null,
+    ),
+  ).rejects.toMatchObject({
+    code: 'artifacts.load_failed',
+    message: expect.stringContaining('is not of the shape that map own_counts wants (max_entries: wanted 5, found 64)'),
+  });
+  await fixture.engine.remove('one');
+  expect(shared()).toBe(1);
+  expect(await fixture.engine.sweep([])).toEqual(['two']);
+  expect(fixture.bpffs.tree()).toEqual([]);
+});
+
+test('what does not go into a map is told by its entry, and nothing is left', async () => {
+  using fixture = engineFixture();
+  const wrong = traced({
+    maps: [
+      {
+        name: 'own_counts',
+        initial: [
+          { key: 1, value: 1 },
+          { key: 'x', value: 2 },
+        ],
+      },
+    ],
+  });
+  await expect(fixture.engine.apply(wrong, null)).rejects.toMatchObject({
+    code: 'artifacts.load_failed',
+    message: expect.stringMatching(/^Entry 2 of the initial contents of map 'own_counts' does not go in: /),
+  });
+  const absent = traced({ maps: [{ name: 'absent', keep: true }] });
+  await expect(fixture.engine.apply(absent, null)).rejects.toMatchObject({
+    code: 'artifacts.load_failed',
+    message: expect.stringContaining('no map absent'),
+  });
+  expect(fixture.bpffs.tree()).toEqual([]);
+});
