@@ -8,9 +8,10 @@ import {
   unassignArtifact,
 } from '@aegis/protocol/artifacts/endpoints';
 import type { KernelReport, StatusReport } from '@aegis/protocol/artifacts/status';
+import { pollCommands } from '@aegis/protocol/commands/endpoints';
 import { describe, expect, test } from 'vitest';
-import { forHost, registry } from './artifacts-support.ts';
-import { refusal, STORAGES } from './commands-support.ts';
+import { directivesOf, forHost, registry } from './artifacts-support.ts';
+import { refusal, STORAGES, until } from './commands-support.ts';
 import { type EnrolledNode, handClock, startTestServer, type TestServer } from './start-test-server.ts';
 
 /** What nodes report of their assignments, and what people see of it. */
@@ -163,6 +164,36 @@ describe.each(STORAGES)('%s', (storage) => {
     await report(n, a.artifact_id, { generation: 2, state: 'detached' });
     expect([await all({}), await all({ state: 'detached' })]).toEqual([[], [['n', null, 2, 'detached']]]);
     expect((await forHost(n)).directives).toEqual([]);
+  });
+
+  test('a node that holds newer generations than the server: the wish is made anew until it is one that the node takes', async () => {
+    await using server = await startTestServer({ storage });
+    const at = await registry(server);
+    const a = await at.publish('a', '1.0.0');
+    const n = await server.enrol('n');
+    await assign(server, a.artifact_id, 'n');
+    const [first] = await directivesOf(server, n);
+    const waiting = n.call(pollCommands, { query: { wait: 30, desired: 1 } });
+    await until('it waits', () => server.running.commands.dispatch.waiting() === 1);
+    const refused = (generation: number, code: string) =>
+      report(n, a.artifact_id, { generation, state: 'failed', reason: { code, message: 'a newer one is held' } });
+    expect(await refused(1, 'artifacts.stale_generation')).toEqual({ stored: true });
+    expect((await waiting).desired).toBe(2);
+    expect(await refused(1, 'artifacts.stale_generation')).toEqual({ stored: false });
+    expect(await refused(2, 'artifacts.generation_conflict')).toEqual({ stored: true });
+    const [last] = await directivesOf(server, n);
+    expect([last?.generation, last?.body]).toEqual([3, first?.body]);
+    // Its revision is another than the node has: told at once, whichever is greater.
+    expect((await n.call(pollCommands, { query: { wait: 30, desired: 9 } })).desired).toBe(3);
+    await server.as('operator').call(unassignArtifact, { params: { artifact_id: a.artifact_id, host_id: 'n' } });
+    await report(n, 'a', {
+      generation: 4,
+      state: 'failed',
+      reason: { code: 'artifacts.stale_generation', message: 'x' },
+    });
+    expect(await directivesOf(server, n)).toMatchObject([{ generation: 5, body: { state: 'absent' } }]);
+    await report(n, 'a', { generation: 5, state: 'detached' }); // by its name: a tombstone says no more
+    expect(await directivesOf(server, n)).toEqual([]);
   });
 
   test('filters and pages; long logs make short pages', async () => {

@@ -43,7 +43,7 @@ export const PollQuery = z.object({
   wait: z._default(z.coerce.number().check(z.minimum(0), z.maximum(60)), 0),
   /** A node that has just started asks at once for everything that it never acknowledged. */
   resume: z.optional(z.enum(['true', 'false'])),
-  /** The revision of its desired state that the node holds: the answer comes at once when there is a newer one. */
+  /** The revision of its desired state that the node holds: the answer comes at once when there is another. */
   desired: z.optional(z.coerce.number().check(z.int(), z.minimum(0))),
 });
 export const PollAnswer = z.object({

@@ -157,15 +157,14 @@ export const assignmentsRepository = (storage: Storage) => {
         .where('present', '=', 0)
         .execute();
     },
-    /** As a transaction sees it now, locked. */
-    oneIn: async (tx: Tx, uid: string, name: string): Promise<AssignmentRow | undefined> => {
-      const rows = tx
+    /** As the transaction sees it now. */
+    oneIn: (tx: Tx, uid: string, name: string): Promise<AssignmentRow | undefined> =>
+      tx
         .selectFrom('artifacts_assignments')
         .selectAll()
         .where('node_uid', '=', uid)
-        .where('name', '=', name);
-      return (kind === 'postgres' ? rows.forUpdate() : rows).executeTakeFirst();
-    },
+        .where('name', '=', name)
+        .executeTakeFirst(),
     /** The nodes that run the artifact, by uid. */
     holdersIn: (tx: Tx, artifactId: string): Promise<{ node_uid: string; node_name: string }[]> =>
       tx

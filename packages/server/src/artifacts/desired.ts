@@ -30,9 +30,11 @@ export const desiredState = (on: {
     }
   };
   return {
-    revisionOf: async (uid: string): Promise<number> => {
+    /** @param held what the node says that it has: where that is newer than what is kept here, another process has changed it, or the
+     *  database is an older one than the node knows */
+    revisionOf: async (uid: string, held = 0): Promise<number> => {
       const known = kept.get(uid);
-      if (known && on.clock.now() - known.at <= on.keepMs) return known.revision;
+      if (known && known.revision >= held && on.clock.now() - known.at <= on.keepMs) return known.revision;
       return keep(uid, await on.repository.revisionOf(uid));
     },
     /** After the commit. */

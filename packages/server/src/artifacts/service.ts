@@ -97,7 +97,15 @@ export const artifactsService = (on: {
       clock,
       newId,
     }),
-    status: statusService({ repository: statusRepository(storage), assignments, library, nodes, clock }),
+    status: statusService({
+      repository: statusRepository(storage),
+      assignments,
+      changes,
+      desired,
+      library,
+      nodes,
+      clock,
+    }),
     /** Part of the transaction that retires a node. */
     nodeRetired: async (tx: Tx, uid: string): Promise<void> => {
       await assignments.forget(tx, uid);

@@ -4,10 +4,14 @@ import { AegisError } from '@aegis/protocol/errors';
 import * as z from 'zod/mini';
 import { type Clock, isoTime, isoTimeOrNull } from '../platform/clock.ts';
 import { decodeCursor, encodeCursor } from '../platform/paging.ts';
+import type { Tx } from '../tables.ts';
 import type { AssignmentsRepository } from './assignments-repository.ts';
+import type { DesiredState } from './desired.ts';
+import type { Change, DesiredChanges } from './desired-changes.ts';
 import type { LibraryService } from './library.ts';
 import type { NodeDoor } from './node-door.ts';
 import type { StatusFilter, StatusRepository, StatusRow } from './status-repository.ts';
+import type { AssignmentRow } from './tables.ts';
 
 /** What nodes report of their assignments and of their kernels, and how people see it. */
 
@@ -25,6 +29,8 @@ export interface Page {
 export const statusService = (on: {
   repository: StatusRepository;
   assignments: AssignmentsRepository;
+  changes: DesiredChanges;
+  desired: DesiredState;
   library: LibraryService;
   nodes: NodeDoor;
   clock: Clock;
@@ -60,10 +66,21 @@ export const statusService = (on: {
     };
   };
 
+  const anew = (tx: Tx, row: AssignmentRow): Promise<Change[]> =>
+    on.changes(tx, {
+      name: row.name,
+      hosts: [{ uid: row.node_uid, name: row.node_name }],
+      by: row.assigned_by,
+      now: on.clock.now(),
+      wishFor: (before) => (before?.generation === row.generation ? { kind: 'anew' } : null),
+    });
+
   return {
-    /** A report of an older generation changes nothing.
+    /** A report of an older generation changes nothing. One that refuses the generation because the node holds a newer one, as after the
+     *  restore of an older backup, makes the same wish anew, until its generation is one that the node takes.
+     *  @param address the artifact's id, or its name
      *  @throws AegisError artifacts.not_assigned, unknown_artifact, generation_conflict, http.too_large */
-    report: async (nodeUid: string, artifactId: string, report: StatusReport): Promise<{ stored: boolean }> => {
+    report: async (nodeUid: string, address: string, report: StatusReport): Promise<{ stored: boolean }> => {
       const { verifier_log: sent, ...rest } = report;
       // As any database takes it; the kernel's own text, and so not a reason to refuse the report.
       const verifier_log = sent?.replaceAll('\0', '\uFFFD').toWellFormed() ?? null;
@@ -73,18 +90,18 @@ export const statusService = (on: {
           'http.too_large',
           'A report takes 1 MiB beside its log. Report fewer attachments or maps.',
         );
-      return repository.write('artifacts.status', async (tx) => {
+      const { stored, changes } = await repository.write('artifacts.status', async (tx) => {
         const row = await assignments.oneIn(tx, nodeUid, report.name);
         if (!row) throw notAssigned(report.name);
-        if (report.generation < row.generation) return { stored: false };
+        if (report.generation < row.generation) return { stored: false, changes: [] };
         if (report.generation > row.generation)
           throw new AegisError(
             'artifacts.generation_conflict',
             `'${report.name}' is in generation ${row.generation} here, the report is of ${report.generation}, which this server never issued.`,
           );
         // A node that never saw more than the tombstone knows no id: it reports by name.
-        if (row.artifact_id !== artifactId && row.name !== artifactId) {
-          await on.library.find(artifactId);
+        if (row.artifact_id !== address && row.name !== address) {
+          await on.library.find(address);
           throw notAssigned(report.name);
         }
         await repository.store(tx, {
@@ -99,8 +116,10 @@ export const statusService = (on: {
         });
         if (report.state === 'detached' && row.present === 0)
           await assignments.confirm(tx, nodeUid, report.name, row.generation);
-        return { stored: true };
+        return { stored: true, changes: refusesGeneration(report) ? await anew(tx, row) : [] };
       });
+      on.desired.changed(changes.map(({ after, revision }) => [after.node_uid, revision]));
+      return { stored };
     },
     /** @throws AegisError artifacts.unknown_artifact, http.bad_cursor */
     ofArtifact: async (id: string, query: Page) => {
@@ -129,6 +148,9 @@ export const statusService = (on: {
   };
 };
 export type StatusService = ReturnType<typeof statusService>;
+
+const refusesGeneration = ({ reason }: StatusReport): boolean =>
+  reason?.code === 'artifacts.stale_generation' || reason?.code === 'artifacts.generation_conflict';
 
 const reportOf = ({ report, verifier_log }: { report: string; verifier_log: string | null }): StatusReport => ({
   ...(JSON.parse(report) as StatusReport), // as validated when it came

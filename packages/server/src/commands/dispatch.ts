@@ -28,9 +28,9 @@ export interface PollRequest {
   stopping: () => boolean;
 }
 
-/** Wakes of `nodeTopic` also tell that this may have grown. */
+/** Of a node's desired state. Wakes of `nodeTopic` also tell that it may have grown. */
 export interface DesiredRevisions {
-  revisionOf(nodeUid: string): Promise<number>;
+  revisionOf(nodeUid: string, held: number): Promise<number>;
 }
 
 /** Payloads of one answer together, in bytes; base64 makes a third more of them, and a daemon reads answers of up to 16 MiB. */
@@ -98,8 +98,11 @@ export const dispatchService = (on: {
     };
   };
 
+  const desiredOf = async (node: PollingNode, { desired }: PollRequest): Promise<{ desired?: number }> =>
+    desired === undefined ? {} : { desired: await on.desired.revisionOf(node.uid, desired) };
+
   return {
-    /** Answers with work as soon as there is some or the node's desired state is newer than what it holds, at the latest after `waitSec`, at once when a newer poll of the node comes. */
+    /** Answers with work as soon as there is some or the node's desired state is another than it holds, at the latest after `waitSec`, at once when a newer poll of the node comes. */
     poll: async (node: PollingNode, request: PollRequest): Promise<PollAnswer> => {
       const own = { superseded: false, wakeup: wakeup() };
       const older = waiting.get(node.uid);
@@ -119,9 +122,10 @@ export const dispatchService = (on: {
         for (let first = true; ; first = false) {
           if (own.superseded || request.signal.aborted) break;
           const { commands, full } = await offer(node, request.resume && first);
-          const desired = request.desired === undefined ? undefined : await on.desired.revisionOf(node.uid);
-          if (commands.length > 0 || isNewer(desired, request.desired))
-            return { commands, server_time: isoTime(clock.now()), ...(desired === undefined ? {} : { desired }) };
+          const told = await desiredOf(node, request);
+          // Another one, not a newer one: a server that was restored from a backup names what it has now.
+          if (commands.length > 0 || told.desired !== request.desired)
+            return { commands, server_time: isoTime(clock.now()), ...told };
           const left = until - performance.now();
           if (left <= 0) break;
           if (full && !watchesRoom) {
@@ -136,7 +140,7 @@ export const dispatchService = (on: {
         return {
           commands: [],
           server_time: isoTime(clock.now()),
-          ...(request.desired === undefined ? {} : { desired: await on.desired.revisionOf(node.uid) }),
+          ...(await desiredOf(node, request)),
           ...(request.stopping() ? { retry_after_ms: RETRY_AFTER_STOP_MS } : {}),
         };
       } finally {
@@ -149,9 +153,6 @@ export const dispatchService = (on: {
   };
 };
 export type DispatchService = ReturnType<typeof dispatchService>;
-
-const isNewer = (revision: number | undefined, held: number | undefined): boolean =>
-  revision !== undefined && held !== undefined && revision > held;
 
 const idsOf = (rows: readonly { id: string }[]): string[] => rows.map(({ id }) => id);
 
