@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdirSync, mkdtempSync, readFileSync, rmdirSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { run, until } from './commands.ts';
+import { needRoot, run, until } from './commands.ts';
 
 export interface Cgroup extends AsyncDisposable {
   readonly path: string;
@@ -16,6 +16,7 @@ export interface Cgroup extends AsyncDisposable {
 }
 
 export const makeCgroup = (): Cgroup => {
+  needRoot();
   const mounted = /^\S+ (\S+) cgroup2 /m.exec(readFileSync('/proc/mounts', 'utf8'))?.[1];
   const own = mounted === undefined ? mkdtempSync(join(tmpdir(), 'aegis-cgroup-')) : null;
   if (own) execFileSync('mount', ['-t', 'cgroup2', 'none', own]);

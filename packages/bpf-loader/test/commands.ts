@@ -16,6 +16,11 @@ export const run = async (argv: readonly string[]): Promise<string> => {
   return stdout;
 };
 
+/** Loading, attaching and making namespaces and cgroups take it. */
+export const needRoot = (): void => {
+  if (process.getuid?.() !== 0) throw new Error('This test loads eBPF programs into the kernel: run bin/test as root.');
+};
+
 export type Json = null | boolean | number | string | Json[] | { [name: string]: Json };
 
 /** What bpftool says, run in a network namespace when `netns` is its path. */

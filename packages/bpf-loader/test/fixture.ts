@@ -4,7 +4,7 @@ import { type LoadedObject, loadObject } from '../src/object.ts';
 import type { Program } from '../src/program.ts';
 import type { LoadOptions, ProgramSpec } from '../src/types.ts';
 import { encode } from '../src/values.ts';
-import { bpftool, type Json } from './commands.ts';
+import { bpftool, type Json, needRoot } from './commands.ts';
 import { btfBytes, programBytes } from './programs.ts';
 
 /** Bytes of globals by the types that the object gives them. */
@@ -25,8 +25,10 @@ export const load = (
   programs: readonly ProgramSpec[],
   globals: Readonly<Record<string, unknown>> = {},
   more: LoadOptions = {},
-): Promise<LoadedObject> =>
-  loadObject(programBytes(object), { name: object, programs, globals: globalsOf(object, globals), ...more });
+): Promise<LoadedObject> => {
+  needRoot();
+  return loadObject(programBytes(object), { name: object, programs, globals: globalsOf(object, globals), ...more });
+};
 
 const isRecord = (value: Json | undefined): value is { [name: string]: Json } =>
   typeof value === 'object' && value !== null && !Array.isArray(value);

@@ -1,7 +1,7 @@
 /** Two network namespaces joined by a veth pair, both ends inside, no route out, removed on dispose. */
 import { execFileSync, spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { run } from './commands.ts';
+import { needRoot, run } from './commands.ts';
 
 export interface Side {
   readonly name: string;
@@ -26,6 +26,7 @@ export interface Netns extends Disposable {
 
 /** @param queues of each end: native XDP with redirection wants as many as there are CPUs */
 export const makeNetns = ({ queues = 1 } = {}): Netns => {
+  needRoot();
   const id = randomBytes(4).toString('hex');
   const names = { near: `aegis-${id}-near`, far: `aegis-${id}-far` };
   const dispose = () => {

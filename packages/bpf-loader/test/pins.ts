@@ -4,6 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { needRoot } from './commands.ts';
 
 const BPFFS = '/sys/fs/bpf';
 
@@ -14,6 +15,7 @@ export interface Pins extends Disposable {
 }
 
 export const makePins = (): Pins => {
+  needRoot();
   // Under a lock: a second mount would hide the pins of the first.
   const mount = `[ "$(stat -f -c %T ${BPFFS})" = bpf_fs ] || mount -t bpf bpf ${BPFFS}`;
   execFileSync('flock', [join(tmpdir(), 'aegis-bpffs.lock'), 'sh', '-c', mount]);

@@ -8,13 +8,15 @@ import { type KernelReport, probeKernel } from '../src/probe.ts';
 import { cgroup2Mount, scratchNetns } from '../src/probe-places.ts';
 import { tinyObject } from '../src/tiny-object.ts';
 import type { AttachKind } from '../src/types.ts';
-import { bpftool, run, until } from './commands.ts';
+import { bpftool, needRoot, run, until } from './commands.ts';
 import { list, record } from './fixture.ts';
 import { hasKprobes, hasTrampolines, hasUprobes, securityModules } from './kernel-facts.ts';
 import { makePins } from './pins.ts';
 
 const temporary = mkdtempSync(join(tmpdir(), 'aegis-probing-'));
 afterAll(() => rmSync(temporary, { recursive: true, force: true }));
+
+needRoot();
 
 const KINDS = Object.keys(ATTACH_SINCE) as AttachKind[];
 
