@@ -108,16 +108,16 @@ Bytes readFile(const char* path) {
 }
 
 // Resolves relocations as a load does, into a loader program that is thrown away: what libbpf does before it asks the kernel.
-void relocate(const Bytes& bytes) {
+bool relocate(const Bytes& bytes) {
   aegis::Result<aegis::Object> object = aegis::Object::open("object", bytes);
-  if (!object) return;
+  if (!object) return false;
   const aegis::PrintCapture printed;
   bpf_program* program = nullptr;
   while ((program = bpf_object__next_program(object->get(), program)) != nullptr) {
     if (bpf_program__type(program) == BPF_PROG_TYPE_UNSPEC) bpf_program__set_type(program, BPF_PROG_TYPE_XDP);
   }
   LIBBPF_OPTS(gen_loader_opts, options);
-  if (bpf_object__gen_loader(object->get(), &options) == 0) (void)bpf_object__load(object->get());
+  return bpf_object__gen_loader(object->get(), &options) == 0 && bpf_object__load(object->get()) == 0;
 }
 
 uint64_t current = 0;
@@ -164,6 +164,7 @@ int main(int count, char** arguments) {
   uint64_t refused = 0;
   uint64_t unread = 0;
   uint64_t read = 0;
+  uint64_t relocated = 0;
   for (current = 1; current <= mutants; current++) {
     Random random(seed * 0x100000001b3 + current);
     const Bytes& original = objects[random.below(objects.size())];
@@ -174,7 +175,7 @@ int main(int count, char** arguments) {
     if (save) std::ofstream(save, std::ios::binary).write(reinterpret_cast<const char*>(mutant.data()), static_cast<std::streamsize>(mutant.size()));
     alarm(kSecondsEach);
     aegis::Result<aegis::ObjectReport> report = aegis::inspectObject(mutant);
-    if (report) relocate(mutant);
+    if (report && relocate(mutant)) relocated++;
     alarm(0);
     if (report)
       read++;
@@ -183,7 +184,7 @@ int main(int count, char** arguments) {
     else
       refused++;
   }
-  std::printf("{\"mutants\":%llu,\"refused\":%llu,\"refusedByLibbpf\":%llu,\"read\":%llu}\n", static_cast<unsigned long long>(mutants),
-              static_cast<unsigned long long>(refused), static_cast<unsigned long long>(unread), static_cast<unsigned long long>(read));
+  std::printf("{\"mutants\":%llu,\"refused\":%llu,\"refusedByLibbpf\":%llu,\"read\":%llu,\"relocated\":%llu}\n", static_cast<unsigned long long>(mutants),
+              static_cast<unsigned long long>(refused), static_cast<unsigned long long>(unread), static_cast<unsigned long long>(read), static_cast<unsigned long long>(relocated));
   return 0;
 }
