@@ -57,6 +57,10 @@ const rejected: [object: string, program: string, reason: string, also?: string]
   ['held_lock', 'holds_on', 'BPF_EXIT instruction in main prog cannot be used inside bpf_spin_lock-ed region'],
 ];
 
+/** A line in its words: registers, offsets and instruction numbers are the compiler's choice. */
+const inItsWords = (line: string): RegExp =>
+  new RegExp(`^${line.replaceAll(/[^\w\s]/g, '\\$&').replaceAll(/0x[0-9a-f]+|\d+/g, '(0x[0-9a-f]+|\\d+)')}$`);
+
 /** Addresses differ from load to load. */
 const steady = (log: string): string => log.trim().replaceAll(/0xffff[0-9a-f]{12}/g, '(address)');
 
@@ -68,13 +72,13 @@ test.each(rejected)(
     expect({ code: error.code, program: error.program, reason: error.reason }).toEqual({
       code: 'bpf.verifier_rejected',
       program,
-      reason,
+      reason: expect.stringMatching(inItsWords(reason)),
     });
-    expect(error.message).toContain(reason);
+    expect(error.message).toContain(error.reason);
     const log = error.log ?? '';
     const lines = log.trimEnd().split('\n');
-    expect(lines).toContain(reason);
-    if (also) expect(lines).toContain(also);
+    expect(lines).toContain(error.reason);
+    if (also) expect(lines).toContainEqual(expect.stringMatching(inItsWords(also)));
     // Whole: from the state before the first instruction to the closing count, word for word what bpftool gets.
     expect(lines[0]).toMatch(/^0: R1=ctx/);
     expect(lines.at(-1)).toMatch(/^processed \d+ insns/);
