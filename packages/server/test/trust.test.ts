@@ -1,6 +1,10 @@
+import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
+import { once } from 'node:events';
 import { chmodSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
 import type { Envelope } from '@aegis/protocol/access/dsse';
 import { addKey, listKeys, revokeKey, showTrust, type TrustedKey } from '@aegis/protocol/access/endpoints';
 import { generateKeyPair, privateKeyToPem } from '@aegis/protocol/access/keys';
@@ -12,10 +16,13 @@ import { registerInit } from '@aegis/protocol/nodes/endpoints';
 import { describe, expect, test } from 'vitest';
 import { loadFleetKeys } from '../src/access/fleet-keys.ts';
 import { trustOf } from '../src/access/trust.ts';
+import { issueToken } from '../src/offline.ts';
 import { handClock, startTestServer, type TestServer } from './start-test-server.ts';
+import { testClient } from './test-client.ts';
 
 /** The trust bundle on the server: keys added and revoked, each as a new version that the root signs; what stands on disk, also after a crash. */
 
+const PROCESS = fileURLToPath(new URL('./server-process.ts', import.meta.url));
 const newKey = () => {
   const key = generateMinisignKey();
   return { ...key, public_key: formatMinisignPublicKey({ ...key, raw: key.publicRaw }) };
@@ -282,6 +289,51 @@ describe('on disk', () => {
     expect(readFileSync(trustFile(server, 2), 'utf8')).toBe('{}');
     rmSync(trustFile(server, 2));
   });
+
+  test.each([
+    ['server.trust-before-link', 1],
+    ['server.trust-after-link', 2],
+    ['server.before-answer.addKey', 2],
+  ])(
+    'kill -9 at %s: version %i counts after the restart, and the request again ends as it would have',
+    async (point, counts) => {
+      await using server = await startTestServer();
+      const { dataDir } = server;
+      const token = await issueToken({ dataDir, role: 'admin', name: 'crash' });
+      await server.running.close();
+      const started = async (env: Record<string, string>) => {
+        const child = spawn(
+          process.execPath,
+          [PROCESS, JSON.stringify({ data_dir: dataDir, listen: ['127.0.0.1:0=all'] })],
+          {
+            env: { PATH: process.env.PATH, ...env },
+            stdio: ['ignore', 'pipe', 'ignore'],
+          },
+        );
+        const ended = once(child, 'exit');
+        const { value } = await createInterface({ input: child.stdout })[Symbol.asyncIterator]().next();
+        const { addresses } = JSON.parse(value ?? '') as { addresses: { all: string } };
+        const client = testClient(
+          () => addresses.all,
+          async () => token,
+        );
+        return { child, ended, client };
+      };
+      const key = newKey();
+      const dying = await started({ AEGIS_CRASH_AT: `${point}#1` });
+      await expect(dying.client.call(addKey, wanted(key))).rejects.toThrow();
+      expect(await dying.ended).toEqual([null, 'SIGKILL']);
+      expect(loadFleetKeys(dataDir, Date.now())?.chain.length).toBe(counts);
+      const again = await started({});
+      try {
+        expect(await again.client.call(addKey, wanted(key))).toEqual(shown(key));
+        expect((await again.client.call(listKeys)).trust_version).toBe(2);
+      } finally {
+        again.child.kill('SIGKILL');
+        await again.ended;
+      }
+    },
+  );
 
   // In place of kill -9 the named point throws: nothing after it is done, and what the process knew is thrown away.
   test.each([
