@@ -1,0 +1,305 @@
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { waitFor } from '../../../test/faults/wait.ts';
+import { aegis } from '../../../test/fleet/fleet.ts';
+import { type NamespaceFleet, startNamespaceFleet } from '../../../test/fleet/namespace-fleet.ts';
+import { pings } from '../../../test/fleet/namespaces.ts';
+import { make } from './artifact-folder.ts';
+import { ran } from './cli-process.ts';
+
+/** The command line over a real kernel: server and daemon in a network namespace, what the templates make attached there, and looked into
+ *  from both ends: through the server, and on the node without it. */
+
+let fleet: NamespaceFleet;
+const at = (name: string) => join(fleet.folder, name);
+const BLOCKED = '192.0.2.9';
+
+const release = (name: string, version: string): void => {
+  const manifest = JSON.parse(readFileSync(at(`${name}/aegis.json`), 'utf8')) as {
+    programs: { attach: { interface?: string } }[];
+  };
+  for (const { attach } of manifest.programs) if (attach.interface !== undefined) attach.interface = 'up*';
+  writeFileSync(at(`${name}/aegis.json`), JSON.stringify({ ...manifest, version }));
+  const bundle = at(`${name}-${version}.tar.zst`);
+  fleet.aegis('artifacts', 'pack', at(name), '-o', bundle);
+  fleet.aegis('artifacts', 'sign', bundle, '--key', at('release.key'));
+  fleet.aegis('artifacts', 'push', bundle);
+};
+
+beforeAll(async () => {
+  fleet = await startNamespaceFleet();
+  fleet.aegis('access', 'keys', 'create', 'release', '--no-password', '--out', fleet.folder);
+  fleet.aegis('access', 'keys', 'add', at('release.pub'), '--usage', 'artifacts');
+  for (const [name, kind] of [
+    ['block-icmp', 'tc'],
+    ['exec-watch', 'tracepoint'],
+  ] as const) {
+    fleet.aegis('artifacts', 'init', name, '--kind', kind, '--dir', at(name));
+    make(at(name));
+    release(name, '1.0.0');
+  }
+  release('block-icmp', '1.1.0');
+});
+afterAll(async () => {
+  await fleet?.[Symbol.asyncDispose]();
+});
+
+const local = (...args: string[]) => fleet.tryAegis('daemon', ...args, '--data-dir', fleet.node.dataDir);
+const reaches = () => pings(fleet.network.node, BLOCKED);
+const packets = (): number =>
+  fleet.json<{ entries: { value: { packets: number } }[] }>('artifacts', 'maps', 'block-icmp', 'dropped', '-n', 'web-1')
+    .entries[0]?.value.packets ?? 0;
+/** Processes of the node's own aegis that read for a command. */
+const readers = (): string[] =>
+  readdirSync('/proc').filter((pid) => {
+    try {
+      const argv = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0');
+      return argv.includes('events') && argv.includes(fleet.node.dataDir) && argv.includes('--json');
+    } catch {
+      return false; // no process, or gone meanwhile
+    }
+  });
+
+test('assign, count, look into it from both ends', () => {
+  expect(reaches()).toBe(true);
+  expect(fleet.aegis('assign', '--wait', '--set', `target_ip=${BLOCKED}`, 'block-icmp@1.0.0', 'web-1')).toBe(
+    `ARTIFACT    NODE   VERSION  STATE     ATTACHED  DRIFT  NOTE
+block-icmp  web-1  1.0.0    attached  1/1       0      tcx egress on uplink
+`,
+  );
+  expect([reaches(), pings(fleet.network.node, '192.0.2.2')]).toEqual([false, true]);
+  const list = `MAP      TYPE   KEY    VALUE          ENTRIES  MAX ENTRIES
+dropped  array  __u32  struct counts  1        1
+`;
+  expect(fleet.aegis('artifacts', 'maps', 'block-icmp', '--node', 'web-1')).toBe(list);
+  expect(local('maps', 'block-icmp')).toEqual({ status: 0, stdout: list, stderr: '' });
+  const count = packets();
+  expect(count).toBeGreaterThanOrEqual(3);
+  const contents = `map:   dropped (array)
+key:   __u32
+value: struct counts
+
+KEY  VALUE
+0    {"packets":${count},"bytes":${count * 98}}
+`;
+  expect(fleet.aegis('artifacts', 'maps', 'block-icmp', 'dropped', '--node', 'web-1')).toBe(contents);
+  expect(local('maps', 'block-icmp', 'dropped')).toEqual({ status: 0, stdout: contents, stderr: '' });
+  expect(JSON.parse(local('maps', 'block-icmp', 'dropped', '--json').stdout)).toEqual({
+    artifact: 'block-icmp',
+    map: {
+      name: 'dropped',
+      type: 'array',
+      id: expect.any(Number),
+      key_type: '__u32',
+      value_type: 'struct counts',
+      key_bytes: 4,
+      value_bytes: 16,
+      max_entries: 1,
+      entries: 1,
+    },
+    entries: [{ key: 0, value: { packets: count, bytes: count * 98 } }],
+    truncated: false,
+  });
+});
+
+test('attachments are what bpftool sees, with the daemon and without it', async () => {
+  const seen = () =>
+    JSON.parse(local('attachments', '--json').stdout) as {
+      source: string;
+      artifacts: { links: { link_id: number; program_id: number; program_tag: string }[] }[];
+    };
+  const found = seen();
+  expect(found).toMatchObject({
+    node: 'web-1',
+    uid: fleet.node.uid,
+    source: 'daemon',
+    artifacts: [
+      {
+        name: 'block-icmp',
+        version: '1.0.0',
+        running_version: '1.0.0',
+        generation: 1,
+        state: 'attached',
+        reason: null,
+        links: [{ program: 'drop_icmp', hook: 'tcx egress on uplink', state: 'attached' }],
+      },
+    ],
+  });
+  const [link] = found.artifacts[0]?.links ?? [];
+  const { stdout } = fleet.network.node.run(['bpftool', '--json', 'link', 'show', 'id', String(link?.link_id)]);
+  expect(JSON.parse(stdout)).toMatchObject({ id: link?.link_id, prog_id: link?.program_id });
+  const text = `ARTIFACT    VERSION  STATE     PROGRAM    HOOK                  LINK  PROGRAM ID  RUNS
+block-icmp  1.0.0    attached  drop_icmp  tcx egress on uplink  ${String(link?.link_id).padEnd(4)}  ${String(link?.program_id).padEnd(10)}  0
+`;
+  expect(local('attachments')).toEqual({ status: 0, stdout: text, stderr: '' });
+  await fleet.daemon.kill9();
+  expect(local('attachments')).toEqual({ status: 0, stdout: text, stderr: '' });
+  expect(seen()).toEqual({ ...found, source: 'journal' });
+  expect(reaches()).toBe(false);
+  await fleet.daemon.start();
+});
+
+test('an upgrade keeps the counter, a rollback too', () => {
+  const before = packets();
+  for (const version of ['1.1.0', '1.0.0']) {
+    fleet.aegis('assign', '--wait', '--set', `target_ip=${BLOCKED}`, `block-icmp@${version}`, 'web-1');
+    expect(reaches()).toBe(false);
+    expect(fleet.aegis('artifacts', 'status', 'block-icmp')).toContain(
+      `block-icmp  web-1  ${version}    attached  1/1`,
+    );
+  }
+  expect(packets()).toBeGreaterThan(before);
+});
+
+test('what cannot be read says why, through the server and on the node', () => {
+  const both = (...args: string[]) => {
+    const [verb = '', ...rest] = args;
+    const remote = fleet.tryAegis('artifacts', verb, ...rest, '--node', 'web-1');
+    const here = local(verb, ...rest);
+    expect(remote).toEqual(here);
+    return here;
+  };
+  expect(both('maps', 'nothing')).toEqual({
+    status: 1,
+    stdout: '',
+    stderr:
+      "aegis: Nothing of an artifact 'nothing' is loaded on web-1. See 'aegis daemon attachments' there, or 'aegis artifacts status'.\n",
+  });
+  expect(both('maps', 'block-icmp', 'counts')).toEqual({
+    status: 1,
+    stdout: '',
+    stderr: "aegis: The artifact 'block-icmp' has no map 'counts': it has dropped.\n",
+  });
+  expect(both('events', 'block-icmp')).toEqual({
+    status: 1,
+    stdout: '',
+    stderr: "aegis: The artifact 'block-icmp' has no ring buffer: its maps are read with 'maps'.\n",
+  });
+  expect(both('events', 'block-icmp', '--map', 'dropped')).toEqual({
+    status: 1,
+    stdout: '',
+    stderr: "aegis: The map 'dropped' is no ring buffer: its maps are read with 'maps'.\n",
+  });
+  expect(fleet.tryAegis('artifacts', 'maps', 'block-icmp', '--node', 'nobody')).toEqual({
+    status: 2,
+    stdout: '',
+    stderr: "aegis: No node named 'nobody'. See 'aegis nodes list'.\n",
+  });
+  expect(fleet.tryAegis('artifacts', 'maps', 'block-icmp')).toEqual({
+    status: 2,
+    stdout: '',
+    stderr: 'aegis: Missing required flag node. See --help.\n',
+  });
+  expect(fleet.tryAegis('artifacts', 'maps', 'Block', '--node', 'web-1')).toEqual({
+    status: 2,
+    stdout: '',
+    stderr:
+      'aegis: artifacts.maps: payload.artifact: an artifact name has 1–63 of a-z 0-9 . _ - and starts with a letter or digit.\n',
+  });
+  expect(fleet.tryAegis('daemon', 'maps', 'block-icmp', '--data-dir', at('nowhere'))).toEqual({
+    status: 1,
+    stdout: '',
+    stderr: `aegis: ${at('nowhere')} belongs to no node: name the daemon's own --data-dir.\n`,
+  });
+});
+
+const streaming = (argv: readonly string[]): { child: ChildProcess; lines: () => Record<string, unknown>[] } => {
+  const [file = '', ...args] = fleet.network.node.argv(aegis, ...argv);
+  const child = spawn(file, args, { env: fleet.env, stdio: ['ignore', 'pipe', 'pipe'] });
+  let heard = '';
+  child.stdout?.on('data', (piece: Buffer) => {
+    heard += piece.toString('utf8');
+  });
+  return {
+    child,
+    lines: () =>
+      heard
+        .split('\n')
+        .slice(0, -1)
+        .map((line) => JSON.parse(line) as Record<string, unknown>),
+  };
+};
+
+test.each([
+  ['through the server', () => ['artifacts', 'events', 'exec-watch', '--node', 'web-1']],
+  ['on the node', () => ['daemon', 'events', 'exec-watch', '--data-dir', fleet.node.dataDir]],
+])('events stream decoded, %s, until Ctrl-C, and nothing is left running', async (_, argv) => {
+  fleet.aegis('assign', '--wait', 'exec-watch', 'web-1');
+  const { child, lines } = streaming(argv());
+  const end = ran(child);
+  await waitFor('an event of /bin/true', () => {
+    execFileSync('true');
+    return lines().some(({ comm }) => comm === 'true');
+  });
+  expect(lines().find(({ comm }) => comm === 'true')).toEqual({
+    at_ns: expect.any(Number),
+    pid: expect.any(Number),
+    uid: 0,
+    comm: 'true',
+  });
+  child.kill('SIGINT');
+  expect((await end).code).toBe(130);
+  await waitFor('its reader to be gone', () => readers().length === 0);
+});
+
+test("a reader's pipe that is closed ends the stream on the node too", async () => {
+  const { child, lines } = streaming(['artifacts', 'events', 'exec-watch', '--node', 'web-1', '--map', 'events']);
+  const end = new Promise((resolve) => child.once('exit', resolve));
+  await waitFor('an event', () => {
+    execFileSync('true');
+    return lines().length > 0;
+  });
+  child.stdout?.destroy();
+  await waitFor('the end', () => {
+    execFileSync('true');
+    return child.exitCode !== null;
+  });
+  expect(await end).toBe(0);
+  await waitFor('its reader to be gone', () => readers().length === 0);
+});
+
+test('a ring buffer cannot be listed, and a taken-off artifact ends its stream', async () => {
+  expect(local('maps', 'exec-watch', 'events')).toEqual({
+    status: 1,
+    stdout: '',
+    stderr: "aegis: The map 'events' is a ringbuf: 'events' reads it, its records cannot be listed.\n",
+  });
+  const { child, lines } = streaming(['artifacts', 'events', 'exec-watch', '--node', 'web-1']);
+  const end = ran(child);
+  await waitFor('an event', () => {
+    execFileSync('true');
+    return lines().length > 0;
+  });
+  expect(fleet.aegis('unassign', '--wait', 'exec-watch', 'web-1')).toContain('detached');
+  expect((await end).code).toBe(0);
+});
+
+test('unassigned, nothing is left', () => {
+  expect(fleet.aegis('unassign', '--wait', 'block-icmp', 'web-1')).toContain('detached');
+  expect(reaches()).toBe(true);
+  expect(local('attachments')).toEqual({
+    status: 0,
+    stdout: 'ARTIFACT  VERSION  STATE  PROGRAM  HOOK  LINK  PROGRAM ID  RUNS\n',
+    stderr: 'aegis: this node has no artifacts.\n',
+  });
+});
+
+test('a version that the verifier rejects leaves the old one, and the status tells both', () => {
+  fleet.aegis('assign', '--wait', '--set', `target_ip=${BLOCKED}`, 'block-icmp@1.0.0', 'web-1');
+  const source = at('block-icmp/block_icmp.bpf.c');
+  const good = readFileSync(source, 'utf8');
+  writeFileSync(source, good.replace('(void *)(ip + 1) >', '(void *)(eth + 1) >'));
+  make(at('block-icmp'));
+  release('block-icmp', '1.2.0');
+  const failed = fleet.tryAegis('assign', '--wait', 'block-icmp@1.2.0', 'web-1');
+  expect({ status: failed.status, stderr: failed.stderr }).toEqual({
+    status: 1,
+    stderr: "aegis: failed on web-1. 'aegis artifacts status block-icmp' says why.\n",
+  });
+  expect(failed.stdout).toContain('1.2.0 failed (artifacts.load_failed), 1.0.0 runs: ');
+  expect(reaches()).toBe(false);
+  const { items } = fleet.json<{ items: { report: { verifier_log: string } }[] }>('artifacts', 'status', 'block-icmp');
+  expect(items[0]?.report.verifier_log).toContain('invalid access to packet');
+});
