@@ -39,8 +39,9 @@ Napi::Value infoValue(const Napi::CallbackInfo& call) {
   set("btfId", info.btfId);
   set("btfKeyTypeId", info.btfKeyTypeId);
   set("btfValueTypeId", info.btfValueTypeId);
-  value.Set("frozen", Napi::Boolean::New(env, info.frozen));
-  set("memlockBytes", static_cast<double>(info.memlockBytes));
+  const MapState state = mapState(map->fd->get());
+  value.Set("frozen", Napi::Boolean::New(env, state.frozen));
+  set("memlockBytes", static_cast<double>(state.memlockBytes));
   set("elementBytes", info.elementBytes);
   set("cpus", info.cpus);
   return value;

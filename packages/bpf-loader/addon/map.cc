@@ -134,11 +134,11 @@ Result<MapInfo> mapInfo(int fd) {
                  .btfId = raw.btf_id,
                  .btfKeyTypeId = raw.btf_key_type_id,
                  .btfValueTypeId = raw.btf_value_type_id,
-                 .frozen = descriptorField(fd, "frozen") != 0,
-                 .memlockBytes = descriptorField(fd, "memlock"),
                  .elementBytes = perCpu ? rounded * static_cast<uint32_t>(cpus) : raw.value_size,
                  .cpus = static_cast<uint32_t>(cpus)};
 }
+
+MapState mapState(int fd) { return {.frozen = descriptorField(fd, "frozen") != 0, .memlockBytes = descriptorField(fd, "memlock")}; }
 
 Result<std::optional<Bytes>> mapLookup(int fd, const MapInfo& info, const Bytes& key, bool remove) {
   Bytes value(info.elementBytes);
@@ -162,7 +162,7 @@ Status mapUpdate(int fd, const MapInfo& info, const Bytes& key, const Bytes& val
   if (bpf_map_update_elem(fd, orNull(key), value.data(), flags) == 0) return Nothing{};
   const int error = errno;
   if (error == E2BIG) return Failure{.code = "bpf.map_failed", .message = "The map is full, or the key is past its end.", .error = error};
-  if (error == EPERM && info.frozen) return Failure{.code = "bpf.map_failed", .message = "The map is frozen: nothing can be written.", .error = error};
+  if (error == EPERM && mapState(fd).frozen) return Failure{.code = "bpf.map_failed", .message = "The map is frozen: nothing can be written.", .error = error};
   if (error == EEXIST) return Failure{.code = "bpf.map_failed", .message = "The map has this key already.", .error = error};
   if (error == ENOENT) return Failure{.code = "bpf.not_found", .message = "The map has no such key.", .error = error};
   return failureOf(error, "Cannot write an element of the map", "bpf.map_failed");

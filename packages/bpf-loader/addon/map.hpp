@@ -23,13 +23,19 @@ struct MapInfo {
   uint32_t btfId;
   uint32_t btfKeyTypeId;
   uint32_t btfValueTypeId;
-  bool frozen;
-  uint64_t memlockBytes;
   // Bytes of a value as read and written here; for a per-CPU map of all CPUs.
   uint32_t elementBytes;
   uint32_t cpus;  // 0 when not per CPU
 };
+// One system call, so that every element can be checked against it.
 Result<MapInfo> mapInfo(int fd);
+
+struct MapState {
+  bool frozen;
+  uint64_t memlockBytes;
+};
+// From /proc, which costs more.
+MapState mapState(int fd);
 
 using Bytes = std::vector<uint8_t>;
 

@@ -245,8 +245,18 @@ const addonFile = (env: NodeJS.ProcessEnv): string => {
 const isAddon = (value: unknown): value is BpfAddon =>
   typeof value === 'object' && value !== null && 'loadObject' in value && 'removeTree' in value;
 
-/** The addon; Node.js itself keeps the one copy. Throws LoaderError bpf.unsupported where there is none. */
-export const addon = (env: NodeJS.ProcessEnv = process.env, platform: NodeJS.Platform = process.platform): BpfAddon => {
+let kept: BpfAddon | null = null;
+
+/** The addon, found once. Throws LoaderError bpf.unsupported where there is none. */
+export const addon = (): BpfAddon => {
+  kept ??= findAddon();
+  return kept;
+};
+
+export const findAddon = (
+  env: NodeJS.ProcessEnv = process.env,
+  platform: NodeJS.Platform = process.platform,
+): BpfAddon => {
   if (platform !== 'linux') throw unavailable(`it is a part of Linux, and this is ${platform}.`);
   const path = addonFile(env);
   let loaded: unknown;
@@ -263,7 +273,7 @@ export const addon = (env: NodeJS.ProcessEnv = process.env, platform: NodeJS.Pla
 /** Whether the addon is there and loads, and why not. */
 export const loaderAvailable = (env: NodeJS.ProcessEnv = process.env): { available: boolean; reason?: string } => {
   try {
-    addon(env);
+    findAddon(env);
     return { available: true };
   } catch (error) {
     return { available: false, reason: error instanceof Error ? error.message : String(error) };

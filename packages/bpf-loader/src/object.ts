@@ -53,7 +53,7 @@ const rawOptions = (options: LoadOptions): RawLoadOptions => ({
     name: checkName(name, "A global's name"),
     bytes: checkBytes(value, `The value of ${name}`),
   })),
-  logLimitBytes: checkInteger(options.logLimitBytes ?? DEFAULT_LOG_BYTES, 4096, 1024 * 1024 * 1024, 'logLimitBytes'),
+  logLimitBytes: checkInteger(options.logLimitBytes ?? DEFAULT_LOG_BYTES, 256, 1024 * 1024 * 1024, 'logLimitBytes'),
   ...(options.kernelBtf === undefined ? {} : { kernelBtf: checkBytes(options.kernelBtf, 'kernelBtf') }),
 });
 
