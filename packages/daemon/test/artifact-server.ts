@@ -109,10 +109,10 @@ export const startArtifactServer = async () => {
 
   const publish = async (
     source: Record<string, unknown> = {},
-    object = 'an object',
+    object: string | Buffer = 'an object',
     by = signer,
   ): Promise<Published> => {
-    const files = new Map([['probe.bpf.o', Buffer.from(object)]]);
+    const files = new Map([['probe.bpf.o', typeof object === 'string' ? Buffer.from(object) : object]]);
     const manifest = completeManifest(
       z.parse(ManifestSource, {
         name: 'block-icmp',

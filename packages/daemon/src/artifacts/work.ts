@@ -168,9 +168,11 @@ export const artifactsWork = async (options: WorkOptions) => {
     },
     /** After the signal: waits for the call into the kernel that is under way, but not for ever. What is loaded stays. */
     stopped: async (): Promise<void> => {
+      const waited = new AbortController();
       const ended = Promise.all([loop.stopped(), status.stopped()]).then(() => true);
-      if (!(await Promise.race([ended, pause(LAST_CALL_MS).then(() => false)]))) return;
-      if (engine) (await engine.catch(() => null))?.close();
+      const idle = await Promise.race([ended, pause(LAST_CALL_MS, waited.signal).then(() => false)]);
+      waited.abort();
+      if (idle && engine) (await engine.catch(() => null))?.close();
     },
   };
 };

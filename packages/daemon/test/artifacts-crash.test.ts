@@ -1,0 +1,151 @@
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { beforeAll, expect, test } from 'vitest';
+import { artifactKey } from '../src/artifacts/kernel/layout.ts';
+import { startArtifactServer } from './artifact-server.ts';
+import { waitFor } from './wait-for.ts';
+
+/** Kills the daemon at every commit, every send and every step of a deployment in the kernel, starts it again, and wants the kernel as
+ *  wished: both programs attached from the first success to the unassignment, whatever the version, and nothing of ours afterwards.
+ *  The points enumerate themselves in a first run. Needs root, clang and libbpf (bin/setup says how to get them). */
+
+const PROGRAMS = join(import.meta.dirname, '../../bpf-loader/bpf');
+const OBJECT = join(PROGRAMS, '../build/bpf/attach_tracepoint.bpf.o');
+beforeAll(() => void execFileSync('make', ['-s', '-C', PROGRAMS], { stdio: 'inherit' }), 120_000);
+
+interface Life {
+  died: boolean;
+  points: string[];
+}
+
+const live = async (crashAt: string | null): Promise<Life> => {
+  const home = mkdtempSync(join(tmpdir(), 'aegis-deploy-'));
+  const program = `/bin/${randomBytes(4).toString('hex')}`; // that nobody runs
+  await using server = await startArtifactServer();
+  const flags = {
+    data_dir: join(home, 'node'),
+    server: server.url,
+    join_token: server.joinToken,
+    name: 'web-1',
+    poll_wait_sec: 2,
+    artifacts_reconcile_sec: 1,
+    log_level: 'silent',
+  };
+  const script = `import { runDaemon } from ${JSON.stringify(new URL('../src/main.ts', import.meta.url).href)};
+    process.exitCode = await runDaemon({ flags: ${JSON.stringify(flags)}, env: process.env, json: true });`;
+  const trace = join(home, 'trace');
+  const start = (env: NodeJS.ProcessEnv) => {
+    const child = spawn(process.execPath, ['--input-type=module-typescript', '-e', script], {
+      env: { ...process.env, ...env },
+      stdio: ['ignore', 'ignore', 'inherit'],
+    });
+    return { child, exit: once(child, 'exit') as Promise<[number | null, string | null]> };
+  };
+  let { child, exit } = start({ AEGIS_CRASH_TRACE: trace, ...(crashAt ? { AEGIS_CRASH_AT: crashAt } : {}) });
+  let died = false;
+  const again = async (): Promise<void> => {
+    const [, signal] = await exit;
+    if (signal !== 'SIGKILL') return;
+    died = true;
+    ({ child, exit } = start({}));
+  };
+  const watching = again();
+
+  let uid = '';
+  const ours = () => join('/sys/fs/bpf/aegis', uid);
+  const links = (): string[] => {
+    const folder = join(ours(), artifactKey('crash'), 'links');
+    if (uid === '' || !existsSync(folder)) return [];
+    return readdirSync(folder)
+      .filter((name) => /^[0-9a-f]{16}$/.test(name))
+      .sort();
+  };
+  /** From the first success on both links are there, at every look. */
+  let held = false;
+  let missing = 0;
+  const watch = setInterval(() => {
+    if (held && links().length < 2) missing++;
+  }, 2);
+  try {
+    await waitFor('enrolment', () => server.nodes.size > 0, 30_000);
+    uid = [...server.nodes.keys()][0] ?? '';
+    const source = (version: string, value: string) => ({
+      name: 'crash',
+      version,
+      programs: [
+        { name: 'on_exec', attach: { kind: 'tracepoint', category: 'sched', name: 'sched_process_exec' } },
+        { name: 'on_exec_raw', attach: { kind: 'raw_tracepoint', name: 'sched_process_exec' } },
+      ],
+      constants: [{ name: 'wanted', type: 'string', value }],
+      maps: [{ name: 'counters', keep: true }],
+    });
+    const object = readFileSync(OBJECT);
+    const [one, two] = [
+      await server.publish(source('1.0.0', program), object),
+      await server.publish(source('2.0.0', `${program}2`), object),
+    ];
+    const is = (version: string, generation: number) => {
+      const report = server.last('crash');
+      if (report?.state === 'failed' && report.generation === generation)
+        throw new Error(`${report.reason?.code}: ${report.reason?.message}`);
+      return report?.state === 'attached' && report.version === version && report.generation === generation;
+    };
+    server.assign(one);
+    await waitFor('version 1', () => is('1.0.0', 1), 30_000);
+    held = true;
+    const first = links();
+    expect(first).toHaveLength(2);
+    server.assign(two);
+    await waitFor('version 2', () => is('2.0.0', 2), 30_000);
+    expect(links()).toEqual(first);
+    expect(server.last('crash')?.attachments.map(({ state }) => state)).toEqual(['attached', 'attached']);
+    held = false;
+    server.unassign('crash');
+    await waitFor('it to be off', () => server.last('crash')?.state === 'detached', 30_000);
+    await waitFor('the bundles to go', () => readdirSync(join(flags.data_dir, 'artifacts')).length === 0, 30_000);
+    await waitFor('the pins to go', () => links().length === 0, 30_000);
+    expect(spawnSync('find', [ours(), '-type', 'f'], { encoding: 'utf8' }).stdout).toBe('');
+    expect(missing).toBe(0);
+    return { died, points: existsSync(trace) ? readFileSync(trace, 'utf8').trim().split('\n') : [] };
+  } finally {
+    clearInterval(watch);
+    child.kill('SIGTERM');
+    await Promise.race([watching, exit]);
+    await exit;
+    rmSync(home, { recursive: true, force: true, maxRetries: 3 });
+    if (uid !== '') rmSync(ours(), { recursive: true, force: true });
+  }
+};
+
+test('stopped anywhere in a deployment, the kernel comes to be as wished', async () => {
+  const { points } = await live(null);
+  const own = points.filter((point) =>
+    /deploy|store|desired|attached|detached|artifact|Artifact|forHost|ForHost/.test(point),
+  );
+  for (const name of ['desired', 'attached', 'detached', 'artifact-report-sent'])
+    expect(own).toEqual(expect.arrayContaining([`daemon.before-commit.${name}#1`, `daemon.after-commit.${name}#1`]));
+  for (const name of ['artifactsForHost', 'artifactBinary', 'postArtifactStatus'])
+    expect(own).toEqual(expect.arrayContaining([`daemon.before-send.${name}#1`, `daemon.after-send.${name}#1`]));
+  for (const name of ['deploy.apply', 'deploy.remove', 'deploy.sweep', 'store.bundle'])
+    expect(own).toEqual(expect.arrayContaining([`daemon.before-${name}#1`, `daemon.after-${name}#1`]));
+  // Each first pass; of the steps in the kernel, the second version's too. The long run takes all, the short one every sixth.
+  const chosen = own.filter((point) => point.endsWith('#1') || (point.includes('deploy') && /#[2-4]$/.test(point)));
+  const left = chosen.filter((_, nth) => process.env.AEGIS_LONG || nth % 6 === 0);
+  const broken: string[] = [];
+  const worker = async (): Promise<void> => {
+    for (let point = left.shift(); point; point = left.shift()) {
+      try {
+        const { died } = await live(point);
+        if (!died && point.endsWith('#1')) broken.push(`${point}: was not passed`);
+      } catch (error) {
+        broken.push(`${point}: ${error}`);
+      }
+    }
+  };
+  await Promise.all([worker(), worker(), worker()]);
+  expect(broken).toEqual([]);
+}, 600_000);
