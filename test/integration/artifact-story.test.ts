@@ -57,7 +57,7 @@ const WAYS: Way[] = [
     wrap: inCgroup,
     seen: () => {
       const text = execFileSync('bpftool', ['--json', 'cgroup', 'show', cgroup.path], { encoding: 'utf8' });
-      return (JSON.parse(text || '[]') as { name: string }[]).map(({ name }) => name);
+      return (JSON.parse(text.trim() || '[]') as { name: string }[]).map(({ name }) => name);
     },
   },
 ];
@@ -98,8 +98,17 @@ test.each(WAYS)('block-icmp by $kind', ({ kind, attach, wrap, seen }) => {
   expect(items.map(({ name: one, version, state }) => ({ one, version, state }))).toEqual([
     { one: name, version: '1.0.0', state: 'attached' },
   ]);
-  const counted = fleet.aegis('artifacts', 'maps', name, '--node', 'web-1', 'dropped', '--json');
-  expect(counted).toMatch(/"packets":\s*"?3\b/);
+  const { entries } = fleet.json<{ entries: { value: { packets: number } }[] }>(
+    'artifacts',
+    'maps',
+    name,
+    '--node',
+    'web-1',
+    'dropped',
+  );
+  // Dropped on its way out, a packet makes ping's own sending fail, and it tries again; dropped on its way in, it is just gone.
+  if (kind === 'xdp') expect(entries.map(({ value }) => value.packets)).toEqual([3]);
+  else expect(entries[0]?.value.packets).toBeGreaterThanOrEqual(3);
 
   fleet.aegis('unassign', '--wait', name, 'web-1');
   expect(pings(node, BLOCKED, wrap)).toBe(true);

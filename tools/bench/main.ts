@@ -3,6 +3,7 @@ import type { Figure } from './figure.ts';
 import { thisMachine } from './machine.ts';
 import type { BenchContext, Section } from './section.ts';
 import { assignment } from './sections/assignment.ts';
+import { deployment } from './sections/deployment.ts';
 import { idle } from './sections/idle.ts';
 import { latency } from './sections/latency.ts';
 import { loader } from './sections/loader.ts';
@@ -27,6 +28,7 @@ const SECTIONS: readonly Section[] = [
   output,
   idle,
   loader,
+  deployment,
   assignment,
 ];
 

@@ -12,7 +12,7 @@ import type { PollAnswer } from '@aegis/protocol/commands/carrier';
 import { pollCommands } from '@aegis/protocol/commands/endpoints';
 import { pathOf } from '@aegis/protocol/endpoint';
 import * as z from 'zod/mini';
-import { call, type Session } from './simulated-node.ts';
+import { call, type Session } from './node-session.ts';
 
 /** A simulated node's side of an assignment: all that a daemon does but for the kernel's part. */
 export const attachWhatIsAssigned = async (session: Session, artifact: string): Promise<void> => {

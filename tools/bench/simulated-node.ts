@@ -1,11 +1,10 @@
-import { createHash, type KeyObject, sign } from 'node:crypto';
+import { createHash, sign } from 'node:crypto';
 import { PAYLOAD_TYPES, signEnvelope } from '@aegis/protocol/access/dsse';
 import { parseJoinToken } from '@aegis/protocol/access/join-token';
 import { generateKeyPair, type KeyPair } from '@aegis/protocol/access/keys';
 import { keysFor, openTrustBundle } from '@aegis/protocol/access/trust-bundle';
 import type { OfferedCommand, PollAnswer, PostedReport, Report, StatusAnswer } from '@aegis/protocol/commands/carrier';
 import { ackCommands, pollCommands, pushStatus } from '@aegis/protocol/commands/endpoints';
-import type { Endpoint } from '@aegis/protocol/endpoint';
 import { registerComplete, registerInit } from '@aegis/protocol/nodes/endpoints';
 import {
   enrolmentTranscript,
@@ -16,6 +15,7 @@ import {
 } from '@aegis/protocol/nodes/enrolment';
 import type { Pool } from 'undici';
 import type * as z from 'zod/mini';
+import { call, type Session } from './node-session.ts';
 import { attachWhatIsAssigned } from './simulated-artifacts.ts';
 
 /** A node as the server sees one, without running anything: enrols with keys of its own, waits in the long poll, acknowledges,
@@ -25,16 +25,6 @@ export interface SimulatedNode {
   work(executions: number): Promise<{ polls: number; reports: number }>;
   /** Waits for one assignment of this artifact, fetches and verifies it as a daemon does, and reports it attached. */
   attach(artifact: string): Promise<void>;
-}
-
-/** What a node has after its enrolment. */
-export interface Session {
-  pool: Pool;
-  uid: string;
-  token: string;
-  keys: KeyPair;
-  /** Keys whose directives it obeys. */
-  signers: ReadonlyMap<string, KeyObject>;
 }
 
 const OUTPUT = Buffer.from('ok\n');
@@ -120,22 +110,4 @@ const enrol = async (pool: Pool, joinTokenText: string, name: string, keys: KeyP
     },
   });
   return { pool, uid, token, keys, signers: keysFor(bundle, 'serve') };
-};
-
-export const call = async <T>(
-  pool: Pool,
-  { method, path }: Pick<Endpoint, 'method' | 'path'>,
-  sent: { path?: string; token?: string; body?: unknown },
-): Promise<T> => {
-  const answer = await pool.request({
-    method,
-    path: sent.path ?? path,
-    headers: {
-      ...(sent.token ? { authorization: `Bearer ${sent.token}` } : {}),
-      ...(sent.body === undefined ? {} : { 'content-type': 'application/json' }),
-    },
-    body: sent.body === undefined ? null : JSON.stringify(sent.body),
-  });
-  if (answer.statusCode >= 300) throw new Error(`${method} ${path}: ${answer.statusCode} ${await answer.body.text()}`);
-  return (await answer.body.json()) as T;
 };

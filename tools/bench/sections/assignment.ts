@@ -1,18 +1,9 @@
-import { randomBytes } from 'node:crypto';
-import { readFileSync } from 'node:fs';
-import { completeManifest, packBundle } from '@aegis/archive/bundle/pack';
-import { formatMinisignPublicKey, signMinisign } from '@aegis/protocol/access/minisign';
-import { generateMinisignKey } from '@aegis/protocol/access/minisign-secret-key';
-import type { Artifact } from '@aegis/protocol/artifacts/endpoints';
-import { ManifestSource } from '@aegis/protocol/artifacts/manifest';
-import { trustedCommentOf } from '@aegis/protocol/artifacts/signature';
-import * as z from 'zod/mini';
-import { programPath } from '../../../packages/bpf-loader/test/programs.ts';
 import { waitFor } from '../../../test/faults/wait.ts';
 import { startFleet } from '../../../test/fleet/fleet.ts';
-import { type Operator, operatorOf, wallClockMs } from '../bench-fleet.ts';
+import { operatorOf, wallClockMs } from '../bench-fleet.ts';
 import { atMost, figure } from '../figure.ts';
 import { cpuMs } from '../proc.ts';
+import { publisher } from '../publisher.ts';
 import { type Section, times } from '../section.ts';
 import { startSimulators } from '../simulator-process.ts';
 
@@ -38,13 +29,16 @@ export const assignment: Section = {
       const names = Array.from({ length: nodes }, (_, index) => `sim-${index + 1}`);
       context.say(`enrolling ${nodes} nodes`);
       await using simulators = await startSimulators(fleet.url, join_token, names, 2);
-      const publish = await publisher(operator);
+      const publish = await publisher(operator, 'net_token_bucket', {
+        name: 'limit',
+        attach: { kind: 'tc', interface: 'default-route', direction: 'egress' },
+      });
       const server = fleet.server.pid ?? 0;
       const seconds: number[] = [];
       let cores = 0;
       for (let round = 0; round <= rounds; round++) {
         const name = `everywhere-${round}`;
-        const artifact = await publish(name);
+        const artifact = await (await publish(name)).push();
         const attached = simulators.attach(name);
         // All of them are waiting in their poll before the clock starts.
         await waitFor(
@@ -84,31 +78,4 @@ export const assignment: Section = {
       await operator.close();
     }
   },
-};
-
-/** Makes, signs and publishes an artifact of the size of a small real one. */
-const publisher = async (operator: Operator): Promise<(name: string) => Promise<Artifact>> => {
-  const key = generateMinisignKey();
-  await operator.ask('POST', '/api/v1/keys', {
-    name: `bench-${randomBytes(3).toString('hex')}`,
-    public_key: formatMinisignPublicKey({ minisignId: key.minisignId, raw: key.publicRaw }),
-    usage: ['artifacts'],
-  });
-  const files = new Map([['drop.bpf.o', readFileSync(programPath('net_token_bucket'))]]);
-  return async (name) => {
-    const source = z.parse(ManifestSource, {
-      name,
-      version: '1.0.0',
-      objects: [{ file: 'drop.bpf.o' }],
-      programs: [{ name: 'limit', attach: { kind: 'tc', interface: 'default-route', direction: 'egress' } }],
-    });
-    const bundle = await packBundle({ manifest: completeManifest(source, files), files });
-    const signature = signMinisign(bundle, key, { trustedComment: trustedCommentOf(name, '1.0.0', Date.now()) });
-    return operator.ask<Artifact>('POST', '/artifacts', {
-      name,
-      version: '1.0.0',
-      data: bundle.toString('base64'),
-      signature,
-    });
-  };
 };
