@@ -1,3 +1,5 @@
+import { execFileSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { revokeKey } from '@aegis/protocol/access/endpoints';
@@ -479,6 +481,28 @@ test('a blob without its row is swept at the start; a row whose blob is damaged 
   );
   await publish(operator, one, signature);
   expect((await operator.raw('GET', `/artifacts/${artifact_id}/binary`)).status).toBe(200);
+});
+
+test('a full disk: nothing is stored, and all is well once there is room', async () => {
+  await using server = await startTestServer();
+  const { signer, operator } = await registry(server);
+  const one = await bundle('a', '1.0.0', {}, randomBytes(512 * 1024));
+  const signature = signatureOf(one, signer);
+  const small = await bundle('b', '1.0.0');
+  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=256k,mode=0700', 'tmpfs', join(server.dataDir, 'blobs')]);
+  try {
+    expect(await sentence(publish(operator, one, signature))).toBe(
+      "503 artifacts.storage_full: The server's disk is full: nothing was stored. Free some space on it; then send the bundle again.",
+    );
+    expect(blobsOf(server)).toEqual([]);
+    expect((await operator.call(listArtifacts)).total).toBe(0);
+    await publish(operator, small, signatureOf(small, signer));
+    execFileSync('mount', ['-o', 'remount,size=4m', join(server.dataDir, 'blobs')]);
+    await publish(operator, one, signature);
+    expect((await operator.call(listArtifacts)).total).toBe(2);
+  } finally {
+    execFileSync('umount', [join(server.dataDir, 'blobs')]);
+  }
 });
 
 test('who signs is told by the trust bundle of this moment', async () => {

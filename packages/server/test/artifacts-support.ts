@@ -39,8 +39,13 @@ export interface Bundled {
   version: string;
   bytes: Buffer;
 }
-export const bundle = async (name: string, version: string, more: Partial<ManifestSource> = {}): Promise<Bundled> => {
-  const files = new Map([[`${name}.bpf.o`, Buffer.from(`the object of ${name} ${version}`)]]);
+export const bundle = async (
+  name: string,
+  version: string,
+  more: Partial<ManifestSource> = {},
+  object: Buffer = Buffer.from(`the object of ${name} ${version}`),
+): Promise<Bundled> => {
+  const files = new Map([[`${name}.bpf.o`, object]]);
   const source = z.parse(ManifestSource, {
     name,
     version,

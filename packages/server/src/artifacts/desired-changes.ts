@@ -112,8 +112,11 @@ export const desiredChanges = (on: {
   return async (tx: Tx, request: Request): Promise<Change[]> => {
     const hosts = request.hosts.toSorted((a, b) => (a.uid < b.uid ? -1 : 1));
     const changes: Change[] = [];
-    for (let at = 0; at < hosts.length; at += HOSTS_AT_ONCE)
+    for (let at = 0; at < hosts.length; at += HOSTS_AT_ONCE) {
+      // SQLite works in this thread: others are answered between two sets, from what was committed before.
+      if (at > 0) await new Promise((resolve) => setImmediate(resolve));
       changes.push(...(await changeSome(tx, request, hosts.slice(at, at + HOSTS_AT_ONCE))));
+    }
     return changes;
   };
 };

@@ -27,15 +27,23 @@ export const forHostService = (on: {
   newId: () => string;
 }) => {
   const { assignments, clock } = on;
-  const counted = new Map<string, { count: number; at: number }>();
+  const counted = new Map<string, { count: Promise<number>; at: number }>();
   const countsOf = async (ids: readonly string[]): Promise<Map<string, number>> => {
     const now = clock.now();
-    const fresh = (id: string) => Math.abs(now - (counted.get(id)?.at ?? Number.NEGATIVE_INFINITY)) < COUNTS_KEPT_MS;
-    const asked = ids.filter((id) => !fresh(id));
-    const counts = await assignments.countsOf(asked);
+    const asked = ids.filter((id) => {
+      const known = counted.get(id);
+      return !known || Math.abs(now - known.at) >= COUNTS_KEPT_MS;
+    });
     if (counted.size + asked.length > COUNTS_KEPT) counted.clear();
-    for (const id of asked) counted.set(id, { count: counts.get(id) ?? 0, at: now });
-    return new Map(ids.map((id) => [id, counted.get(id)?.count ?? 0]));
+    if (asked.length > 0) {
+      const counts = assignments.countsOf(asked); // whoever asks meanwhile waits for this answer
+      for (const id of asked) {
+        const count = counts.then((all) => all.get(id) ?? 0);
+        count.catch(() => counted.delete(id));
+        counted.set(id, { count, at: now });
+      }
+    }
+    return new Map(await Promise.all(ids.map(async (id) => [id, (await counted.get(id)?.count) ?? 0] as const)));
   };
 
   const reissue = (rows: readonly HostRow[]): Promise<HostRow[]> =>
