@@ -19,6 +19,14 @@ test('bin/quickstart shows the whole way of a command, and leaves nothing behind
   expect(stdout.match(/load average/g)).toHaveLength(5);
   expect(stdout).toContain("ls: cannot access '/no/such/place': No such file or directory\nexit code 2\n");
   expect(stdout).toContain('\nEVERY BYTE COMES BACK\n');
+  // From a C file to a ping that does not come back, and back again. Without root it says so instead.
+  const artifact = /\n7\. An eBPF artifact.*\n([\s\S]*)\n\n8\. /.exec(stdout)?.[1] ?? '';
+  if (process.getuid?.() === 0) {
+    expect(artifact.match(/^(answers|blocked)$/gm)).toEqual(['answers', 'blocked', 'answers']);
+    expect(artifact).toMatch(/\nblock-icmp {2}in-there {2}1\.0\.0 {4}attached {2}1\/1 {7}0 {6}t\S+ egress on uplink\n/);
+    expect(artifact).toMatch(/\nKEY {2}VALUE\n0 {4}\{"packets":[1-9]\d*,"bytes":[1-9]\d*\}\n/);
+    expect(artifact).toMatch(/\nblock-icmp {2}in-there {2}- {8}detached {2}- {9}0\nanswers$/);
+  } else expect(artifact).toBe("left out: eBPF needs root's rights; run bin/quickstart as root");
   expect(stdout.trimEnd().split('\n').at(-1)).toBe('quickstart: everything was as it should be');
   // The compile cache is the user's own and stays.
   expect(readdirSync(tmp).filter((name) => name.startsWith('aegis-quickstart'))).toEqual([]);

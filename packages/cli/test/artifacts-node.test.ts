@@ -43,6 +43,7 @@ beforeAll(async () => {
   release('block-icmp', '1.1.0');
 });
 afterAll(async () => {
+  fleet?.tryAegis('unassign', '--wait', 'block-icmp', 'web-1');
   await fleet?.[Symbol.asyncDispose]();
 });
 
