@@ -2,6 +2,7 @@
  *  at a time. Invariant: the kernel and its pins are the truth, memory only saves work; the old holds until the new does; nothing is
  *  touched that is not below `<bpffs>/aegis/<node uid>` or attached from there. It must not know directives, the journal or the
  *  network. Layout, upgrades and drift: docs/artifacts-kernel.md. */
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { openBpffs } from '@aegis/bpf-loader/bpffs';
 import { enableStats } from '@aegis/bpf-loader/kernel';
@@ -28,7 +29,6 @@ import {
   type SettledOptions,
   settledState,
   waitingReports,
-  worldOf,
 } from './settled.ts';
 import { closeSocket, type HeldSockets } from './sockets.ts';
 import { hasTcx } from './tcx-probe.ts';
@@ -101,7 +101,19 @@ export const kernelEngine = (options: KernelEngineOptions): Engine => {
 
   const settledOptions = (name: string, revision: string): SettledOptions => {
     const paths = layout.artifact(artifactKey(name));
-    return { layout, paths, revision: layout.revision(paths, revision), sockets, network };
+    return { layout, paths, revision: layout.revision(paths, revision), sockets, network, counting };
+  };
+
+  let countedAt = Number.NEGATIVE_INFINITY;
+  let countedByOthers = false;
+  /** Also when somebody else counts: asked once a second. */
+  const counting = (): boolean => {
+    if (stats) return true;
+    if (clock.monotonic() - countedAt > 1000) {
+      countedAt = clock.monotonic();
+      countedByOthers = statsEnabled();
+    }
+    return countedByOthers;
   };
 
   const drift = (what: string, detail: string, repaired: boolean): DriftReport => {
@@ -114,7 +126,13 @@ export const kernelEngine = (options: KernelEngineOptions): Engine => {
     const known = settled.get(name);
     if (known?.revision === revision) {
       const reports = await checkSettled(settledOptions(name, revision), known);
-      if (reports) return { attachments: reports, maps: await maps.of(known.maps, false), drift: [], waiting: false };
+      if (reports)
+        return {
+          attachments: [...reports, ...waitingReports(known)],
+          maps: await maps.of(known.maps, false),
+          drift: [],
+          waiting: known.waiting.length > 0,
+        };
     }
     settled.delete(name);
     try {
@@ -130,13 +148,18 @@ export const kernelEngine = (options: KernelEngineOptions): Engine => {
     prepareRoot();
     tcx ??= deployment.programs.some(({ attach }) => attach.kind === 'tc') ? await hasTcx() : null;
     const worlds = new Map<string, string>();
-    for (const netns of namespacesOf(deployment)) worlds.set(netns ?? '', await worldOf(network, netns, 'fresh'));
+    for (const netns of namespacesOf(deployment)) worlds.set(netns ?? '', (await network.fresh(netns)).text);
     const cgroupRoot = options.cgroupRoot === undefined ? cgroupMount() : options.cgroupRoot;
     const found = await converge({
       ...hookOptions(name),
       deployment,
       resolve: (records) =>
-        resolvePrograms(deployment.programs, { namespace: network.recent, cgroupRoot, hasTcx: tcx ?? false, records }),
+        resolvePrograms(deployment.programs, {
+          namespace: async (netns) => (await network.recent(netns)).facts,
+          cgroupRoot,
+          hasTcx: tcx ?? false,
+          records,
+        }),
       step,
       report: drift,
       warn: (error, message) => log.error({ err: error, artifact: name }, message),
@@ -146,13 +169,13 @@ export const kernelEngine = (options: KernelEngineOptions): Engine => {
     if (!opened || 'lost' in opened) return { attachments: [], maps: [], drift: found.drift, waiting: true };
     using open = opened;
     const described = describeMaps(open.facts.maps);
-    const programs = new Map([...open.programs].map(([pin, { id }]) => [pin, id]));
+    const programs = new Map([...open.programs].map(([pin, { program }]) => [pin, program.info()]));
     const state = await settledState(where, deployment, { ...found, maps: described, programs }, worlds);
     if (state) settled.set(name, state);
     const attachments: AttachmentReport[] = found.wanted.flatMap((wanted) => {
-      const program = open.programs.get(wanted.pin)?.program;
+      const info = programs.get(wanted.pin);
       const id = state?.links.get(wanted.key);
-      return program ? [attachedReport(wanted, id === undefined ? null : { id }, program.info())] : [];
+      return info ? [attachedReport(wanted, id === undefined ? null : { id }, info)] : [];
     });
     return {
       attachments: [...attachments, ...waitingReports(found)],
@@ -175,11 +198,13 @@ export const kernelEngine = (options: KernelEngineOptions): Engine => {
 
   /** A shared map stays as long as a revision of any artifact uses it. */
   const dropUnusedShared = (): void => {
+    const pins = listFolder(layout.shared);
+    if (pins.length === 0) return;
     const used = new Set<number>();
     for (const paths of artifactPaths())
       for (const revision of listFolder(paths.revisions))
         for (const id of Object.values(readFacts(layout.revision(paths, revision))?.maps ?? {})) used.add(id);
-    for (const name of listFolder(layout.shared)) {
+    for (const name of pins) {
       const path = join(layout.shared, name);
       const id = mapIdAt(path);
       if (id === null || !used.has(id)) removePin(path);
@@ -232,6 +257,14 @@ const nameOf = (layout: Layout, paths: ArtifactPaths): string | null => {
     if (facts) return facts.artifact;
   }
   return null;
+};
+
+const statsEnabled = (): boolean => {
+  try {
+    return readFileSync('/proc/sys/kernel/bpf_stats_enabled', 'utf8').trim() === '1';
+  } catch {
+    return false; // a kernel before 5.1, or no /proc
+  }
 };
 
 /** A first deployment that failed leaves no empty folders. */

@@ -1,7 +1,8 @@
+import { constants } from 'node:os';
 import { join } from 'node:path';
 import { type Attachment, attach } from '@aegis/bpf-loader/attach';
 import { hookState } from '@aegis/bpf-loader/kernel';
-import { openLink } from '@aegis/bpf-loader/link';
+import { type Link, openLink } from '@aegis/bpf-loader/link';
 import { type Program, programById } from '@aegis/bpf-loader/program';
 import { detachTc } from '@aegis/bpf-loader/tc';
 import type { AttachPoint } from '@aegis/bpf-loader/types';
@@ -59,7 +60,7 @@ export const attachNew = async (
   writeRecord(record, text);
   try {
     removePin(pinPath);
-    const made = await attachAt(options, wanted, program, pinPath, beside);
+    const made = await patiently(() => attachAt(options, wanted, program, pinPath, beside));
     if (wanted.point.kind === 'socket_filter') sockets.set(pinPath, { attachment: made, programId: program.id });
     else made[Symbol.dispose]();
     if (made.madeQdisc) rememberQdisc(options.layout, wanted.place);
@@ -68,6 +69,21 @@ export const attachNew = async (
     throw await attachError(options, wanted, error);
   }
   return { undo, done: () => undefined };
+};
+
+/** The kernel lets go of a link a moment after its last pin is gone: a hook of one program may still be held by what was there, and
+ *  any hook by the very program that is attached again. */
+const patiently = async (work: () => Promise<Attachment>): Promise<Attachment> => {
+  for (const pauseMs of [5, 10, 20, 40, 80, 160]) {
+    try {
+      return await work();
+    } catch (error) {
+      const held = isLoaderError(error) && (error.code === 'bpf.hook_busy' || error.errno === constants.errno.EEXIST);
+      if (!held || error.code === 'bpf.pin_failed') throw error;
+      await pause(pauseMs);
+    }
+  }
+  return work();
 };
 
 const attachAt = async (
@@ -92,21 +108,8 @@ const attachAt = async (
     case 'netfilter':
       return attachNetfilter(program, point, pinPath, beside);
     default:
-      return attachPatiently(program, point, pinPath);
+      return attach(program, point, { pinPath });
   }
-};
-
-/** The kernel lets go of a link a moment after its last pin is gone: a hook of one program may still be held by what was there. */
-const attachPatiently = async (program: Program, point: AttachPoint, pinPath: string): Promise<Attachment> => {
-  for (const pauseMs of [5, 10, 20, 40, 80]) {
-    try {
-      return await attach(program, point, { pinPath });
-    } catch (error) {
-      if (!isLoaderError(error, 'bpf.hook_busy')) throw error;
-      await pause(pauseMs);
-    }
-  }
-  return attach(program, point, { pinPath });
 };
 
 /** Two programs of netfilter cannot stand at one priority: the new one takes the next that is free beside the old one. */
@@ -123,7 +126,7 @@ const attachNetfilter = async (
       if (!isLoaderError(error, 'bpf.hook_busy')) throw error;
     }
   }
-  return attachPatiently(program, point, pinPath);
+  return attach(program, point, { pinPath });
 };
 
 /** The programs of ours at a tcx hook, but the one that is being replaced. */
@@ -197,7 +200,12 @@ export const replace = async (
     sockets.set(own, held);
     sockets.delete(next);
   }
-  if (isThere(next)) movePin(next, own);
+  if (isThere(next)) {
+    using former = old.link && isThere(own) ? openLink(own) : null;
+    movePin(next, own);
+    // At once where the kernel can; else a moment after its pin is gone.
+    if (former && ourPrograms.includes(former.info().programId)) takeOff(former);
+  }
   movePin(join(paths.records, `${wanted.key}${NEXT}`), join(paths.records, wanted.key));
   const was = old.record;
   if (was?.point.kind === 'tc' && wanted.point.kind === 'tc' && was.point.priority !== wanted.point.priority)
@@ -220,13 +228,16 @@ const removeLink = (path: string, ourPrograms: readonly number[]): void => {
   const info = linkAt(path);
   if (info && !isDetached(info) && ourPrograms.includes(info.programId)) {
     using link = openLink(path);
-    try {
-      link.detach();
-    } catch (error) {
-      if (!isLoaderError(error)) throw error; // tracing links know no detaching: they go with their pin
-    }
+    takeOff(link);
   }
   removePin(path);
+};
+const takeOff = (link: Link): void => {
+  try {
+    link.detach();
+  } catch (error) {
+    if (!isLoaderError(error)) throw error; // tracing links know no detaching: they go with their pin
+  }
 };
 
 const removeFilter = async (

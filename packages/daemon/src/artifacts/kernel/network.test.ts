@@ -32,12 +32,12 @@ test('a pass over many attachments asks once', async () => {
   let now = 0;
   const read = async () => ({ inode: ++asked, interfaces: [], routes: '', routes6: '' });
   const here = network(read, { now: () => now, monotonic: () => now }, 100);
-  expect((await here.recent(undefined))?.inode).toBe(1);
+  expect((await here.recent(undefined)).facts?.inode).toBe(1);
   now = 100;
-  expect((await here.recent(undefined))?.inode).toBe(1);
-  expect((await here.recent('/run/netns/x'))?.inode).toBe(2);
-  expect((await here.fresh(undefined))?.inode).toBe(3);
-  expect((await here.recent(undefined))?.inode).toBe(3);
+  expect((await here.recent(undefined)).facts?.inode).toBe(1);
+  expect((await here.recent('/run/netns/x')).facts?.inode).toBe(2);
+  expect((await here.fresh(undefined)).facts?.inode).toBe(3);
+  expect((await here.recent(undefined)).facts?.inode).toBe(3);
   now = 201;
-  expect((await here.recent(undefined))?.inode).toBe(4);
+  expect((await here.recent(undefined)).facts?.inode).toBe(4);
 });

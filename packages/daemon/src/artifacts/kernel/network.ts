@@ -13,28 +13,38 @@ export interface NamespaceFacts {
 /** Null: there is no such namespace. */
 export type ReadNamespace = (netns: string | undefined) => Promise<NamespaceFacts | null>;
 
+export interface Look {
+  /** Null: there is no such namespace. */
+  facts: NamespaceFacts | null;
+  /** What wishes are resolved from: two looks that found the same have the same. Not the routes' own text, which has counters. */
+  text: string;
+}
+
 export interface Network {
   /** As they are now. */
-  fresh(netns: string | undefined): Promise<NamespaceFacts | null>;
+  fresh(netns: string | undefined): Promise<Look>;
   /** As they were within the last `ttlMs`: so that a pass over many attachments asks once. */
-  recent(netns: string | undefined): Promise<NamespaceFacts | null>;
+  recent(netns: string | undefined): Promise<Look>;
 }
 
 export const network = (read: ReadNamespace, clock: Clock, ttlMs: number): Network => {
-  const known = new Map<string, { at: number; facts: Promise<NamespaceFacts | null> }>();
-  const fresh = (netns: string | undefined): Promise<NamespaceFacts | null> => {
-    const facts = read(netns);
-    known.set(netns ?? '', { at: clock.monotonic(), facts });
-    return facts;
+  const known = new Map<string, { at: number; look: Promise<Look> }>();
+  const fresh = (netns: string | undefined): Promise<Look> => {
+    const look = read(netns).then((facts) => ({ facts, text: facts === null ? '' : textOf(facts) }));
+    known.set(netns ?? '', { at: clock.monotonic(), look });
+    return look;
   };
   return {
     fresh,
     recent: (netns) => {
       const found = known.get(netns ?? '');
-      return found && clock.monotonic() - found.at <= ttlMs ? found.facts : fresh(netns);
+      return found && clock.monotonic() - found.at <= ttlMs ? found.look : fresh(netns);
     },
   };
 };
+
+const textOf = (facts: NamespaceFacts): string =>
+  JSON.stringify([facts.inode, facts.interfaces, defaultRouteInterfaces(facts)]);
 
 const RTF_UP = 0x1;
 const RTF_REJECT = 0x200;

@@ -32,6 +32,8 @@ export interface Waiting {
   program: string;
   hook: string;
   reason: string;
+  /** What would have to be there, where it is not an interface or a namespace. */
+  path?: string;
 }
 
 export interface Resolved {
@@ -46,7 +48,12 @@ export const resolvePrograms = async (programs: readonly Program[], options: Res
   for (const program of programs) {
     const points = await pointsOf(program, options);
     if (points.length === 0 || points.waiting)
-      waiting.push({ program: program.name, hook: describeAttachTo(program.attach), reason: points.waiting ?? '' });
+      waiting.push({
+        program: program.name,
+        hook: describeAttachTo(program.attach),
+        reason: points.waiting ?? '',
+        ...(points.path === undefined ? {} : { path: points.path }),
+      });
     for (const one of points) {
       const key = attachmentKey(program, one.point);
       const twice = wanted.get(key);
@@ -64,7 +71,7 @@ export const resolvePrograms = async (programs: readonly Program[], options: Res
 };
 
 type Found = Pick<Wanted, 'point' | 'place' | 'order' | 'via'>;
-type Points = Found[] & { waiting?: string };
+type Points = Found[] & { waiting?: string; path?: string };
 
 const waitingFor = (reason: string): Points => Object.assign([], { waiting: reason });
 const here = (point: AttachPoint, place: Place = {}): Points => [{ point, place }];
@@ -196,7 +203,7 @@ const inCgroup = (attach: InCgroup, root: string | null): Points => {
     );
   const cgroup = join(root, attach.cgroup);
   const found = statSync(cgroup, { throwIfNoEntry: false, bigint: true });
-  if (!found?.isDirectory()) return waitingFor(`There is no cgroup ${attach.cgroup}.`);
+  if (!found?.isDirectory()) return Object.assign(waitingFor(`There is no cgroup ${attach.cgroup}.`), { path: cgroup });
   return here({ ...attach, cgroup }, { cgroup: String(found.ino) });
 };
 

@@ -1,12 +1,14 @@
 import { lstatSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { openProgram, type Program } from '@aegis/bpf-loader/program';
+import { openProgram } from '@aegis/bpf-loader/program';
+import type { ProgramInfo } from '@aegis/bpf-loader/types';
 import type { AttachmentReport } from '@aegis/protocol/artifacts/status';
 import type { Deployment } from '../deployment.ts';
 import type { Wanted } from './attachment.ts';
 import { type ArtifactPaths, key16, type Layout, type RevisionPaths } from './layout.ts';
 import type { Network } from './network.ts';
 import { filterProgram, isDetached, linkAt } from './observe.ts';
+import { isThere } from './pin-folders.ts';
 import { attachedReport, type DescribedMap, waitingReport } from './reports.ts';
 import type { Waiting } from './resolve.ts';
 import type { HeldSockets } from './sockets.ts';
@@ -21,8 +23,9 @@ export interface Settled {
   maps: readonly DescribedMap[];
   /** Link ids by key, as they were made. */
   links: ReadonlyMap<string, number>;
-  programs: ReadonlyMap<string, number>;
-  /** Pins of maps with their inodes: one that was exchanged has another. */
+  /** By pin, as last read: of what is told only the counts change, and these only while they are counted. */
+  programs: Map<string, ProgramInfo>;
+  /** Pins of programs and maps with their inodes: one that was exchanged has another. */
   pins: ReadonlyMap<string, bigint>;
   /** Of each namespace: what the wishes were resolved from. */
   worlds: ReadonlyMap<string, string>;
@@ -34,10 +37,9 @@ export interface SettledOptions {
   revision: RevisionPaths;
   sockets: HeldSockets;
   network: Network;
+  /** Whether runs and run time are counted. */
+  counting(): boolean;
 }
-
-export const worldOf = async (network: Network, netns: string | undefined, look: 'fresh' | 'recent'): Promise<string> =>
-  JSON.stringify(await network[look](netns));
 
 /** Namespaces in which something is attached by interface or netfilter hook. */
 export const namespacesOf = ({ programs }: Pick<Deployment, 'programs'>): (string | undefined)[] => {
@@ -58,7 +60,7 @@ export const settledState = async (
     wanted: readonly Wanted[];
     waiting: readonly Waiting[];
     maps: readonly DescribedMap[];
-    programs: ReadonlyMap<string, number>;
+    programs: Map<string, ProgramInfo>;
   },
   worlds: ReadonlyMap<string, string>,
 ): Promise<Settled | null> => {
@@ -72,6 +74,7 @@ export const settledState = async (
   }
   const pins = new Map<string, bigint>();
   const expected = [
+    ...[...found.programs.keys()].map((pin) => join(revision.programs, pin)),
     ...found.maps.map(({ pin }) => join(revision.maps, pin)),
     ...deployment.maps.flatMap(({ name, keep, share }) =>
       share !== undefined ? [join(layout.shared, key16(share))] : keep ? [join(paths.kept, key16(name))] : [],
@@ -87,15 +90,14 @@ export const settledState = async (
 
 /** The reports of what is as expected; null when anything is not. */
 export const checkSettled = async (options: SettledOptions, settled: Settled): Promise<AttachmentReport[] | null> => {
-  if (settled.waiting.length > 0) return null;
+  if (settled.waiting.some(({ path }) => path !== undefined && isThere(path))) return null;
   for (const [netns, world] of settled.worlds)
-    if ((await worldOf(options.network, netns === '' ? undefined : netns, 'recent')) !== world) return null;
+    if ((await options.network.recent(netns === '' ? undefined : netns)).text !== world) return null;
   for (const [path, inode] of settled.pins) if (inodeOf(path) !== inode) return null;
-  const infos = programInfos(options, settled);
-  if (!infos) return null;
+  if (options.counting() && !readCounts(options, settled)) return null;
   const reports: AttachmentReport[] = [];
   for (const wanted of settled.wanted) {
-    const info = infos.get(wanted.pin);
+    const info = settled.programs.get(wanted.pin);
     if (!info) return null;
     const link = await holds(options, settled, wanted, info.id);
     if (link === false) return null;
@@ -104,22 +106,19 @@ export const checkSettled = async (options: SettledOptions, settled: Settled): P
   return reports;
 };
 
-const programInfos = (
-  { revision }: SettledOptions,
-  { programs }: Settled,
-): Map<string, ReturnType<Program['info']>> | null => {
-  const infos = new Map<string, ReturnType<Program['info']>>();
-  for (const [pin, id] of programs) {
+/** False: a program is not there any more. */
+const readCounts = ({ revision }: SettledOptions, { programs }: Settled): boolean => {
+  for (const [pin, { id }] of programs) {
     try {
       using program = openProgram(join(revision.programs, pin));
       const info = program.info();
-      if (info.id !== id) return null;
-      infos.set(pin, info);
+      if (info.id !== id) return false;
+      programs.set(pin, info);
     } catch {
-      return null; // the long way says what is wrong with it
+      return false; // the long way says what is wrong with it
     }
   }
-  return infos;
+  return true;
 };
 
 /** False: not as expected. Null: attached, by something that is no link. */
