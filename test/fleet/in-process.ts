@@ -2,7 +2,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { loadDaemonConfig } from '../../packages/daemon/src/config.ts';
-import { type RunningDaemon, startDaemon } from '../../packages/daemon/src/daemon.ts';
+import { type DaemonOptions, type RunningDaemon, startDaemon } from '../../packages/daemon/src/daemon.ts';
 import {
   type HttpAnswer,
   type HttpDoor,
@@ -34,7 +34,7 @@ export interface HeldNode {
   readonly daemon: RunningDaemon | null;
   /** Every request of the daemon goes through this; null: straight on. Throw to lose a request or, after `send`, its answer. */
   intercept: Intercept | null;
-  start(options?: { bootId?: string }): Promise<RunningDaemon>;
+  start(options?: Pick<DaemonOptions, 'bootId' | 'kernelEngine'>): Promise<RunningDaemon>;
   stop(): Promise<void>;
   /** As a power cut leaves it: daemon, supervisors and commands gone, the disk as it was. Start it with another boot id. */
   crash(): Promise<void>;
@@ -87,7 +87,7 @@ export const startHeldFleet = async (config: Readonly<Record<string, unknown>> =
       get daemon() {
         return daemon;
       },
-      start: async ({ bootId } = {}) => {
+      start: async (options = {}) => {
         const { config: loaded } = loadDaemonConfig({
           flags: {
             data_dir: nodeDir,
@@ -99,7 +99,7 @@ export const startHeldFleet = async (config: Readonly<Record<string, unknown>> =
           },
           env: {},
         });
-        daemon = await startDaemon({ config: loaded, clock, request, ...(bootId === undefined ? {} : { bootId }) });
+        daemon = await startDaemon({ config: loaded, clock, request, ...options });
         return daemon;
       },
       stop: async () => {
