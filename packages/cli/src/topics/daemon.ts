@@ -77,8 +77,30 @@ const askDaemon = async (
 
 const answerFacts = (answer: Readonly<Record<string, unknown>>): string =>
   facts(Object.entries(answer).map(([key, value]) => [key.replaceAll('_', ' '), factText(value)] as const));
-const factText = (value: unknown): string | null =>
-  typeof value === 'string' || value === null ? value : JSON.stringify(value);
+const factText = (value: unknown): string | null => {
+  if (typeof value === 'string' || value === null) return value;
+  return isArtifacts(value) ? artifactsText(value) : JSON.stringify(value);
+};
+
+interface Artifacts {
+  assigned: number;
+  attached: number;
+  waiting: number;
+  failed: number;
+  problems: readonly { name: string; code: string; message: string }[];
+}
+const isArtifacts = (value: unknown): value is Artifacts =>
+  typeof value === 'object' && value !== null && 'assigned' in value && 'problems' in value;
+/** `2 assigned, 1 attached, 1 failed; block-icmp: the reason (its code)`. */
+const artifactsText = ({ assigned, attached, waiting, failed, problems }: Artifacts): string => {
+  const counts = [
+    `${assigned} assigned`,
+    `${attached} attached`,
+    ...(waiting > 0 ? [`${waiting} waiting`] : []),
+    ...(failed > 0 ? [`${failed} failed`] : []),
+  ];
+  return [counts.join(', '), ...problems.map(({ name, code, message }) => `${name}: ${message} (${code})`)].join('; ');
+};
 
 export class DaemonStatus extends AegisCommand {
   static override description =
