@@ -85,7 +85,7 @@ const MUST_BE_EMPTY: Readonly<Record<string, string>> = {
     UNION ALL SELECT key_id FROM nodes WHERE state <> 'retired' AND key_id IS NOT NULL GROUP BY key_id HAVING count(*) > 1`,
   'a node whose artifacts are not its rows': `
     SELECT node_uid FROM artifacts_desired AS d WHERE (present, bytes) <> (
-      SELECT count(*), coalesce(sum(manifest_bytes), 0) FROM artifacts_assignments AS a JOIN artifacts ON artifacts.id = a.artifact_id
+      SELECT count(*), coalesce(sum(manifest_bytes + length(CAST(a.constants AS BLOB))), 0) FROM artifacts_assignments AS a JOIN artifacts ON artifacts.id = a.artifact_id
       WHERE a.node_uid = d.node_uid AND a.present = 1)
     UNION ALL SELECT node_uid FROM artifacts_assignments WHERE node_uid NOT IN (SELECT node_uid FROM artifacts_desired)`,
   'an artifact that is assigned and deleted': `

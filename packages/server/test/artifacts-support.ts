@@ -12,7 +12,7 @@ import { renewToken as renewTokenEndpoint } from '@aegis/protocol/nodes/endpoint
 import { tokenRequestTranscript } from '@aegis/protocol/nodes/enrolment';
 import * as z from 'zod/mini';
 import { type EnrolledNode, nonce, type TestServer } from './start-test-server.ts';
-import type { TestClient } from './test-client.ts';
+import { Refused, type TestClient } from './test-client.ts';
 
 /** What the tests of the artifacts domain say often. */
 
@@ -117,5 +117,33 @@ export const renewToken = (server: TestServer, node: EnrolledNode, nowMs: number
   const transcript = tokenRequestTranscript(server.running.fleet, request);
   return server.as('anyone').call(renewTokenEndpoint, {
     body: { ...request, signature: sign(null, transcript, node.keys.privateKey).toString('base64') },
+  });
+};
+
+/** Status, code and sentence with which something is refused. */
+export const sentence = async (work: Promise<unknown>): Promise<string> => {
+  try {
+    await work;
+  } catch (error) {
+    if (error instanceof Refused) return error.message;
+    throw error;
+  }
+  return 'it was not refused';
+};
+
+/** What contradicts itself: counts and bytes per node against the rows. */
+export const drift = async ({ running }: TestServer): Promise<unknown[]> => {
+  const { read } = running.storage;
+  const desired = await read.selectFrom('artifacts_desired').selectAll().execute();
+  const rows = await read
+    .selectFrom('artifacts_assignments as a')
+    .innerJoin('artifacts', 'artifacts.id', 'a.artifact_id')
+    .select(['a.node_uid', 'a.present', 'a.constants', 'artifacts.manifest_bytes'])
+    .execute();
+  return desired.filter(({ node_uid, present, bytes }) => {
+    const own = rows.filter((row) => row.node_uid === node_uid && row.present === 1);
+    return (
+      present !== own.length || bytes !== own.reduce((sum, row) => sum + row.manifest_bytes + row.constants.length, 0)
+    );
   });
 };

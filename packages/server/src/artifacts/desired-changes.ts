@@ -35,7 +35,7 @@ export interface Request {
 }
 
 const HOSTS_AT_ONCE = 1000;
-/** Of the manifests assigned to one node: their directives have to fit into one answer that a daemon reads (16 MiB). */
+/** Of the manifests assigned to one node and what is set in them: their directives have to fit into one answer that a daemon reads (16 MiB). */
 export const MAX_MANIFEST_BYTES = 6 * 1024 * 1024;
 
 export const desiredChanges = (on: {
@@ -87,7 +87,7 @@ export const desiredChanges = (on: {
     );
     const bytes = await on.artifacts.manifestBytesIn(tx, [...ids]);
     const bytesOf = (row: AssignmentRow | undefined): number =>
-      row?.present === 1 ? (bytes.get(row.artifact_id) ?? 0) : 0;
+      row?.present === 1 ? (bytes.get(row.artifact_id) ?? 0) + Buffer.byteLength(row.constants) : 0;
     const rows: AssignmentRow[] = [];
     const counts: DesiredRow[] = [];
     const changes = planned.flatMap(({ host, before, after }): Change[] => {
@@ -138,7 +138,7 @@ const refuseTooMuch = (host: Host, is: DesiredRow, was: DesiredRow, maxPerNode: 
   if (is.bytes > MAX_MANIFEST_BYTES && is.bytes > was.bytes)
     throw new AegisError(
       'artifacts.limit',
-      `The manifests of all that '${host.name}' is to run would be larger than ${MAX_MANIFEST_BYTES / 1024 / 1024} MiB together. Unassign one, or put less into their initial maps.`,
+      `The manifests of all that '${host.name}' is to run, with what is set in them, would be larger than ${MAX_MANIFEST_BYTES / 1024 / 1024} MiB together. Unassign one, or put less into their initial maps.`,
       { details: { host: host.name } },
     );
 };

@@ -64,7 +64,7 @@ export interface ArtifactsTables {
     node_uid: string;
     /** Grows with every change of the node's desired state. */
     revision: number;
-    /** Its assignments that are present, and the bytes of their manifests together. */
+    /** Its assignments that are present, and the bytes of their manifests and constants together. */
     present: number;
     bytes: number;
     /** The trust bundle's version that the node was last woken for. */
