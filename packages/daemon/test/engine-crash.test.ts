@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { hookState } from '@aegis/bpf-loader/kernel';
+import { build } from 'esbuild';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { makeNetns, type Netns } from '../../bpf-loader/test/netns.ts';
 import { cgroupMount } from '../src/artifacts/kernel/resolve.ts';
@@ -28,7 +29,23 @@ const home = mkdtempSync(join(tmpdir(), 'aegis-engine-crash-'));
 let net: Netns;
 let group: TestCgroup;
 
-beforeAll(() => {
+const fromHere = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
+const native = fromHere('../../bpf-loader/build/Release');
+
+beforeAll(async () => {
+  // In one file: a hundred processes start from it.
+  await build({
+    entryPoints: [fromHere('engine-crash-child.ts')],
+    outfile: join(home, 'child.mjs'),
+    bundle: true,
+    platform: 'node',
+    format: 'esm',
+    target: 'node24',
+    logLevel: 'error',
+    banner: {
+      js: "import { createRequire as requirer } from 'node:module'; const require = requirer(import.meta.url);",
+    },
+  });
   net = makeNetns();
   group = testCgroup(cgroupMount() ?? '');
 });
@@ -63,11 +80,14 @@ const runChild = async (
   deployments: readonly (DeploymentText | null)[],
   env: NodeJS.ProcessEnv,
 ): Promise<string | null> => {
-  const script = fileURLToPath(new URL('engine-crash-child.ts', import.meta.url));
-  const child = spawn(process.execPath, [script, bpffs.nodeUid, bpffs.path, JSON.stringify(deployments)], {
-    env: { ...process.env, ENGINE_TEST_OBJECTS: objectsFolder('filter'), ...env },
-    stdio: ['ignore', 'inherit', 'inherit'],
-  });
+  const child = spawn(
+    process.execPath,
+    [join(home, 'child.mjs'), bpffs.nodeUid, bpffs.path, JSON.stringify(deployments)],
+    {
+      env: { ...process.env, ENGINE_TEST_OBJECTS: objectsFolder('filter'), AEGIS_NATIVE_DIR: native, ...env },
+      stdio: ['ignore', 'inherit', 'inherit'],
+    },
+  );
   const [code, signal] = (await once(child, 'exit')) as [number | null, string | null];
   if (signal === null && code !== 0) throw new Error(`the engine's process ended with ${code}`);
   return signal;
@@ -110,7 +130,20 @@ const treeOf = (tree: readonly string[], { bpffs }: EngineFixture): string[] =>
 test('killed at any point of an upgrade: never unfiltered, and one call makes it whole', async () => {
   const names = await points(version(1), version(2));
   const kinds = new Set(names.map((name) => name.split('#')[0]));
-  for (const step of ['load', 'pin', 'name', 'attach', 'update', 'settle', 'replace', 'detach', 'keep', 'forget'])
+  for (const step of [
+    'load',
+    'pin',
+    'name',
+    'attach',
+    'record',
+    'update',
+    'settle',
+    'rename',
+    'replace',
+    'detach',
+    'keep',
+    'forget',
+  ])
     expect(kinds).toContain(`daemon.before-deploy.${step}`);
   const wanted = { 1: await reference(version(1)), 2: await reference(version(2)) };
   using fixture = engineFixture();

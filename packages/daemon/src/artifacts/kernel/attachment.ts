@@ -75,7 +75,7 @@ const EXCLUSIVE: ReadonlySet<string> = new Set(['xdp', 'flow_dissector']);
 export const attachmentKey = (program: Pick<Program, 'name' | 'object'>, point: AttachPoint): string => {
   const stays: Readonly<Record<string, unknown>> = { ...point };
   const parts = Object.entries(stays)
-    .filter(([name]) => !['mode', 'order', 'handle'].includes(name) && !(point.kind === 'tc' && name === 'priority'))
+    .filter(([name]) => !['mode', 'order', 'handle'].includes(name))
     .sort(([a], [b]) => (a < b ? -1 : 1));
   return key16(EXCLUSIVE.has(point.kind) ? '' : pinName(program), JSON.stringify(parts));
 };

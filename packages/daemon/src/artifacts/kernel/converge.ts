@@ -18,8 +18,6 @@ import { mapIdAt, type OpenRevision, openRevision, type PinDrift, pinMapById, re
 export interface ConvergeOptions extends HookOptions {
   deployment: Deployment;
   resolve(records: readonly AttachmentRecord[]): Promise<Resolved>;
-  /** Runs a step between two points at which the process may die. */
-  step<T>(name: string, work: () => T): T;
   report(what: string, detail: string, repaired: boolean): DriftReport;
   warn(error: unknown, message: string): void;
 }
@@ -37,8 +35,8 @@ export interface Converged extends Resolved {
 export const converge = async (options: ConvergeOptions): Promise<Converged> => {
   const { layout, paths, deployment, step } = options;
   for (const folder of [paths.base, paths.links, paths.records, paths.revisions]) ownFolder(folder);
+  await step('tidy', () => tidy(options));
   const before = await observe(paths, options.sockets);
-  await step('tidy', () => tidy(options, before));
   const records = [...before.values()].flatMap(({ record }) => (record ? [record] : []));
   const resolved = await options.resolve(records);
   const settled = readRecord(paths.settled) === deployment.revision;
@@ -47,7 +45,7 @@ export const converge = async (options: ConvergeOptions): Promise<Converged> => 
     const plan = planChanges(resolved.wanted, before, revision);
     const drift: Found[] = settled ? [...pinDrift, ...linkDrift(plan, before, resolved)] : [];
     await change(options, plan, revision, madeShared);
-    await step('settle', () => settle(options, plan, revision, before));
+    await step('settle', () => settle(options, plan, revision, resolved.wanted));
     return {
       ...resolved,
       drift: drift.map(({ what, detail, repaired = true }) => options.report(what, detail, repaired)),
@@ -80,13 +78,19 @@ export const converge = async (options: ConvergeOptions): Promise<Converged> => 
   }
 };
 
-/** What a crash left half made: the old holds still, so the half goes. */
-const tidy = async (options: ConvergeOptions, before: Map<string, Observed>): Promise<void> => {
-  const { paths, layout } = options;
+/** What a crash left half made: where the old holds still, the half goes; where only the new holds, it takes the place. */
+const tidy = async (options: ConvergeOptions): Promise<void> => {
+  const { paths, layout, sockets } = options;
+  const before = await observe(paths, sockets);
   for (const [name, found] of before) {
     if (!name.endsWith(NEXT)) continue;
-    await detach(options, found, programsOf(layout, paths));
-    before.delete(name);
+    const key = name.slice(0, -NEXT.length);
+    const old = before.get(key);
+    const ours = programsOf(layout, paths);
+    const moved = found.link !== undefined && found.record === null;
+    if (moved || (found.state === 'attached' && old?.state !== 'attached'))
+      await replace(options, { key }, old ?? null, ours);
+    else await detach(options, found, ours);
   }
   for (const name of listFolder(paths.records)) if (name.endsWith('-w')) removePin(join(paths.records, name));
   for (const name of listFolder(paths.revisions))
@@ -186,12 +190,12 @@ const settle = async (
   options: ConvergeOptions,
   plan: Plan,
   revision: OpenRevision,
-  before: ReadonlyMap<string, Observed>,
+  wanted: readonly Wanted[],
 ): Promise<void> => {
   const { paths, layout, deployment, step } = options;
   const ours = programsOf(layout, paths);
-  for (const { wanted, old } of plan.overlap) await step('replace', () => replace(options, wanted, old, ours));
-  for (const { wanted } of plan.update) rewriteRecord(options, wanted, before);
+  for (const { wanted: one, old } of plan.overlap) await step('replace', () => replace(options, one, old, ours));
+  for (const one of wanted) rewriteRecord(options, one);
   for (const old of plan.obsolete) await step('detach', () => detach(options, old, ours));
   step('keep', () => keepMaps(options, revision));
   if (readRecord(paths.settled) !== deployment.revision) writeRecord(paths.settled, deployment.revision);
@@ -199,15 +203,11 @@ const settle = async (
     if (name !== deployment.revision) step('forget', () => removeTree(join(paths.revisions, name)));
 };
 
-/** The program's name or object may have changed while the hook stayed. */
-const rewriteRecord = (
-  { artifact, paths }: ConvergeOptions,
-  wanted: Wanted,
-  before: ReadonlyMap<string, Observed>,
-): void => {
-  const record = before.get(wanted.key)?.record;
-  if (record?.program === wanted.pin && record.via === wanted.via) return;
-  writeRecord(join(paths.records, wanted.key), recordText(artifact, wanted));
+/** The program's name or object may have changed while the hook stayed, or the record was lost. */
+const rewriteRecord = ({ artifact, paths }: ConvergeOptions, wanted: Wanted): void => {
+  const path = join(paths.records, wanted.key);
+  const text = recordText(artifact, wanted);
+  if (readRecord(path) !== text) writeRecord(path, text);
 };
 
 /** The kept maps are those of this revision: the pins that the next one takes up. */

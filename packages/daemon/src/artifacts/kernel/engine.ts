@@ -97,6 +97,7 @@ export const kernelEngine = (options: KernelEngineOptions): Engine => {
     paths: layout.artifact(artifactKey(name)),
     sockets,
     tenants,
+    step,
   });
 
   const settledOptions = (name: string, revision: string): SettledOptions => {
@@ -160,7 +161,6 @@ export const kernelEngine = (options: KernelEngineOptions): Engine => {
           hasTcx: tcx ?? false,
           records,
         }),
-      step,
       report: drift,
       warn: (error, message) => log.error({ err: error, artifact: name }, message),
     });
@@ -189,7 +189,7 @@ export const kernelEngine = (options: KernelEngineOptions): Engine => {
   const removeKey = async (key: string): Promise<void> => {
     const paths = layout.artifact(key);
     const ours = programsOf(layout, paths);
-    const hooks: HookOptions = { layout, artifact: '', paths, sockets, tenants };
+    const hooks: HookOptions = { layout, artifact: '', paths, sockets, tenants, step };
     for (const found of (await observe(paths, sockets)).values())
       await step('detach', () => detach(hooks, found, ours));
     step('forget', () => removeTree(paths.base));

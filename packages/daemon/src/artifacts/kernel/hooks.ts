@@ -25,6 +25,8 @@ export interface HookOptions {
   paths: ArtifactPaths;
   sockets: HeldSockets;
   tenants: Tenants;
+  /** Runs a step between two points at which the process may die. */
+  step<T>(name: string, work: () => T): T;
 }
 
 export interface Change {
@@ -57,7 +59,7 @@ export const attachNew = async (
     removePin(record);
   };
   // First: of a filter there is nothing but the record to know it by after a crash.
-  writeRecord(record, text);
+  options.step('record', () => writeRecord(record, text));
   try {
     removePin(pinPath);
     const made = await patiently(() => attachAt(options, wanted, program, pinPath, beside));
@@ -184,32 +186,31 @@ export const updateProgram = async (
   };
 };
 
-/** What stands beside takes the name: an old link goes with its pin, an old filter is taken off. */
+/** What stands beside takes the name, and the old goes. The record first: a link without one beside it has only this step to go. */
 export const replace = async (
   options: HookOptions,
-  wanted: Wanted,
-  old: Observed,
+  { key }: Pick<Wanted, 'key'>,
+  old: Observed | null,
   ourPrograms: readonly number[],
 ): Promise<void> => {
   const { paths, sockets } = options;
-  const next = join(paths.links, `${wanted.key}${NEXT}`);
-  const own = join(paths.links, wanted.key);
-  const held = sockets.get(next);
-  if (held) {
-    closeSocket(sockets, own);
-    sockets.set(own, held);
-    sockets.delete(next);
-  }
-  if (isThere(next)) {
-    using former = old.link && isThere(own) ? openLink(own) : null;
+  const next = join(paths.links, `${key}${NEXT}`);
+  const own = join(paths.links, key);
+  const record = join(paths.records, `${key}${NEXT}`);
+  if (isThere(record)) movePin(record, join(paths.records, key));
+  options.step('rename', () => {
+    const held = sockets.get(next);
+    if (held) {
+      closeSocket(sockets, own);
+      sockets.set(own, held);
+      sockets.delete(next);
+    }
+    if (!isThere(next)) return;
+    using former = old?.link && isThere(own) ? openLink(own) : null;
     movePin(next, own);
     // At once where the kernel can; else a moment after its pin is gone.
     if (former && ourPrograms.includes(former.info().programId)) takeOff(former);
-  }
-  movePin(join(paths.records, `${wanted.key}${NEXT}`), join(paths.records, wanted.key));
-  const was = old.record;
-  if (was?.point.kind === 'tc' && wanted.point.kind === 'tc' && was.point.priority !== wanted.point.priority)
-    await removeFilter(options, was.point, was.place, ourPrograms);
+  });
 };
 
 /** Takes an attachment off and its pin and record away. */

@@ -74,9 +74,10 @@ export const isDetached = ({ ifindex, cgroupId, netnsInode }: LinkInfo): boolean
 /** Whether it is at the hook, and in the order, that is wished. The program in it is another question. */
 export const standsWhereWished = (found: Observed, wanted: Wanted): boolean => {
   const { record, link } = found;
-  if (found.state !== 'attached' || !record || !samePlace(record.place, wanted.place)) return false;
-  if (record.point.kind === 'tc' && wanted.point.kind === 'tc') return record.point.priority === wanted.point.priority;
-  if (JSON.stringify(record.order) !== JSON.stringify(wanted.order)) return false;
+  if (found.state !== 'attached') return false;
+  // A lost record says nothing against a link; it is written again.
+  if (record && !samePlace(record.place, wanted.place)) return false;
+  if (record && JSON.stringify(record.order) !== JSON.stringify(wanted.order)) return false;
   return (
     link === undefined ||
     ((link.ifindex === undefined || link.ifindex === wanted.place.ifindex) &&
