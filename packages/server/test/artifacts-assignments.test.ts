@@ -408,6 +408,21 @@ describe.each(STORAGES)('%s', (storage) => {
     expect((await forHost(node)).revision).toBe(3);
   });
 
+  test('a node that took another’s uid for its name gets nothing of what is meant for that one', async () => {
+    await using server = await startTestServer({ storage });
+    const at = await registry(server);
+    const node = await server.enrol('n');
+    const thief = await server.enrol(node.uid);
+    const { artifact_id } = await at.publish('a', '1.0.0');
+    expect((await assign(server, artifact_id, node.uid)).host).toBe('n');
+    const seen = await server.as('viewer').call(artifactsForHost, { params: { host_id: node.uid } });
+    expect([seen.total, (await forHost(thief)).total]).toEqual([1, 0]);
+    const { assignments } = await server
+      .as('operator')
+      .call(assignMany, { body: { artifact: 'a', targets: [node.uid], constants: { target_ip: '192.0.2.8' } } });
+    expect(assignments.map(({ host }) => host)).toEqual(['n']);
+  });
+
   test('a node asks about itself alone, and a retired one leaves nothing', async () => {
     await using server = await startTestServer({ storage });
     const at = await registry(server);

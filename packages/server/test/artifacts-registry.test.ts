@@ -379,6 +379,7 @@ describe.each(STORAGES)('%s', (storage) => {
     expect(await sentence(at.publish('a', '1.1.0'))).toBe(
       '409 artifacts.limit: There are 1 artifacts, as many as there may be (artifacts.max_artifacts). Delete some that nobody needs, or raise that setting.',
     );
+    expect(blobsOf(server)).toEqual([first.checksum]);
     await at.operator.call(deleteArtifact, { params: { id: first.artifact_id } });
     await at.publish('a', '1.1.0');
     expect(await refusal(at.publish('a', '1.0.0'))).toEqual([409, 'artifacts.limit']);

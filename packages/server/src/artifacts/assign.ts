@@ -34,8 +34,12 @@ export const assignService = (on: {
 
   /** @throws AegisError artifacts.unknown_host */
   const hostsNamed = async (names: readonly string[]): Promise<KnownHost[]> => {
-    const found = new Map<string, KnownHost>();
-    for (const host of await nodes.named(names)) found.set(host.uid, host).set(host.name, host);
+    const known = await nodes.named(names);
+    // A node chooses its name: one that is another node's uid must not come in its way.
+    const found = new Map([
+      ...known.map((host) => [host.name, host] as const),
+      ...known.map((host) => [host.uid, host] as const),
+    ]);
     refuseUnknown(names.filter((name) => !found.has(name)));
     return [...new Map(names.flatMap((name) => found.get(name) ?? []).map((host) => [host.uid, host])).values()];
   };

@@ -70,9 +70,14 @@ export const forHostService = (on: {
     return signed.flat();
   };
 
+  const uidOf = async (host: string): Promise<string | undefined> => {
+    const known = await on.named([host]);
+    return (known.find(({ uid }) => uid === host) ?? known[0])?.uid;
+  };
+
   return async (actor: Actor, host: string): Promise<ForHost> => {
     const version = on.signers.version();
-    const uid = actor.kind === 'node' ? ownUid(actor, host) : (await on.named([host]))[0]?.uid;
+    const uid = actor.kind === 'node' ? ownUid(actor, host) : await uidOf(host);
     if (uid === undefined) return { artifacts: [], total: 0, directives: [], revision: 0, trust_version: version };
     const { revision, rows } = await assignments.ofHost(uid);
     const present = rows.filter((row) => row.present === 1);

@@ -23,6 +23,7 @@ export interface Binary {
 const Cursor = z.tuple([z.uuid()]);
 const NAMES_SHOWN = 5;
 const VERSIONS_SHOWN = 10;
+const PAGE_CHARS = 8 * 1024 * 1024;
 
 export const libraryService = (on: {
   repository: ArtifactsRepository;
@@ -67,8 +68,9 @@ export const libraryService = (on: {
     views,
     list: async (query: ArtifactQuery): Promise<z.infer<typeof ArtifactList>> => {
       const [before] = query.cursor === undefined ? [] : decodeCursor(query.cursor, Cursor);
-      const rows = await repository.page(query, query.limit, before);
-      const last = rows.length === query.limit ? rows.at(-1) : undefined;
+      const found = await repository.page(query, query.limit, before);
+      const rows = withinSize(found);
+      const last = rows.length < found.length || found.length === query.limit ? rows.at(-1) : undefined;
       return {
         artifacts: await views(rows),
         total: await repository.count(query),
@@ -130,6 +132,15 @@ export const libraryService = (on: {
   };
 };
 export type LibraryService = ReturnType<typeof libraryService>;
+
+const withinSize = (rows: readonly ArtifactHead[]): ArtifactHead[] => {
+  let chars = 0;
+  const tooMuch = rows.findIndex(({ description, metadata, tags, signature }) => {
+    chars += description.length + metadata.length + tags.length + (signature?.length ?? 0);
+    return chars > PAGE_CHARS;
+  });
+  return tooMuch < 0 ? [...rows] : rows.slice(0, Math.max(1, tooMuch));
+};
 
 const unknownVersion = (name: string, version: string, versions: readonly { version: string }[]): AegisError => {
   const shown = versions

@@ -132,8 +132,16 @@ export const publisher = (on: {
     await on.blobs.put(row.sha256, bytes).catch((error: unknown) => {
       throw isFull(error) ? storageFull(error) : error;
     });
-    const outcome = await repository.write('artifacts.publish', (tx) => store(tx, row));
-    if (outcome.kind === 'taken') throw taken(outcome.by);
+    const outcome = await repository
+      .write('artifacts.publish', (tx) => store(tx, row))
+      .catch(async (error: unknown) => {
+        if (error instanceof AegisError && error.code === 'artifacts.limit') await on.blobs.remove(row.sha256);
+        throw error; // after any other the row may be there all the same: the sweep decides
+      });
+    if (outcome.kind === 'taken') {
+      await on.blobs.remove(row.sha256);
+      throw taken(outcome.by);
+    }
     on.desired.changed(outcome.changes.map(({ after, revision }) => [after.node_uid, revision]));
     return { id: outcome.id, created: outcome.kind === 'created' };
   };
