@@ -202,7 +202,12 @@ export const desiredState = (options: DesiredOptions) => {
           accepted.set(decision.row.name, decision.row);
           const before = refused.get(decision.row.name);
           if (before && before.report.generation <= decision.row.generation) refused.delete(decision.row.name);
-        } else if (decision?.kind === 'refuse') refused.set(decision.report.name, decision);
+        } else if (decision?.kind === 'refuse') {
+          const { name } = decision.report;
+          // Of names that nobody knows only so many are remembered.
+          const known = rows.has(name) || refusals.has(name) || refused.has(name);
+          if (known || refusals.size + refused.size < maxArtifacts * (TOMBSTONES + 1)) refused.set(name, decision);
+        }
       }
       await journal.group('desired', () => {
         for (const row of accepted.values()) {
@@ -230,19 +235,25 @@ export const desiredState = (options: DesiredOptions) => {
       const row = rows.get(name);
       if (row?.generation === generation) rows.set(name, { ...row, done: true });
     },
-    /** Forgets tombstones that no directive that still holds could contradict. */
-    prune: async (): Promise<void> => {
+    /** Forgets tombstones that no directive that still holds could contradict, and refusals of what is not known here. Answers the names of
+     *  the former. */
+    prune: async (): Promise<string[]> => {
       const before = clock.now() - TOMBSTONE_MS;
-      const waiting = new Set(
-        repository
-          .reports()
-          .filter((one) => one.waiting)
-          .map(({ name }) => name),
+      const reports = repository.reports();
+      const waiting = new Set(reports.filter((one) => one.waiting).map(({ name }) => name));
+      const stray = reports.filter(
+        ({ name, slot, report }) =>
+          slot === 'refusal' && !waiting.has(name) && !rows.has(name) && Date.parse(report.at) < before,
       );
+      if (stray.length > 0)
+        await journal.group('desired-prune', () => {
+          for (const { name } of stray) repository.removeReport(name, 'refusal');
+        });
+      for (const { name } of stray) refusals.delete(name);
       const old = [...rows.values()].filter(
         (row) => !row.present && row.done && row.issuedAtMs < before && !waiting.has(row.name),
       );
-      if (old.length === 0) return;
+      if (old.length === 0) return [];
       const floorMs = Math.max(state.floorMs(), ...old.map(({ issuedAtMs }) => issuedAtMs));
       await journal.group('desired-prune', () => {
         for (const { name } of old) repository.forget(name);
@@ -252,6 +263,7 @@ export const desiredState = (options: DesiredOptions) => {
         rows.delete(name);
         refusals.delete(name);
       }
+      return old.map(({ name }) => name);
     },
   };
 };

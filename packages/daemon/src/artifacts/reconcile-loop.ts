@@ -380,6 +380,8 @@ export const reconcileLoop = (options: ReconcileOptions) => {
       retryFailed((code) => /^artifacts\.(unknown_signer|revoked_signer|bad_signature)$/.test(code));
       kick([...items.values()].filter(({ row }) => row.present).map(({ row }) => row.name));
     },
+    /** A tombstone that is no longer needed. */
+    forget: (name: string): void => void items.delete(name),
     status: (): ReconcileStatus => {
       const open = [...items.values()].filter(({ row }) => row.present || !row.done);
       const failed = open.filter(({ failure }) => failure);

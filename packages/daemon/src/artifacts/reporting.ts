@@ -50,12 +50,12 @@ export const reporting = ({
   clock: Clock;
 }) => {
   const rows = repository.reports().filter(({ slot }) => slot === 'state');
-  const last = new Map(rows.map(({ name, report }) => [name, { report, at: Number.NEGATIVE_INFINITY }]));
-  const addresses = new Map(rows.map(({ name, address }) => [name, address]));
+  const last = new Map(
+    rows.map(({ name, report, address }) => [name, said(report, address, Number.NEGATIVE_INFINITY)]),
+  );
 
   const compose = ({ name, generation, version, state, engine, reason, verifierLog }: Saying): StatusReport => {
-    const before = last.get(name)?.report;
-    const told = before?.drift ?? [];
+    const told = last.get(name)?.drift ?? [];
     // What could not be repaired is found again at each look.
     const fresh = (engine?.drift ?? []).filter(
       ({ what, detail, repaired }) => repaired || !told.some((one) => one.what === what && one.detail === detail),
@@ -88,11 +88,9 @@ export const reporting = ({
       const { name, address } = saying;
       const report = compose(saying);
       const before = last.get(name);
-      const changed = !before || fingerprint(before.report) !== fingerprint(report) || addresses.get(name) !== address;
-      const due =
-        !changed &&
-        clock.monotonic() - before.at >= countersMs &&
-        JSON.stringify({ ...before.report, at: '' }) !== JSON.stringify({ ...report, at: '' });
+      const next = said(report, address, clock.monotonic());
+      const changed = before?.facts !== next.facts || before.log !== next.log || before.address !== address;
+      const due = !changed && before.counters !== next.counters && next.at - before.at >= countersMs;
       const put = (): void => repository.putReport('state', address, report);
       if (also)
         await journal.group(also.label, () => {
@@ -102,24 +100,41 @@ export const reporting = ({
       else if (changed) await journal.group('artifact-report', put);
       else if (due) await journal.lazily('artifact-report', put);
       if (!changed && !due) return;
-      last.set(name, { report, at: clock.monotonic() });
-      addresses.set(name, address);
+      last.set(name, next);
       onReport();
     },
-    forget: (name: string): void => {
-      last.delete(name);
-      addresses.delete(name);
-    },
+    /** Nothing more is said of it. */
+    forget: (name: string): void => void last.delete(name),
   };
 };
 
-/** All but the time and what counts up by itself. */
-const fingerprint = (report: StatusReport): string =>
-  JSON.stringify({
+/** What was said, in the parts by which the next is compared with it. */
+interface Said {
+  /** All but the time and what counts up by itself, and that. */
+  facts: string;
+  counters: string;
+  /** As long as a megabyte: compared as it is. */
+  log: string | undefined;
+  drift: StatusReport['drift'];
+  address: string;
+  /** Monotonic. */
+  at: number;
+}
+const said = ({ verifier_log: log, ...report }: StatusReport, address: string, at: number): Said => ({
+  facts: JSON.stringify({
     ...report,
     at: '',
-    attachments: report.attachments.map((one) => ({ ...one, run_count: 0, run_time_ns: 0 })),
-    maps: report.maps.map((one) => ({ ...one, entries: 0 })),
-  });
+    attachments: report.attachments.map(({ run_count: _runs, run_time_ns: _time, ...one }) => one),
+    maps: report.maps.map(({ entries: _entries, ...one }) => one),
+  }),
+  counters: JSON.stringify([
+    report.attachments.map(({ run_count, run_time_ns }) => [run_count, run_time_ns]),
+    report.maps.map(({ entries }) => entries),
+  ]),
+  log,
+  drift: report.drift,
+  address,
+  at,
+});
 
 const clipped = (text: string, most: number): string => (text.length > most ? `${text.slice(0, most - 1)}…` : text);

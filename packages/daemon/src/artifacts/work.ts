@@ -160,7 +160,10 @@ export const artifactsWork = async (options: WorkOptions) => {
     status: (): ReconcileStatus => loop.status(),
     /** Hourly: forgets old tombstones, and tells everything again to a server that may have been restored from a backup. */
     tidy: async (): Promise<void> => {
-      await desired.prune();
+      for (const name of await desired.prune()) {
+        reporting.forget(name);
+        loop.forget(name);
+      }
       if (clock.monotonic() - resentAt < HOUR_MS / 2) return;
       resentAt = clock.monotonic();
       await journal.lazily('artifact-report', repository.resend);
