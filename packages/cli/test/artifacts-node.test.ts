@@ -1,6 +1,9 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { release as kernelRelease } from 'node:os';
 import { join } from 'node:path';
+import { ATTACH_KINDS } from '@aegis/protocol/artifacts/attach-point';
+import type { KernelReport } from '@aegis/protocol/artifacts/status';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { waitFor } from '../../../test/faults/wait.ts';
 import { aegis } from '../../../test/fleet/fleet.ts';
@@ -29,7 +32,7 @@ const release = (name: string, version: string): void => {
 };
 
 beforeAll(async () => {
-  fleet = await startNamespaceFleet();
+  fleet = await startNamespaceFleet({ daemonFlags: ['--set', 'kernel_report_delay_sec=0'] });
   fleet.aegis('access', 'keys', 'create', 'release', '--no-password', '--out', fleet.folder);
   fleet.aegis('access', 'keys', 'add', at('release.pub'), '--usage', 'artifacts');
   for (const [name, kind] of [
@@ -140,6 +143,17 @@ block-icmp  1.0.0    attached  drop_icmp  tcx egress on uplink  ${String(link?.l
   expect(seen()).toEqual({ ...found, source: 'journal' });
   expect(reaches()).toBe(false);
   await fleet.daemon.start();
+});
+
+test('nodes show tells which kinds work on its kernel, and why others do not', async () => {
+  const show = () => fleet.json<{ kernel_report: KernelReport | null }>('nodes', 'show', 'web-1').kernel_report;
+  await waitFor('the kernel report', () => show() !== null);
+  const report = show();
+  expect(report).toMatchObject({ release: kernelRelease(), btf: true, bpffs: true, kinds: { tc: { works: true } } });
+  // tcx beside them: how tc attaches here.
+  expect(Object.keys(report?.kinds ?? {}).sort()).toEqual([...ATTACH_KINDS, 'tcx'].sort());
+  for (const { works, reason } of Object.values(report?.kinds ?? {})) expect(works).toBe(reason === undefined);
+  expect(fleet.aegis('nodes', 'show', 'web-1')).toMatch(/\nKIND +WORKS +SINCE LINUX +WHY NOT\n(\S+ +(yes|no) .*\n)+$/);
 });
 
 test('an upgrade keeps the counter, a rollback too', () => {
