@@ -70,9 +70,17 @@ Result<TcFilter> attachHere(int program, const TcTarget& target, uint32_t replac
   const int made = bpf_tc_hook_create(&both);
   if (made != 0 && made != -EEXIST)
     return failureOf(-made, "The kernel did not make a clsact qdisc on " + target.interface, "bpf.attach_refused").with("libbpf", printed.text());
+  // A qdisc that was made for nothing goes again.
+  const auto undo = [&] {
+    if (made == 0) bpf_tc_hook_destroy(&both);
+  };
   Result<uint32_t> owner = standing(*index, target);
-  if (!owner) return owner.failure();
+  if (!owner) {
+    undo();
+    return owner.failure();
+  }
   if (*owner != replace) {
+    undo();
     const std::string who = *owner == 0 ? "no program" : "program " + std::to_string(*owner);
     Failure failure{.code = *owner == 0 ? "bpf.attach_refused" : "bpf.hook_busy",
                     .message = "At priority " + std::to_string(target.priority) + ", handle " + std::to_string(target.handle) + " of " + target.interface +
@@ -85,7 +93,7 @@ Result<TcFilter> attachHere(int program, const TcTarget& target, uint32_t replac
   LIBBPF_OPTS(bpf_tc_opts, options, .prog_fd = program, .flags = replace == 0 ? 0U : static_cast<uint32_t>(BPF_TC_F_REPLACE), .handle = target.handle,
               .priority = target.priority);
   if (const int error = bpf_tc_attach(&hook, &options); error != 0) {
-    if (made == 0) bpf_tc_hook_destroy(&both);
+    undo();
     return failureOf(-error, "The kernel did not attach the program to clsact of " + target.interface, "bpf.attach_refused").with("libbpf", printed.text());
   }
   return TcFilter{.programId = options.prog_id, .madeQdisc = made == 0};

@@ -25,6 +25,7 @@ LoadRequest requestOf(const Napi::CallbackInfo& info) {
   const auto options = info[1].As<Napi::Object>();
   request.name = textOf(options, "name");
   request.allPrograms = flagOf(options, "allPrograms");
+  request.netns = textOf(options, "netns");
   request.kernelBtf = bytesOf(options.Get("kernelBtf"));
   if (const auto limit = numberOf(options, "logLimitBytes")) request.logLimitBytes = *limit;
   eachOf(options, "programs", [&](const Napi::Object& one) {

@@ -14,6 +14,7 @@
 #include "elf_check.hpp"
 #include "load_failure.hpp"
 #include "memory_file.hpp"
+#include "netns.hpp"
 #include "print_capture.hpp"
 #include "syscall.hpp"
 #include "verifier_log.hpp"
@@ -190,9 +191,7 @@ Status pinMaps(const std::vector<MapRequest>& wanted, std::vector<LoadedMap>& ma
   return Nothing{};
 }
 
-}  // namespace
-
-Result<Loaded> load(LoadRequest request) {
+Result<Loaded> loadHere(const LoadRequest& request) {
   const LogBuffer log(request.logLimitBytes);
   MemoryFile kernelBtf;
   if (!request.kernelBtf.empty()) {
@@ -219,6 +218,12 @@ Result<Loaded> load(LoadRequest request) {
   if (!loaded) return loaded;
   if (Status status = pinMaps(request.maps, loaded->maps); !status) return status.failure();
   return loaded;
+}
+
+}  // namespace
+
+Result<Loaded> load(LoadRequest request) {
+  return inNetns(request.netns, [&] { return loadHere(request); });
 }
 
 }  // namespace aegis

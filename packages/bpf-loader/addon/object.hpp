@@ -43,6 +43,8 @@ struct LoadRequest {
   std::vector<MapRequest> maps;
   std::vector<GlobalRequest> globals;
   std::vector<uint8_t> kernelBtf;
+  // Where the interfaces of offloaded programs are; empty: the process's own.
+  std::string netns;
   size_t logLimitBytes = 16U * 1024 * 1024;
 };
 

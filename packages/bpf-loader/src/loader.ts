@@ -29,6 +29,8 @@ export interface RawLoadOptions {
   maps: { name: string; pinPath?: string; maxEntries?: number }[];
   globals: { name: string; bytes: Uint8Array }[];
   kernelBtf?: Uint8Array;
+  /** Where the interfaces of offloaded programs are. */
+  netns?: string;
   logLimitBytes: number;
 }
 

@@ -32,15 +32,41 @@ export interface LoadedObject extends Disposable {
 /** Loads an object. Nothing is pinned but the maps that `options.maps` gives a path; nothing is left when it fails. */
 export const loadObject = async (bytes: Uint8Array, options: LoadOptions = {}): Promise<LoadedObject> => {
   checkBytes(bytes, 'An object');
+  checkOnce(
+    (options.programs ?? []).map(({ name }) => name),
+    'Program',
+  );
+  checkOnce(
+    (options.maps ?? []).map(({ name }) => name),
+    'Map',
+  );
   const raw = rawOptions(options);
   try {
     return loaded(await typedAsync(async () => addon().loadObject(bytes, raw)));
   } catch (error) {
-    throw withSince(error);
+    throw withSince(error, options);
   }
 };
 
+/** Points of programs that a network card is to run: their device is bound at load. */
+const offloads = (options: LoadOptions) =>
+  (options.programs ?? []).flatMap(({ name, attach }) =>
+    attach?.kind === 'xdp' && attach.mode === 'offload' ? [{ name, ...attach }] : [],
+  );
+
+const offloadNetns = (options: LoadOptions): { netns?: string } => {
+  const [netns, another] = new Set(offloads(options).map((point) => point.netns ?? ''));
+  if (another !== undefined) throw invalid('Programs offloaded in several network namespaces are loaded one by one.');
+  return netns ? { netns: checkPath(netns, 'A network namespace') } : {};
+};
+
+const checkOnce = (names: readonly string[], what: string): void => {
+  const twice = names.find((name, at) => names.indexOf(name) !== at);
+  if (twice !== undefined) throw invalid(`${what} ${twice} is given twice.`, { name: twice });
+};
+
 const rawOptions = (options: LoadOptions): RawLoadOptions => ({
+  ...offloadNetns(options),
   name: checkName(options.name ?? 'object', "An object's name"),
   allPrograms: options.programs === undefined,
   programs: (options.programs ?? []).map(rawProgram),
@@ -106,13 +132,20 @@ const loaded = (raw: RawLoaded): LoadedObject => {
 
 /** Names the type of a program that was refused for it, and since which kernel it is there. A refusal of tracing programs to a
  *  process that lacks nothing is the kernel's own policy (lockdown): for this machine they are not there. */
-const withSince = (error: unknown): unknown => {
+const withSince = (error: unknown, options: LoadOptions): unknown => {
   if (!(error instanceof LoaderError) || typeof error.details.type !== 'number') return error;
   const type = programTypeName(error.details.type);
   const since = isProgramType(type) ? PROGRAM_TYPE_SINCE[type] : undefined;
   const details = { ...error.details, type, ...(since === undefined ? {} : { since }) };
   const program = error.program === undefined ? {} : { program: error.program };
   const fields = { errno: error.errno, details, ...program };
+  const offload = offloads(options).find(({ name }) => name === error.program);
+  if (error.code === 'bpf.unsupported' && offload)
+    return new LoaderError({
+      ...fields,
+      code: error.code,
+      message: `The driver or card of ${offload.interface} does not offload XDP programs: take mode native or generic.`,
+    });
   if (error.code === 'bpf.unsupported')
     return new LoaderError({
       ...fields,

@@ -214,6 +214,8 @@ test('clsact: what is not ours stays, its qdisc too', async () => {
     netns: near.path,
   });
   expect(await queryTc(at(1))).toBe(0);
+  expect(await failure(attachTc(one, at(1), two.id))).toMatchObject({ code: 'bpf.attach_refused' });
+  // The qdisc that was made for it is gone again.
   expect(await attachTc(one, at(1))).toEqual({ programId: one.id, madeQdisc: true });
   expect(await attachTc(two, at(2))).toEqual({ programId: two.id, madeQdisc: false });
   expect(await failure(attachTc(two, at(1)))).toMatchObject({ code: 'bpf.hook_busy', details: { programId: one.id } });
@@ -228,6 +230,24 @@ test('clsact: what is not ours stays, its qdisc too', async () => {
   expect(await detachTc(at(2), two.id, { removeQdisc: true })).toBe(true);
   const { tc } = record(((await bpftool(['net', 'show'], near.path)) as unknown[])[0] as never);
   expect(tc).toEqual([]);
+});
+
+test('offload: the driver of the interface is asked, in its namespace', async () => {
+  using net = makeNetns();
+  const { interface: name, path: netns } = net.near;
+  const at = (interfaceName: string) =>
+    loadObject(programBytes('attach_xdp'), {
+      programs: [{ name: 'block_icmp', attach: { kind: 'xdp', interface: interfaceName, mode: 'offload', netns } }],
+    });
+  expect(await failure(at(name))).toMatchObject({
+    code: 'bpf.unsupported',
+    program: 'block_icmp',
+    message: `The driver or card of ${name} does not offload XDP programs: take mode native or generic.`,
+  });
+  expect(await failure(at('nope'))).toMatchObject({
+    code: 'bpf.no_such_target',
+    message: 'There is no interface nope.',
+  });
 });
 
 test('a socket filter lives as long as its handle', async () => {

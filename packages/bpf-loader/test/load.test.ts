@@ -156,6 +156,7 @@ test.each<[string, Uint8Array | string, LoadOptions]>([
   ['a name with a slash', Buffer.alloc(1), { programs: [{ name: 'a/b' }] }],
   ['a relative pin', Buffer.alloc(1), { maps: [{ name: 'm', pinPath: 'relative' }] }],
   ['a pin with a NUL', Buffer.alloc(1), { maps: [{ name: 'm', pinPath: '/sys/fs/bpf/a\0b' }] }],
+  ['a program twice', Buffer.alloc(1), { programs: [{ name: 'p' }, { name: 'p' }] }],
   ['no entries', Buffer.alloc(1), { maps: [{ name: 'm', maxEntries: 0 }] }],
   ['a log limit below a page', Buffer.alloc(1), { logLimitBytes: 1 }],
 ])('%s is refused before the addon is asked', async (_, bytes, options) => {
