@@ -1,12 +1,18 @@
 import { readdirSync } from 'node:fs';
 import { mapById } from '@aegis/bpf-loader/maps';
 import { expect, test } from 'vitest';
-import type { EngineState } from '../src/artifacts/deployment.ts';
+import { makeNetns, ping } from '../../bpf-loader/test/netns.ts';
+import { programBytes } from '../../bpf-loader/test/programs.ts';
+import type { Deployment, EngineState } from '../src/artifacts/deployment.ts';
 import { layout } from '../src/artifacts/kernel/layout.ts';
-import { type DeploymentText, deployment, engineFixture } from './engine-fixture.ts';
+import { type DeploymentText, deployment, engineFixture, objectBytes } from './engine-fixture.ts';
 
 /** Maps: kept over upgrades, shared between artifacts, filled when they are made. */
 
+const trace = {
+  name: 'trace_getpgid',
+  attach: { kind: 'tracepoint', category: 'syscalls', name: 'sys_enter_getpgid' },
+} as const;
 const traced = (more: Partial<DeploymentText>) =>
   deployment({
     programs: [
@@ -114,4 +120,45 @@ test('what does not go into a map is told by its entry, and nothing is left', as
     message: expect.stringContaining('no map absent'),
   });
   expect(fixture.bpffs.tree()).toEqual([]);
+});
+
+test('an artifact of several objects', async () => {
+  using fixture = engineFixture();
+  const both = deployment({ programs: [trace] });
+  const objects = new Map([
+    ['one.bpf.o', objectBytes('filter')],
+    ['two.bpf.o', objectBytes('filter')],
+  ]);
+  const several: Deployment = {
+    ...both,
+    programs: [...objects.keys()].map((object) => ({ ...both.programs[0], ...trace, object })),
+    constants: [{ name: 'version', type: 'u32', value: 3, object: 'two.bpf.o' }],
+    maps: [{ name: 'kept_counts', object: 'one.bpf.o', keep: true }],
+    bytes: async () => ({ objects }),
+  };
+  const state = await fixture.engine.apply(several, null);
+  expect(state.attachments.map(({ program }) => program)).toEqual(['trace_getpgid', 'trace_getpgid']);
+  expect(state.maps.map(({ name }) => name)).toEqual(['kept_counts', 'kept_counts', 'own_counts', 'own_counts']);
+  expect((await fixture.engine.apply(several, null)).drift).toEqual([]);
+  await fixture.engine.remove('filter');
+  expect(fixture.bpffs.tree()).toEqual([]);
+});
+
+test('programs that others call through a program array are loaded with them, and stay callable', async () => {
+  using net = makeNetns();
+  using fixture = engineFixture();
+  const version = (number: number): Deployment => ({
+    ...deployment({
+      version: number,
+      programs: [{ name: 'entry', attach: { kind: 'xdp', mode: 'generic', interface: 'wire', netns: net.near.path } }],
+    }),
+    constants: [],
+    bytes: async () => ({ objects: new Map([['calls.bpf.o', programBytes('tail_calls')]]) }),
+  });
+  for (const number of [1, 2]) {
+    const state = await fixture.engine.apply(version(number), null);
+    expect(await ping(net.far, net.near.ipv4)).toBe(1);
+    const counters = mapId(state, 'counters');
+    expect([value(counters, 0), value(counters, 1)].map((count) => (count ?? 0n) > 0n)).toEqual([true, true]);
+  }
 });

@@ -161,12 +161,15 @@ const change = async (
   const { step, deployment, paths, layout } = options;
   const made: Change[] = [];
   try {
-    for (const wanted of plan.add)
-      made.push(await step('attach', () => attachNew(options, wanted, programOf(revision, wanted).program, null)));
-    for (const { wanted, old } of plan.overlap)
-      made.push(await step('attach', () => attachNew(options, wanted, programOf(revision, wanted).program, old)));
-    for (const { wanted, old } of plan.update)
-      made.push(await step('update', () => updateProgram(options, wanted, old, programOf(revision, wanted).program)));
+    const add = async (wanted: Wanted, beside: Observed | null): Promise<void> => {
+      made.push(await attachNew(options, wanted, programOf(revision, wanted).program, beside));
+    };
+    const update = async (wanted: Wanted, old: Observed): Promise<void> => {
+      made.push(await updateProgram(options, wanted, old, programOf(revision, wanted).program));
+    };
+    for (const wanted of plan.add) await step('attach', () => add(wanted, null));
+    for (const { wanted, old } of plan.overlap) await step('attach', () => add(wanted, old));
+    for (const { wanted, old } of plan.update) await step('update', () => update(wanted, old));
   } catch (error) {
     for (const one of made.toReversed()) {
       try {

@@ -18,7 +18,7 @@ import { detach, type HookOptions } from './hooks.ts';
 import { type ArtifactPaths, artifactKey, isKey, type Layout, layout as layoutOf } from './layout.ts';
 import { network as networkOf } from './network.ts';
 import { observe } from './observe.ts';
-import { listFolder, ownFolder, removePin, removeTree } from './pin-folders.ts';
+import { listFolder, ownFolder, ownIfThere, removePin, removeTree } from './pin-folders.ts';
 import { attachedReport, describeMaps, mapReports } from './reports.ts';
 import { cgroupMount, resolvePrograms } from './resolve.ts';
 import { mapIdAt, openRevision, readFacts } from './revision.ts';
@@ -91,6 +91,9 @@ export const kernelEngine = (options: KernelEngineOptions): Engine => {
     ownFolder(layout.node);
   };
 
+  /** False: nothing was ever put there. */
+  const rootIsThere = (): boolean => ownIfThere(layout.aegis) && ownIfThere(layout.node);
+
   const hookOptions = (name: string): HookOptions => ({
     layout,
     artifact: name,
@@ -137,6 +140,11 @@ export const kernelEngine = (options: KernelEngineOptions): Engine => {
     }
     settled.delete(name);
     try {
+      prepareRoot();
+    } catch (error) {
+      throw deployError(error, `The bpf file system at ${bpffs} cannot be used`, 'attach');
+    }
+    try {
       return await applySlowly(deployment);
     } catch (error) {
       dropEmpty(layout, layout.artifact(artifactKey(name)));
@@ -146,7 +154,6 @@ export const kernelEngine = (options: KernelEngineOptions): Engine => {
 
   const applySlowly = async (deployment: Deployment): Promise<EngineState> => {
     const { name, revision } = deployment;
-    prepareRoot();
     tcx ??= deployment.programs.some(({ attach }) => attach.kind === 'tc') ? await hasTcx() : null;
     const worlds = new Map<string, string>();
     for (const netns of namespacesOf(deployment)) worlds.set(netns ?? '', (await network.fresh(netns)).text);
@@ -220,11 +227,13 @@ export const kernelEngine = (options: KernelEngineOptions): Engine => {
     remove: (name) =>
       inTurn(async () => {
         settled.delete(name);
+        if (!rootIsThere()) return;
         await removeKey(artifactKey(name));
         dropEmptyRoot(layout);
       }),
     sweep: (names) =>
       inTurn(async () => {
+        if (!rootIsThere()) return [];
         const keys = new Set(names.map(artifactKey));
         const removed: string[] = [];
         for (const paths of artifactPaths()) {

@@ -33,13 +33,19 @@ const attempt = <T>(work: () => T, otherwise: (error: unknown) => T): T => {
 /** Made when it is missing; refused when it is not a folder of this user that is closed to others. */
 export const ownFolder = (path: string): void => {
   attempt<unknown>(() => mkdirSync(path, { mode: 0o700 }), unless(['EEXIST'], undefined));
-  const found = lstatSync(path);
+  ownIfThere(path);
+};
+/** False: it is not there. Refused when it is another's. */
+export const ownIfThere = (path: string): boolean => {
+  const found = lstatSync(path, { throwIfNoEntry: false });
+  if (!found) return false;
   if (!found.isDirectory() || found.uid !== process.geteuid?.())
     throw new DeployError(
       'artifacts.attach_failed',
       `${path} is not a folder of this daemon's user: somebody else made it. Remove it, then the daemon tries again.`,
     );
   if ((found.mode & 0o077) !== 0) chmodSync(path, 0o700);
+  return true;
 };
 
 /** Empty when the folder is not there. */
