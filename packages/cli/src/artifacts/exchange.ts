@@ -1,5 +1,11 @@
+import { createHash } from 'node:crypto';
 import { readBundle } from '@aegis/archive/bundle/read';
 import type { Artifact, NewArtifact } from '@aegis/protocol/artifacts/endpoints';
+import { BUNDLE_LIMITS } from '@aegis/protocol/artifacts/manifest';
+import { AegisError } from '@aegis/protocol/errors';
+import type { Api } from '../api/client.ts';
+import { routes } from '../api/routes.ts';
+import { plainText } from '../ui/plain-text.ts';
 import { existing, readLocal, writeLocal } from './local-files.ts';
 import { SIGNATURE_SUFFIX } from './sign.ts';
 import { readSignature } from './verify.ts';
@@ -20,7 +26,49 @@ export const readUpload = async (file: string, signature: string | undefined): P
   };
 };
 
-/** @throws AegisError cli.usage */
+/** The bundle that the registry calls so, which is what it says itself.
+ *  @throws AegisError artifacts.digest_mismatch, artifacts.bad_bundle and its like */
+export const downloaded = async (api: Api, artifact: Artifact): Promise<Buffer> => {
+  const response = await api.open(routes.artifactBinary, {
+    params: { id: artifact.artifact_id },
+    headers: { accept: 'application/zstd' },
+  });
+  const hash = createHash('sha256');
+  const pieces: Buffer[] = [];
+  let size = 0;
+  try {
+    for await (const piece of response as AsyncIterable<Buffer>) {
+      size += piece.length;
+      if (size > Math.min(artifact.size, BUNDLE_LIMITS.packedBytes)) break;
+      hash.update(piece);
+      pieces.push(piece);
+    }
+  } catch {
+    size = -1; // the connection broke: said below
+  }
+  const bytes = Buffer.concat(pieces);
+  if (size === artifact.size && size <= BUNDLE_LIMITS.packedBytes && hash.digest('hex') === artifact.checksum) {
+    await refuseOther(artifact, bytes);
+    return bytes;
+  }
+  throw new AegisError(
+    'artifacts.digest_mismatch',
+    `What came as ${artifact.name}@${artifact.version} is not what it should be (SHA-256 ${artifact.checksum}); nothing was written. Try again.`,
+  );
+};
+
+/** A registry's word for what it hands out counts for nothing until the bundle says the same: else one gets an old version under the
+ *  number of a new one, or a file wherever the name leads. @throws AegisError artifacts.digest_mismatch, artifacts.bad_bundle and its like */
+const refuseOther = async ({ name, version }: Artifact, bytes: Buffer): Promise<void> => {
+  const { manifest } = await readBundle(bytes);
+  if (manifest.name === name && manifest.version === version) return;
+  throw new AegisError(
+    'artifacts.digest_mismatch',
+    `The server calls this ${plainText(`${name}@${version}`)}, and its own manifest says ${manifest.name}@${manifest.version}: nothing was written. Ask for the version that is meant, or find out who answers there.`,
+  );
+};
+
+/** @param bytes as `downloaded`. @throws AegisError cli.usage */
 export const savePulled = (
   { name, version, signature }: Artifact,
   bytes: Buffer,

@@ -1,4 +1,5 @@
 import type { Artifact } from '@aegis/protocol/artifacts/endpoints';
+import { newestOf } from '@aegis/protocol/artifacts/versions';
 import { AegisError } from '@aegis/protocol/errors';
 import { isUuid } from '@aegis/protocol/ids';
 import type { Api } from '../api/client.ts';
@@ -6,7 +7,7 @@ import { everyPage } from '../api/pages.ts';
 import { routes } from '../api/routes.ts';
 import { plainText } from '../ui/plain-text.ts';
 
-/** An artifact as people name it: `NAME` (its newest version), `NAME@VERSION`, or an id. */
+/** An artifact as people name it: `NAME` (its newest version, by the rule of the server), `NAME@VERSION`, or an id. */
 
 export interface Reference {
   name: string;
@@ -29,8 +30,9 @@ export const artifactNamed = async (api: Api, text: string): Promise<Artifact> =
   const pages = everyPage((cursor) =>
     api.call(routes.listArtifacts, { query: { name, version, limit: 1000, cursor } }),
   );
-  for await (const { artifacts } of pages) found.push(...artifacts);
-  const [newest] = found.sort((a, b) => compareVersions(b.version, a.version));
+  for await (const { artifacts } of pages)
+    found.push(...artifacts.filter((one) => one.name === name && (version === undefined || one.version === version)));
+  const newest = newestOf(found);
   if (newest) return newest;
   throw new AegisError(
     'artifacts.unknown_artifact',
@@ -38,35 +40,4 @@ export const artifactNamed = async (api: Api, text: string): Promise<Artifact> =
       ? `There is no artifact '${plainText(text)}'. See 'aegis artifacts list'.`
       : `There is no version ${plainText(version)} of an artifact '${plainText(name)}'. See 'aegis artifacts list --name ${plainText(name)}'.`,
   );
-};
-
-/** By precedence (semver.org, item 11). Build metadata counts for nothing. */
-export const compareVersions = (a: string, b: string): number => {
-  const [left, right] = [partsOf(a), partsOf(b)];
-  for (const [index, number] of left.core.entries()) {
-    const other = right.core[index] ?? 0;
-    if (number !== other) return number - other;
-  }
-  if (left.pre.length === 0 || right.pre.length === 0) return right.pre.length - left.pre.length;
-  for (const [index, word] of left.pre.entries()) {
-    const other = right.pre[index];
-    if (other === undefined) return 1;
-    const order = comparePre(word, other);
-    if (order !== 0) return order;
-  }
-  return left.pre.length - right.pre.length;
-};
-
-const partsOf = (version: string) => {
-  const [numbered = ''] = version.split('+', 1);
-  const dash = numbered.indexOf('-');
-  const core = (dash === -1 ? numbered : numbered.slice(0, dash)).split('.').map(Number);
-  return { core, pre: dash === -1 ? [] : numbered.slice(dash + 1).split('.') };
-};
-
-const comparePre = (a: string, b: string): number => {
-  const numeric = [/^\d+$/.test(a), /^\d+$/.test(b)];
-  if (numeric[0] && numeric[1]) return Number(a) - Number(b);
-  if (numeric[0] !== numeric[1]) return numeric[0] ? -1 : 1;
-  return a < b ? -1 : a > b ? 1 : 0;
 };

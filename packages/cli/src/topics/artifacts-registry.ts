@@ -86,7 +86,7 @@ export class ArtifactsPull extends ServerCommand {
 
   async run(): Promise<undefined> {
     const { flags, args } = await this.parse(ArtifactsPull);
-    const { savePulled } = await import('../artifacts/exchange.ts');
+    const { downloaded, savePulled } = await import('../artifacts/exchange.ts');
     const { readPublicKey, verifyBytes } = await import('../artifacts/verify.ts');
     await this.withApi(flags, async (api) => {
       const artifact = await artifactNamed(api, args.artifact);
@@ -115,33 +115,6 @@ export class ArtifactsPull extends ServerCommand {
     return { trustBundle: trust_bundle, rootFingerprint: root_fingerprint, now: this.around.now() };
   }
 }
-
-/** @throws AegisError artifacts.digest_mismatch */
-const downloaded = async (api: Api, artifact: Artifact): Promise<Buffer> => {
-  const response = await api.open(routes.artifactBinary, {
-    params: { id: artifact.artifact_id },
-    headers: { accept: 'application/zstd' },
-  });
-  const { createHash } = await import('node:crypto');
-  const hash = createHash('sha256');
-  const pieces: Buffer[] = [];
-  let size = 0;
-  try {
-    for await (const piece of response as AsyncIterable<Buffer>) {
-      size += piece.length;
-      if (size > artifact.size) break;
-      hash.update(piece);
-      pieces.push(piece);
-    }
-  } catch {
-    size = -1; // the connection broke: said below
-  }
-  if (size === artifact.size && hash.digest('hex') === artifact.checksum) return Buffer.concat(pieces);
-  throw new AegisError(
-    'artifacts.digest_mismatch',
-    `What came as ${artifact.name}@${artifact.version} is not what it should be (SHA-256 ${artifact.checksum}); nothing was written. Try again.`,
-  );
-};
 
 export class ArtifactsList extends ServerCommand {
   static override description = 'Lists published artifacts, the newest first.';

@@ -1,5 +1,6 @@
 import type { Artifact, ArtifactDetail, ArtifactList, ArtifactQuery } from '@aegis/protocol/artifacts/endpoints';
 import type { Constant } from '@aegis/protocol/artifacts/manifest';
+import { compareVersions, newestOf } from '@aegis/protocol/artifacts/versions';
 import { AegisError } from '@aegis/protocol/errors';
 import * as z from 'zod/mini';
 import { BlobFault, type Blobs } from '../platform/blobs.ts';
@@ -9,7 +10,7 @@ import { decodeCursor, encodeCursor } from '../platform/paging.ts';
 import type { AssignmentsRepository } from './assignments-repository.ts';
 import type { ArtifactHead, ArtifactsRepository } from './repository.ts';
 import type { Signers } from './signers.ts';
-import { compareVersions, newestOf, parseReference, unknownArtifact } from './versions.ts';
+import { parseReference, unknownArtifact } from './versions.ts';
 import { artifactView, detailView } from './views.ts';
 
 /** What is published: lists, shows, hands out the bytes, deletes. */
