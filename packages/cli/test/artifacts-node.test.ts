@@ -220,6 +220,16 @@ test('what cannot be read says why, through the server and on the node', () => {
   });
 });
 
+test('whoever is neither root nor the daemon is told so', () => {
+  const argv = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups', '--', aegis, 'daemon'];
+  for (const what of [['attachments'], ['maps', 'block-icmp'], ['events', 'exec-watch']])
+    expect(fleet.network.node.run([...argv, ...what, '--data-dir', fleet.node.dataDir], { env: fleet.env })).toEqual({
+      status: 1,
+      stdout: '',
+      stderr: `aegis: ${fleet.node.dataDir} cannot be read (EACCES): run this as root, or as the daemon's own user.\n`,
+    });
+});
+
 const streaming = (argv: readonly string[]): { child: ChildProcess; lines: () => Record<string, unknown>[] } => {
   const [file = '', ...args] = fleet.network.node.argv(aegis, ...argv);
   const child = spawn(file, args, { env: fleet.env, stdio: ['ignore', 'pipe', 'pipe'] });

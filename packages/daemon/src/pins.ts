@@ -33,18 +33,18 @@ export interface NodePins {
 
 /** @throws AegisError nodes.not_enrolled; each function artifacts.not_here where the pins may not be read */
 export const nodePins = (dataDir: string, bpffs: string): NodePins => {
-  const identity = readIdentity(dataDir);
+  const identity = readable(dataDir, () => readIdentity(dataDir));
   if (!identity)
     throw new AegisError('nodes.not_enrolled', `${dataDir} belongs to no node: name the daemon's own --data-dir.`);
   const places = layout(bpffs, identity.uid);
   return {
     node: identity.name,
     uid: identity.uid,
-    artifacts: () => readable(() => listFolder(places.node)).filter(isKey),
+    artifacts: () => readable(places.node, () => listFolder(places.node)).filter(isKey),
     keyOf: artifactKey,
     attachments: (key) => {
       const { records, links } = places.artifact(key);
-      return readable(() => listFolder(records)).flatMap((name) => {
+      return readable(records, () => listFolder(records)).flatMap((name) => {
         const record = parseRecord(readRecord(join(records, name)));
         if (record === null) return [];
         const { artifact, program, point } = record;
@@ -54,15 +54,15 @@ export const nodePins = (dataDir: string, bpffs: string): NodePins => {
     },
     loaded: (artifact) => {
       const paths = places.artifact(artifactKey(artifact));
-      const revision = readable(() => readRecord(paths.settled));
+      const revision = readable(paths.settled, () => readRecord(paths.settled));
       if (revision === null) return null;
       const { maps, programs } = places.revision(paths, revision);
       return {
         maps: namedMaps(
           maps,
-          readable(() => listFolder(maps)),
+          readable(maps, () => listFolder(maps)),
         ),
-        programs: readable(() => listFolder(programs)).map((pin) => join(programs, pin)),
+        programs: readable(programs, () => listFolder(programs)).map((pin) => join(programs, pin)),
       };
     },
   };
@@ -77,11 +77,15 @@ const namedMaps = (folder: string, pins: readonly string[]): PinnedMap[] => {
   });
 };
 
-const readable = <T>(read: () => T): T => {
+const readable = <T>(what: string, read: () => T): T => {
   try {
     return read();
   } catch (error) {
+    if (error instanceof AegisError) throw error;
     const reason = (error as NodeJS.ErrnoException).code ?? String(error);
-    throw new AegisError('artifacts.not_here', `The pins of this node cannot be read (${reason}): run this as root.`);
+    throw new AegisError(
+      'artifacts.not_here',
+      `${what} cannot be read (${reason}): run this as root, or as the daemon's own user.`,
+    );
   }
 };
