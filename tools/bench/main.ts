@@ -9,6 +9,7 @@ import { latency } from './sections/latency.ts';
 import { loader } from './sections/loader.ts';
 import { nodeThroughput } from './sections/node-throughput.ts';
 import { output } from './sections/output.ts';
+import { reconcile } from './sections/reconcile.ts';
 import { serverThroughput } from './sections/server-throughput.ts';
 import { start } from './sections/start.ts';
 import { submitFifty, submitOne } from './sections/submit.ts';
@@ -29,6 +30,7 @@ const SECTIONS: readonly Section[] = [
   idle,
   loader,
   deployment,
+  reconcile,
   assignment,
 ];
 
