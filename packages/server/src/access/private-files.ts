@@ -10,7 +10,7 @@ import {
   openSync,
   readFileSync,
   unlinkSync,
-  writeSync,
+  writeFileSync,
 } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { AegisError } from '@aegis/protocol/errors';
@@ -62,8 +62,11 @@ export const createPrivateFile = (path: string, text: string): boolean => {
   const draft = join(folder, `.${randomBytes(8).toString('hex')}.new`);
   const fd = openSync(draft, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o600);
   try {
-    writeSync(fd, text);
+    writeFileSync(fd, text); // unlike writeSync it never writes a part and says nothing, as on a disk that fills up
     fsyncSync(fd);
+  } catch (error) {
+    unlinkSync(draft);
+    throw error;
   } finally {
     closeSync(fd);
   }

@@ -4,7 +4,7 @@ import { AegisError } from '@aegis/protocol/errors';
 
 const SENTENCES: readonly (readonly [RegExp, string])[] = [
   [
-    /^(SQLITE_FULL|53100)$/,
+    /^(SQLITE_FULL|53100|ENOSPC|EDQUOT)$/,
     "The server's disk is full: nothing was stored. Free some space on it; then send the request again.",
   ],
   [
