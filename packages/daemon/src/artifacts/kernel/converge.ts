@@ -17,6 +17,8 @@ import { mapIdAt, type OpenRevision, openRevision, type PinDrift, pinMapById, re
 
 export interface ConvergeOptions extends HookOptions {
   deployment: Deployment;
+  /** This process has seen this revision in place before. */
+  seen: boolean;
   resolve(records: readonly AttachmentRecord[]): Promise<Resolved>;
   report(what: string, detail: string, repaired: boolean): DriftReport;
   warn(error: unknown, message: string): void;
@@ -33,19 +35,29 @@ export interface Converged extends Resolved {
 }
 
 export const converge = async (options: ConvergeOptions): Promise<Converged> => {
-  const { layout, paths, deployment, step } = options;
+  const { paths, deployment, step } = options;
   for (const folder of [paths.base, paths.links, paths.records, paths.revisions]) ownFolder(folder);
   await step('tidy', () => tidy(options));
   const before = await observe(paths, options.sockets);
   const records = [...before.values()].flatMap(({ record }) => (record ? [record] : []));
   const resolved = await options.resolve(records);
   const settled = readRecord(paths.settled) === deployment.revision;
-  const { revision, madeShared, drift: pinDrift } = await readyRevision(options);
+  const ready = await readyRevision(options);
+  const { revision } = ready;
   try {
-    const plan = planChanges(resolved.wanted, before, revision);
-    const drift: Found[] = settled ? [...pinDrift, ...linkDrift(plan, before, resolved)] : [];
-    await change(options, plan, revision, madeShared);
+    const made: Change[] = [];
+    let plan: Plan;
+    try {
+      plan = planChanges(resolved.wanted, before, revision);
+      await change(options, plan, revision, made);
+    } catch (error) {
+      await putBack(options, made, ready);
+      throw deployError(error, `'${deployment.name}' ${deployment.version} cannot be attached`, 'attach');
+    }
+    for (const one of made) one.done();
     await step('settle', () => settle(options, plan, revision, resolved.wanted));
+    const drift: Found[] = settled ? [...ready.drift, ...linkDrift(plan, before, resolved)] : [];
+    if (!settled && options.seen) drift.push(allGone(paths.base));
     return {
       ...resolved,
       drift: drift.map(({ what, detail, repaired = true }) => options.report(what, detail, repaired)),
@@ -53,29 +65,40 @@ export const converge = async (options: ConvergeOptions): Promise<Converged> => 
   } finally {
     revision[Symbol.dispose]();
   }
+};
 
-  async function readyRevision(
-    convergeOptions: ConvergeOptions,
-  ): Promise<{ revision: OpenRevision; madeShared: string[]; drift: PinDrift[] }> {
-    const revisionPaths = layout.revision(paths, deployment.revision);
-    const there = openRevision(revisionPaths);
-    const drift = there ? ('lost' in there ? there.lost : [...there.drift]) : [];
-    if (there && !('lost' in there)) {
-      const moved = sharedElsewhere(convergeOptions, there);
-      if (!moved) return { revision: there, madeShared: [], drift };
-      drift.push({ what: 'map_missing', detail: `the shared map '${moved}' is another one now` });
-      there[Symbol.dispose]();
-    }
-    const again = there ? revisionPaths : null;
-    const madeShared = await step('load', () => loadRevision({ deployment, layout, artifact: paths, again, step }));
-    const loaded = openRevision(revisionPaths);
-    if (!loaded || 'lost' in loaded)
-      throw new DeployError(
-        'artifacts.load_failed',
-        `Pins of '${deployment.name}' vanish as they are made: see who else writes to ${layout.node}.`,
-      );
-    return { revision: loaded, madeShared, drift };
+const allGone = (base: string): Found => ({
+  what: 'link_missing',
+  detail: `all pins below ${base} were gone: removed, or the bpf file system was unmounted`,
+});
+
+interface Ready {
+  revision: OpenRevision;
+  /** Pins of shared maps that were made for it. */
+  madeShared: readonly string[];
+  drift: readonly PinDrift[];
+}
+
+/** The revision as it is pinned, or loaded now. */
+const readyRevision = async (options: ConvergeOptions): Promise<Ready> => {
+  const { layout, paths, deployment, step } = options;
+  const revisionPaths = layout.revision(paths, deployment.revision);
+  const there = openRevision(revisionPaths);
+  const drift: PinDrift[] = there ? ('lost' in there ? there.lost : [...there.drift]) : [];
+  if (there && !('lost' in there)) {
+    const moved = sharedElsewhere(options, there);
+    if (!moved) return { revision: there, madeShared: [], drift };
+    drift.push({ what: 'map_missing', detail: `the shared map '${moved}' is another one now` });
+    there[Symbol.dispose]();
   }
+  const again = there ? revisionPaths : null;
+  const madeShared = await step('load', () => loadRevision({ deployment, layout, artifact: paths, again, step }));
+  const loaded = openRevision(revisionPaths);
+  if (loaded && !('lost' in loaded)) return { revision: loaded, madeShared, drift };
+  throw new DeployError(
+    'artifacts.load_failed',
+    `Pins of '${deployment.name}' vanish as they are made: see who else writes to ${layout.node}.`,
+  );
 };
 
 /** What a crash left half made: where the old holds still, the half goes; where only the new holds, it takes the place. */
@@ -152,40 +175,37 @@ const refuseOtherMode = ({ point, program }: Wanted, { record }: Observed): void
   );
 };
 
-const change = async (
-  options: ConvergeOptions,
-  plan: Plan,
-  revision: OpenRevision,
-  madeShared: readonly string[],
+/** @param made filled as it goes: what is to be undone when it fails */
+const change = async (options: ConvergeOptions, plan: Plan, revision: OpenRevision, made: Change[]): Promise<void> => {
+  const { step } = options;
+  const add = async (wanted: Wanted, beside: Observed | null): Promise<void> => {
+    made.push(await attachNew(options, wanted, programOf(revision, wanted).program, beside));
+  };
+  const update = async (wanted: Wanted, old: Observed): Promise<void> => {
+    made.push(await updateProgram(options, wanted, old, programOf(revision, wanted).program));
+  };
+  for (const wanted of plan.add) await step('attach', () => add(wanted, null));
+  for (const { wanted, old } of plan.overlap) await step('attach', () => add(wanted, old));
+  for (const { wanted, old } of plan.update) await step('update', () => update(wanted, old));
+};
+
+/** After a failure: every hook runs what it ran, and a revision that never came to be used goes. */
+const putBack = async (
+  { warn, paths, layout, deployment }: ConvergeOptions,
+  made: readonly Change[],
+  { revision, madeShared }: Ready,
 ): Promise<void> => {
-  const { step, deployment, paths, layout } = options;
-  const made: Change[] = [];
-  try {
-    const add = async (wanted: Wanted, beside: Observed | null): Promise<void> => {
-      made.push(await attachNew(options, wanted, programOf(revision, wanted).program, beside));
-    };
-    const update = async (wanted: Wanted, old: Observed): Promise<void> => {
-      made.push(await updateProgram(options, wanted, old, programOf(revision, wanted).program));
-    };
-    for (const wanted of plan.add) await step('attach', () => add(wanted, null));
-    for (const { wanted, old } of plan.overlap) await step('attach', () => add(wanted, old));
-    for (const { wanted, old } of plan.update) await step('update', () => update(wanted, old));
-  } catch (error) {
-    for (const one of made.toReversed()) {
-      try {
-        await one.undo();
-      } catch (failure) {
-        options.warn(failure, 'cannot put back what was before a failed deployment');
-      }
+  for (const one of made.toReversed()) {
+    try {
+      await one.undo();
+    } catch (error) {
+      warn(error, 'cannot put back what was before a failed deployment');
     }
-    if (readRecord(paths.settled) !== deployment.revision) {
-      for (const path of madeShared) removePin(path);
-      revision[Symbol.dispose]();
-      removeTree(layout.revision(paths, deployment.revision).base);
-    }
-    throw deployError(error, `'${deployment.name}' ${deployment.version} cannot be attached`, 'attach');
   }
-  for (const one of made) one.done();
+  if (readRecord(paths.settled) === deployment.revision) return;
+  for (const path of madeShared) removePin(path);
+  revision[Symbol.dispose]();
+  removeTree(layout.revision(paths, deployment.revision).base);
 };
 
 /** Everything new holds: what is left of the old goes. */

@@ -145,14 +145,14 @@ export const kernelEngine = (options: KernelEngineOptions): Engine => {
       throw deployError(error, `The bpf file system at ${bpffs} cannot be used`, 'attach');
     }
     try {
-      return await applySlowly(deployment);
+      return await applySlowly(deployment, known?.revision === revision);
     } catch (error) {
       dropEmpty(layout, layout.artifact(artifactKey(name)));
       throw deployError(error, `'${name}' ${deployment.version} cannot be put in place`, 'attach');
     }
   };
 
-  const applySlowly = async (deployment: Deployment): Promise<EngineState> => {
+  const applySlowly = async (deployment: Deployment, seen: boolean): Promise<EngineState> => {
     const { name, revision } = deployment;
     tcx ??= deployment.programs.some(({ attach }) => attach.kind === 'tc') ? await hasTcx() : null;
     const worlds = new Map<string, string>();
@@ -161,8 +161,10 @@ export const kernelEngine = (options: KernelEngineOptions): Engine => {
     const found = await converge({
       ...hookOptions(name),
       deployment,
+      seen,
       resolve: (records) =>
         resolvePrograms(deployment.programs, {
+          artifact: name,
           namespace: async (netns) => (await network.recent(netns)).facts,
           cgroupRoot,
           hasTcx: tcx ?? false,
@@ -239,7 +241,9 @@ export const kernelEngine = (options: KernelEngineOptions): Engine => {
         for (const paths of artifactPaths()) {
           const key = paths.base.slice(-16);
           if (keys.has(key)) continue;
-          removed.push(nameOf(layout, paths) ?? key);
+          const name = nameOf(layout, paths);
+          if (name !== null) settled.delete(name);
+          removed.push(name ?? key);
           await removeKey(key);
         }
         if (removed.length > 0) dropEmptyRoot(layout);

@@ -41,6 +41,8 @@ export const waitingReport = ({ program, hook, reason }: Waiting): AttachmentRep
 const COUNTED = /^(lru_)?(percpu_)?hash$|^(hash_of_maps|lpm_trie|sockhash|devmap_hash)$/;
 const COUNT_LIMIT = 65_536;
 const COUNT_INTERVAL_MS = 10_000;
+/** Of maps that are long gone, too: then all are counted anew. */
+const MOST_COUNTS = 4096;
 
 interface Count {
   at: number;
@@ -53,6 +55,7 @@ export const mapReports = (clock: Clock) => {
   let counting: Promise<void> = Promise.resolve();
 
   const recount = (id: number): Promise<void> => {
+    if (counts.size > MOST_COUNTS) counts.clear();
     counts.set(id, { at: clock.monotonic(), entries: counts.get(id)?.entries ?? null });
     counting = counting.then(async () => {
       try {
@@ -85,11 +88,6 @@ export const mapReports = (clock: Clock) => {
         entries: counts.get(id)?.entries ?? null,
       }));
     },
-    forget: (ids: Iterable<number>): void => {
-      for (const id of ids) counts.delete(id);
-    },
-    /** Everything that was begun. */
-    idle: (): Promise<void> => counting,
   };
 };
 

@@ -12,7 +12,7 @@ const facts = {
   routes: '',
   routes6: '',
 };
-const options = { namespace: async () => facts, cgroupRoot: '/nowhere', hasTcx: true, records: [] };
+const options = { artifact: 'a', namespace: async () => facts, cgroupRoot: '/nowhere', hasTcx: true, records: [] };
 const tc = { kind: 'tc', direction: 'egress', mechanism: 'auto', priority: 50 } as const;
 
 test('auto is tcx where the kernel has it, and clsact elsewhere', async () => {
@@ -66,8 +66,8 @@ test('keys say program and hook, and not what may change while the hook stays', 
   expect(key('p', tcx)).not.toBe(key('p', { ...tcx, netns: '/run/netns/a' }));
   const xdp = { kind: 'xdp', interface: 'eth0', mode: 'auto' } as const;
   expect(key('p', xdp)).toBe(key('q', { ...xdp, mode: 'native' }));
-  expect(filterHandle('00000000ffffffff')).toBe(1);
-  expect(filterHandle('ffffffff00000000')).toBe(0x7fffffff);
+  expect(filterHandle('a', 'k')).not.toBe(filterHandle('b', 'k'));
+  expect(filterHandle('a', 'k')).toBe(filterHandle('a', 'k') & 0x7fffffff);
 });
 
 test('a record is read as it was written; anything else is none', () => {

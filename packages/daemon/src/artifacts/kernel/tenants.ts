@@ -29,6 +29,8 @@ export const tcxTenantOf = (artifact: string, program: string, order: Wanted['or
   priority: order?.priority ?? DEFAULT_PRIORITY,
   anchored: order?.before !== undefined || order?.after !== undefined,
 });
+/** Then they are read again. */
+const MOST_KNOWN = 10_000;
 /** The manifest's own default. */
 export const DEFAULT_PRIORITY = 50;
 
@@ -60,6 +62,7 @@ export const tenants = (layout: Layout): Tenants => {
     tcxTenant: (linkId) => {
       if (linkId === 0) return null;
       if (!known.has(linkId)) {
+        if (known.size > MOST_KNOWN) known.clear();
         known.set(linkId, null);
         scan();
       }
