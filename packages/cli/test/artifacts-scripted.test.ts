@@ -6,6 +6,10 @@ import type { Artifact, NodeArtifact } from '@aegis/protocol/artifacts/endpoints
 import type { KernelReport } from '@aegis/protocol/artifacts/status';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { waitFor } from '../../../test/faults/wait.ts';
+import { serverApi } from '../src/api/client.ts';
+import { readRemotely } from '../src/artifacts/remote-read.ts';
+import { pause } from '../src/surroundings.ts';
+import { standardOutput } from '../src/ui/output.ts';
 import { type BuiltCli, builtCli, ran } from './cli-process.ts';
 import {
   answer,
@@ -282,7 +286,7 @@ test('maps: an offline node, a refusal of the node, an answer that is none', asy
       args: { artifact: 'block-icmp', timeout_sec: 120 },
       targets: ['web-1'],
       ttl_sec: 60,
-      output_limit_bytes: 0,
+      output_limit_bytes: 1024 ** 3,
       idempotency_key: expect.any(String),
     });
     return told;
@@ -321,4 +325,37 @@ test('--node takes one node', async () => {
     stderr: "aegis: --node takes one node, and 'all' is 2: name it.\n",
   });
   expect(cancelled).toBe(1);
+});
+
+test('what is more than one command keeps ends the reading, there too', async () => {
+  let cancelled = 0;
+  await using server = await scriptedServer({
+    [SUBMIT]: (_, response) => reply(response, answer(1), 202),
+    [LOGS]: (_, response) => {
+      response.writeHead(200, { 'content-type': 'application/x-ndjson' }).write(lines([chunk('{"a":1}\n', 0)]));
+    },
+    [`POST /api/v1/commands/${answer(1).command_id}/cancel`]: (_, response) => {
+      cancelled++;
+      reply(response, {});
+    },
+  });
+  const api = await serverApi({ url: new URL(server.url), token: null, ca: null });
+  const heard: string[] = [];
+  const read = readRemotely(
+    api,
+    {
+      verb: 'artifacts.events',
+      args: { artifact: 'exec-watch' },
+      node: 'web-1',
+      mostBytes: 8,
+      out: async (bytes) => void heard.push(String(bytes)),
+      say: async () => undefined,
+    },
+    { env: {}, output: standardOutput({}), now: Date.now, pause },
+  );
+  await expect(read).rejects.toThrow(
+    "More than 8 B came from web-1: start it again, or read it there with 'aegis daemon events'.",
+  );
+  api.close();
+  expect({ heard, cancelled }).toEqual({ heard: ['{"a":1}\n'], cancelled: 1 });
 });

@@ -9,6 +9,8 @@ import { followSession } from '../following/session.ts';
 import type { Outcome } from '../following/sink.ts';
 import type { Surroundings } from '../surroundings.ts';
 import { ReaderGone } from '../ui/output.ts';
+import { plainText } from '../ui/plain-text.ts';
+import { byteCount } from '../ui/time.ts';
 
 /** Reads maps and events of one node by a command of its own (`artifacts.maps`, `artifacts.events`), which the node's aegis carries out. Its
  *  stdout is handed on; what it says on stderr is its refusal, as JSON. Whoever stops listening cancels it: nothing goes on there. */
@@ -17,6 +19,8 @@ export interface RemoteRead {
   verb: 'artifacts.maps' | 'artifacts.events';
   args: Readonly<Record<string, unknown>>;
   node: string;
+  /** What the reading may bring; more ends it. */
+  mostBytes: number;
   out(bytes: Uint8Array): Promise<void>;
   say(text: string): Promise<void>;
 }
@@ -24,6 +28,8 @@ export interface RemoteRead {
 const RECONNECT_FOR_MS = 600_000;
 /** A short answer is not worth waiting for a node to come back. */
 const TTL_SEC = 60;
+/** What the server keeps of it: its head, which comes live, is at least half of that (daemon, commands/output-limit.ts). */
+export const KEPT_BYTES = 1024 * 1024 * 1024;
 const MAX_REFUSAL_CHARS = 64 * 1024;
 
 /** @returns false when a person interrupted it
@@ -35,7 +41,7 @@ export const readRemotely = async (api: Api, read: RemoteRead, around: Surroundi
       args: read.args,
       targets: [read.node],
       ttl_sec: TTL_SEC,
-      output_limit_bytes: 0,
+      output_limit_bytes: KEPT_BYTES,
       idempotency_key: randomUUID(),
     },
   });
@@ -50,6 +56,8 @@ export const readRemotely = async (api: Api, read: RemoteRead, around: Surroundi
   }
   const cancel = async () => void (await api.call(routes.cancelCommand, { params: { id }, body: {} }));
   const stop = interrupts({ policy: 'cancel', ask: null, cancel, say: read.say });
+  const full = new AbortController();
+  let bytesRead = 0;
   let refusal = '';
   try {
     const outcome = await followSession(
@@ -57,8 +65,11 @@ export const readRemotely = async (api: Api, read: RemoteRead, around: Surroundi
       id,
       {
         chunk: async ({ stream, bytes }) => {
-          if (stream === 'stdout') await read.out(bytes);
-          else if (refusal.length < MAX_REFUSAL_CHARS) refusal += bytes.toString('utf8');
+          if (stream === 'stdout') {
+            await read.out(bytes);
+            bytesRead += bytes.length;
+            if (bytesRead >= read.mostBytes) full.abort();
+          } else if (refusal.length < MAX_REFUSAL_CHARS) refusal += bytes.toString('utf8');
         },
         gap: async ({ gap }) => read.say(`${gap} bytes are missing here.`),
         state: async () => undefined,
@@ -67,7 +78,7 @@ export const readRemotely = async (api: Api, read: RemoteRead, around: Surroundi
       },
       {
         follow: true,
-        signal: stop.letGo,
+        signal: AbortSignal.any([stop.letGo, full.signal]),
         giveUpAfterMs: RECONNECT_FOR_MS,
         now: around.now,
         pause: around.pause,
@@ -75,6 +86,10 @@ export const readRemotely = async (api: Api, read: RemoteRead, around: Surroundi
           void read.say(state === 'lost' ? 'lost the server; trying to reach it again.' : 'the server is back.'),
       },
     );
+    if (full.signal.aborted && !stop.interrupted) {
+      await cancelQuietly(api, id);
+      throw tooMuch(read);
+    }
     if (stop.interrupted || outcome === null) return false;
     refuse(outcome, refusal, read);
     return true;
@@ -84,6 +99,14 @@ export const readRemotely = async (api: Api, read: RemoteRead, around: Surroundi
   } finally {
     stop.stop();
   }
+};
+
+const tooMuch = ({ mostBytes, node, verb }: RemoteRead): AegisError => {
+  const what = verb === 'artifacts.maps' ? 'choose a smaller --limit' : 'start it again';
+  return new AegisError(
+    'http.too_large',
+    `More than ${byteCount(mostBytes)} came from ${plainText(node)}: ${what}, or read it there with 'aegis daemon ${verb.slice('artifacts.'.length)}'.`,
+  );
 };
 
 /** @throws AegisError unless it succeeded */

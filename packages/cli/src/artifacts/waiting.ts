@@ -18,6 +18,9 @@ export interface Wish {
 export type Settled = 'done' | 'failed' | 'pending';
 
 const EVERY_MS = 250;
+/** Many nodes are asked about more rarely: each look is their whole list. */
+const MORE_FOR_EACH_MS = 2;
+const LONGEST_MS = 3000;
 
 /** What a node's own report says of a wish. A newer wish than ours ends the waiting for ours. */
 export const settledOf = (wish: Wish, item: NodeArtifact | undefined): Settled => {
@@ -65,6 +68,7 @@ export const waitFor = async (
       if (!away || now() >= until) throw error;
     }
     if (waited && (now() >= until || !waited.settled.includes('pending'))) return waited;
-    await pause(Math.min(EVERY_MS, Math.max(1, until - now())));
+    const rest = Math.min(LONGEST_MS, EVERY_MS + wishes.length * MORE_FOR_EACH_MS);
+    await pause(Math.min(rest, Math.max(1, until - now())));
   }
 };

@@ -1,8 +1,7 @@
-import { AegisError } from '@aegis/protocol/errors';
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
 import { type MapContents, type MapList, mapContentsText, mapListText } from '../artifacts/map-text.ts';
-import { readRemotely } from '../artifacts/remote-read.ts';
+import { KEPT_BYTES, readRemotely } from '../artifacts/remote-read.ts';
 import { ServerCommand, serverFlags } from '../base-command.ts';
 import { EXIT } from '../following/exit-status.ts';
 
@@ -44,13 +43,6 @@ export class ArtifactsMaps extends ServerCommand {
     const { flags, args } = await this.parse(ArtifactsMaps);
     return await this.withApi(flags, async (api) => {
       const pieces: Buffer[] = [];
-      let size = 0;
-      const out = async (bytes: Uint8Array) => {
-        size += bytes.length;
-        if (size > MAX_ANSWER_BYTES)
-          throw new AegisError('http.too_large', 'The map is too large to be shown whole: choose a smaller --limit.');
-        pieces.push(Buffer.from(bytes));
-      };
       const { artifact, map } = args;
       const finished = await readRemotely(
         api,
@@ -58,7 +50,8 @@ export class ArtifactsMaps extends ServerCommand {
           verb: 'artifacts.maps',
           args: { artifact, ...(map === undefined ? {} : { map, limit: flags.limit }), timeout_sec: 120 },
           node: flags.node,
-          out,
+          mostBytes: MAX_ANSWER_BYTES,
+          out: async (bytes) => void pieces.push(Buffer.from(bytes)),
           say: (text) => this.note(text),
         },
         this.around,
@@ -101,6 +94,7 @@ export class ArtifactsEvents extends ServerCommand {
           verb: 'artifacts.events',
           args: { artifact: args.artifact, ...map, timeout_sec: DAY_SEC, grace_sec: 2 },
           node: flags.node,
+          mostBytes: KEPT_BYTES / 2,
           out: (bytes) => this.around.output.out(bytes),
           say: (text) => this.note(text),
         },
