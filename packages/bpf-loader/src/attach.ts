@@ -1,4 +1,5 @@
 /** Attaching: one function for every kind. By a link wherever the kernel has one, pinned before success is told. */
+import { readFileSync } from 'node:fs';
 import { release } from 'node:os';
 import { checkInteger, checkInterface, checkName, checkPath } from './arguments.ts';
 import { attachKernelProbe, attachPerfEvents, attachTracepoint, attachUserProbe } from './attach-perf.ts';
@@ -127,9 +128,11 @@ const attachLink = async (
         },
         pinPath,
       );
+    case 'lsm':
+      checkLsmActive();
+      return await addon().attachTracing(program.handle, { attachType: attachTypeNumber('lsm_mac') }, pinPath);
     case 'fentry':
     case 'fexit':
-    case 'lsm':
       return await addon().attachTracing(
         program.handle,
         { attachType: attachTypeNumber(attachTypeOf(point)) },
@@ -155,6 +158,26 @@ const attachLink = async (
 
 const FAMILIES = { ipv4: 2, ipv6: 10 } as const;
 const NETFILTER_HOOKS = { prerouting: 0, input: 1, forward: 2, output: 3, postrouting: 4 } as const;
+
+/** A kernel that has BPF LSM and was booted without it takes the program and never runs it. */
+const checkLsmActive = (): void => {
+  const modules = activeLsms();
+  if (modules === null || modules.includes('bpf')) return;
+  throw new LoaderError({
+    code: 'bpf.unsupported',
+    message: `BPF LSM is not active (active: ${modules.join(', ')}): boot with lsm=${[...modules, 'bpf'].join(',')}.`,
+    details: { needs: 'lsm=…,bpf' },
+  });
+};
+
+/** Null: cannot be read (securityfs is not mounted). */
+const activeLsms = (): string[] | null => {
+  try {
+    return readFileSync('/sys/kernel/security/lsm', 'utf8').trim().split(',');
+  } catch {
+    return null; // then nobody can tell, and the attachment is tried
+  }
+};
 
 const netnsOf = (point: { netns?: string }): string =>
   point.netns === undefined ? '' : checkPath(point.netns, 'A network namespace');
