@@ -56,7 +56,8 @@ export const forHostService = (on: {
 
   const directivesOf = async (keyId: string, rows: readonly HostRow[]): Promise<Envelope[]> => {
     const now = clock.now();
-    const isOld = ({ issued_at }: HostRow) => now - issued_at >= REISSUE_AFTER_MS;
+    // Of the future: the clock was wrong then, and no node takes what is not issued yet.
+    const isOld = ({ issued_at }: HostRow) => now - issued_at >= REISSUE_AFTER_MS || issued_at > now;
     const old = rows.filter(isOld);
     const fresh = old.length === 0 ? rows : [...rows.filter((row) => !isOld(row)), ...(await reissue(old))];
     const signed = await Promise.all(

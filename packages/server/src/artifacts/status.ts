@@ -76,7 +76,7 @@ export const statusService = (on: {
     });
 
   return {
-    /** A report of an older generation changes nothing. One that refuses the generation because the node holds a newer one, as after the
+    /** A report of an older generation is not stored. One that refuses the generation because the node holds a newer one, as after the
      *  restore of an older backup, makes the same wish anew, until its generation is one that the node takes.
      *  @param address the artifact's id, or its name
      *  @throws AegisError artifacts.not_assigned, unknown_artifact, generation_conflict, http.too_large */
@@ -93,7 +93,8 @@ export const statusService = (on: {
       const { stored, changes } = await repository.write('artifacts.status', async (tx) => {
         const row = await assignments.oneIn(tx, nodeUid, report.name);
         if (!row) throw notAssigned(report.name);
-        if (report.generation < row.generation) return { stored: false, changes: [] };
+        if (report.generation < row.generation)
+          return { stored: false, changes: hasAgain(report, row) ? await anew(tx, row) : [] };
         if (report.generation > row.generation)
           throw new AegisError(
             'artifacts.generation_conflict',
@@ -149,6 +150,8 @@ export const statusService = (on: {
 };
 export type StatusService = ReturnType<typeof statusService>;
 
+/** A node that confirmed a tombstone and has the artifact all the same was restored from before it: nobody else would tell it again. */
+const hasAgain = ({ state }: StatusReport, row: AssignmentRow): boolean => row.confirmed === 1 && state !== 'detached';
 const refusesGeneration = ({ reason }: StatusReport): boolean =>
   reason?.code === 'artifacts.stale_generation' || reason?.code === 'artifacts.generation_conflict';
 

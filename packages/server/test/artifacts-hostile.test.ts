@@ -1,0 +1,142 @@
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { addKey, listKeys } from '@aegis/protocol/access/endpoints';
+import {
+  artifactsForHost,
+  assignArtifact,
+  deleteArtifact,
+  postStatus,
+  putHosts,
+  unassignArtifact,
+} from '@aegis/protocol/artifacts/endpoints';
+import { describe, expect, test } from 'vitest';
+import {
+  bundle,
+  directivesOf,
+  forHost,
+  publish,
+  registry,
+  renewToken,
+  sentence,
+  signatory,
+  signatureOf,
+} from './artifacts-support.ts';
+import { STORAGES } from './commands-support.ts';
+import { handClock, startTestServer, type TestServer } from './start-test-server.ts';
+
+/** What a restored node, a wrong clock, a full disk and refused uploads do to the registry. */
+
+const blobsOf = ({ dataDir }: TestServer): string[] =>
+  readdirSync(join(dataDir, 'blobs'), { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map(({ name }) => name)
+    .sort();
+
+test('a refused upload leaves no blob: of a version that is another one, or is one too many', async () => {
+  await using server = await startTestServer({ config: { artifacts_max_artifacts: 2 } });
+  const { operator, signer, publish: release } = await registry(server);
+  const first = await release('a', '1.0.0');
+  await operator.call(deleteArtifact, { params: { id: first.artifact_id } });
+  const other = await bundle('a', '1.0.0', { description: 'another' });
+  expect(await sentence(publish(operator, other, signatureOf(other, signer)))).toMatch(/^409 artifacts.version_taken/);
+  expect(blobsOf(server)).toEqual([]);
+  const kept = [await release('b', '1.0.0'), await release('b', '1.0.1')].map(({ checksum }) => checksum).sort();
+  expect(await sentence(release('b', '1.0.2'))).toMatch(/artifacts.limit/);
+  expect(blobsOf(server)).toEqual(kept);
+});
+
+test('a key for whose bundle the disk has no room is not added, and the server starts again', async () => {
+  const dataDir = mkdtempSync(join(tmpdir(), 'aegis-full-'));
+  const trust = join(dataDir, 'trust');
+  mkdirSync(trust, { mode: 0o700 });
+  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=28k,mode=0700', 'tmpfs', trust]);
+  try {
+    await using server = await startTestServer({ dataDir });
+    const admin = server.as('admin');
+    let added = 1;
+    let refused = '';
+    for (; refused === ''; added++) {
+      const public_key = signatory().publicKey;
+      refused = await sentence(
+        admin.call(addKey, { body: { name: `${'n'.repeat(120)}${added}`, public_key, usage: ['artifacts'] } }),
+      );
+      if (refused === 'it was not refused') refused = '';
+      else added--;
+    }
+    expect(refused).toBe(
+      "503 http.unavailable: The server's disk is full: nothing was stored. Free some space on it; then send the request again.",
+    );
+    await server.restart();
+    expect((await admin.call(listKeys, { query: { limit: '1000' } })).items).toHaveLength(added);
+    expect(readdirSync(trust).filter((name) => name.startsWith('.'))).toEqual([]);
+  } finally {
+    execFileSync('umount', [trust]);
+    rmSync(dataDir, { recursive: true, force: true });
+  }
+});
+
+describe.each(STORAGES)('%s', (storage) => {
+  test('a node that was restored from before a confirmed unassignment is told of it again', async () => {
+    await using server = await startTestServer({ storage });
+    const { operator, publish: release } = await registry(server);
+    const node = await server.enrol('web-1');
+    const { artifact_id } = await release('a', '1.0.0');
+    const address = { artifact_id, host_id: 'web-1' };
+    await operator.call(assignArtifact, { params: address });
+    await operator.call(unassignArtifact, { params: address });
+    const report = (generation: number, state: 'attached' | 'detached') =>
+      node.call(postStatus, {
+        params: { id: artifact_id },
+        body: { name: 'a', generation, state, at: new Date().toISOString() },
+      });
+    expect(await report(2, 'detached')).toEqual({ stored: true });
+    const before = await forHost(node);
+    expect(before.directives).toEqual([]);
+    // Its disk is an older one: it has what it had then, and says so.
+    expect(await report(1, 'attached')).toEqual({ stored: false });
+    const after = await forHost(node);
+    expect(after.revision).toBeGreaterThan(before.revision);
+    expect(await directivesOf(server, node)).toEqual([
+      expect.objectContaining({ generation: 3, object_id: 'a', body: { state: 'absent', name: 'a' } }),
+    ]);
+    expect(await report(1, 'attached')).toEqual({ stored: false });
+    expect((await forHost(node)).revision).toBe(after.revision);
+  });
+
+  test('what a clock of the future has issued is issued anew once it is right', async () => {
+    const clock = handClock();
+    await using server = await startTestServer({ storage, clock });
+    const { operator, publish: release } = await registry(server);
+    const node = await server.enrol('web-1');
+    const { artifact_id } = await release('a', '1.0.0');
+    const year = 365 * 24 * 3_600_000;
+    clock.advance(year);
+    await operator.call(assignArtifact, { params: { artifact_id, host_id: 'web-1' } });
+    clock.advance(-year);
+    const token = await renewToken(server, node, clock.now());
+    const again = { ...node, ...server.withToken(token.token) };
+    const [directive] = await directivesOf(server, again);
+    expect(Date.parse(directive?.issued_at ?? '')).toBeLessThanOrEqual(clock.now());
+    expect(directive?.generation).toBe(1);
+  });
+
+  test('a node that is named like another’s uid is not taken for it', async () => {
+    await using server = await startTestServer({ storage });
+    const { operator, publish: release } = await registry(server);
+    const victim = await server.enrol('web-1');
+    const twin = await server.enrol(victim.uid);
+    const { artifact_id } = await release('a', '1.0.0');
+    expect(await operator.call(assignArtifact, { params: { artifact_id, host_id: victim.uid } })).toMatchObject({
+      host: 'web-1',
+    });
+    expect(await operator.call(artifactsForHost, { params: { host_id: victim.uid } })).toMatchObject({ total: 1 });
+    expect((await forHost(twin)).total).toBe(0);
+    expect(await operator.call(putHosts, { params: { artifact_id }, body: { hosts: [victim.uid] } })).toEqual({
+      added: [],
+      removed: [],
+      unchanged: ['web-1'],
+    });
+  });
+});
