@@ -482,3 +482,68 @@ test('the kernel report is sent once for each boot', async () => {
   await node.start({ ...started, bootId: 'second' });
   await waitFor('the report of the next boot', () => reported() === 2);
 });
+
+test('a tombstone is forgotten once no directive could contradict it, and what it forbade stays forbidden', async () => {
+  const week = 7 * 24 * 3_600_000 + 2 * 3_600_000;
+  let ahead = 0;
+  const clock: Clock = { now: () => Date.now() + ahead, monotonic: () => performance.now() };
+  await using server = await startArtifactServer();
+  await using node = testNode(server);
+  const kernel = fakeKernel();
+  const passed: string[] = [];
+  const faults = { at: (name: string) => void passed.push(name) };
+  const first = await node.start({ clock, faults, kernelEngine: kernel.engine });
+  const body = server.assign(await server.publish());
+  await waitFor('the report', () => server.last());
+  const old = server.signed(server.directiveOf(body, 1));
+  server.unassign('block-icmp');
+  await waitFor('it to be off', () => server.last()?.state === 'detached');
+  await waitFor(
+    'that to be noted',
+    () =>
+      passed.filter((name) => name === 'daemon.after-send.postArtifactStatus').length === 2 &&
+      passed.lastIndexOf('daemon.after-commit.artifact-report-sent') >
+        passed.lastIndexOf('daemon.after-send.postArtifactStatus'),
+  );
+  await first.close();
+  ahead = week;
+  // The next artifact has the daemon tidy.
+  await node.start({ clock, kernelEngine: kernel.engine });
+  const times = {
+    issued_at: new Date(Date.now() + week).toISOString(),
+    expires_at: new Date(Date.now() + week + 1000).toISOString(),
+  };
+  const other = server.bodyOf(await server.publish({ name: 'other' }));
+  server.give([server.signed(server.directiveOf(other, 1, times))]);
+  await waitFor('the other one', () => server.last('other')?.state === 'attached');
+  // The clock was wrong, or is set back by somebody: the old directive holds by its times, and is refused all the same.
+  ahead = 0;
+  const calls = kernel.calls.length;
+  server.give([old]);
+  await waitFor('the refusal', () => server.tried.some(({ reason }) => reason?.code === 'access.stale_directive'));
+  expect(kernel.calls.slice(calls)).toEqual([]);
+  expect([...kernel.held.keys()]).toEqual(['other']);
+});
+
+test('a journal without room takes nothing, and everything once there is some', async () => {
+  await using server = await startArtifactServer();
+  await using node = testNode(server);
+  const kernel = fakeKernel();
+  await node.start({ kernelEngine: kernel.engine, random: () => 0, flags: { journal_max_bytes: 1_048_576 } });
+  const huge = await server.publish({
+    name: 'huge',
+    maps: [
+      {
+        name: 'm',
+        initial: Array.from({ length: 9000 }, (_, n) => ({ key: `${n}`.repeat(8), value: `${n}`.repeat(8) })),
+      },
+    ],
+  });
+  server.assign(huge);
+  await waitFor('some tries', () => server.requests.filter((key) => key.includes('/for-host/')).length > 2);
+  expect(kernel.calls).toEqual([]);
+  const command = server.submit({ cmd: 'echo on' });
+  await waitFor('the command', () => command.state === 'succeeded');
+  server.unassign('huge');
+  await waitFor('what fits', () => server.last('huge')?.state === 'detached');
+});

@@ -140,7 +140,15 @@ export const artifactsWork = async (options: WorkOptions) => {
     signal,
   });
 
+  const prune = async (): Promise<void> => {
+    for (const name of await desired.prune()) {
+      reporting.forget(name);
+      loop.forget(name);
+    }
+  };
+
   await store.sweep();
+  await prune();
   let resentAt = clock.monotonic();
   return {
     /** Attaches again what the journal holds and sends what waits there. */
@@ -160,10 +168,7 @@ export const artifactsWork = async (options: WorkOptions) => {
     status: (): ReconcileStatus => loop.status(),
     /** Hourly: forgets old tombstones, and tells everything again to a server that may have been restored from a backup. */
     tidy: async (): Promise<void> => {
-      for (const name of await desired.prune()) {
-        reporting.forget(name);
-        loop.forget(name);
-      }
+      await prune();
       if (clock.monotonic() - resentAt < HOUR_MS / 2) return;
       resentAt = clock.monotonic();
       await journal.lazily('artifact-report', repository.resend);

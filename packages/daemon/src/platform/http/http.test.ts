@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { zstdDecompressSync } from 'node:zlib';
 import { ackCommands, pollCommands, putOutput } from '@aegis/protocol/commands/endpoints';
+import { AegisError } from '@aegis/protocol/errors';
 import { noFaultPoints } from '@aegis/protocol/fault-points';
 import { expect, test } from 'vitest';
 import { backoff } from './backoff.ts';
@@ -160,4 +161,67 @@ test('the backoff doubles to its bound, drawn anew each time, and obeys what it 
   ]);
   pauses.reset();
   expect(pauses.next()).toBe(500);
+});
+
+test('a body flows into a sink, at its pace and as far as it takes it; a refusal does not', async () => {
+  let sent = 0;
+  const server = createHttp((request, response) => {
+    if (request.url === '/refused') {
+      response.writeHead(404).end(JSON.stringify({ error: { code: 'artifacts.unknown_artifact', message: 'none' } }));
+      return;
+    }
+    const more = (): void => {
+      while (!response.destroyed && request.url === '/endless' && response.write(Buffer.alloc(65_536))) sent += 65_536;
+    };
+    response.on('drain', more);
+    if (request.url === '/endless') more();
+    else response.end(Buffer.alloc(300_000, 'x'));
+  });
+  const port = await listening(server);
+  const door = nodeHttpDoor();
+  try {
+    const ask = (path: string, write: (part: Buffer) => void | Promise<void>) => {
+      const parts: Buffer[] = [];
+      const sink = {
+        begin: () => void parts.splice(0),
+        write: async (part: Buffer) => {
+          await write(part);
+          parts.push(part);
+        },
+      };
+      return door({ method: 'GET', url: `http://127.0.0.1:${port}${path}`, headers: {}, timeoutMs: 20_000, sink }).then(
+        (given) => ({ ...given, parts: Buffer.concat(parts) }),
+      );
+    };
+    const whole = await ask('/whole', () => new Promise((resolve) => setImmediate(resolve)));
+    expect([whole.status, whole.body.length, whole.parts.equals(Buffer.alloc(300_000, 'x'))]).toEqual([200, 0, true]);
+    const refused = await ask('/refused', () => undefined);
+    expect([refused.status, refused.parts.length, refused.body.toString()]).toEqual([
+      404,
+      0,
+      expect.stringContaining('unknown_artifact'),
+    ]);
+    let taken = 0;
+    const full = new AegisError('artifacts.digest_mismatch', 'enough');
+    const endless = ask('/endless', (part) => {
+      taken += part.length;
+      if (taken > 1_000_000) throw full;
+    });
+    await expect(endless).rejects.toBe(full);
+    expect(sent).toBeLessThan(100_000_000);
+  } finally {
+    door.close();
+    server.closeAllConnections();
+    server.close();
+  }
+});
+
+test("what a sink throws passes through the client; a break-off is the server's", async () => {
+  const ask = (error: Error) =>
+    clientOf(async () => {
+      throw error;
+    }).call(pollCommands, { query: { wait: 0 } });
+  const full = new AegisError('artifacts.storage_full', 'full');
+  await expect(ask(full)).rejects.toBe(full);
+  await expect(ask(new Error('reset'))).rejects.toMatchObject({ name: 'Unreachable' });
 });
