@@ -3,15 +3,12 @@ import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { addKey, listKeys } from '@aegis/protocol/access/endpoints';
-import {
-  artifactsForHost,
-  assignArtifact,
-  deleteArtifact,
-  postStatus,
-  putHosts,
-  unassignArtifact,
-} from '@aegis/protocol/artifacts/endpoints';
+import { assignArtifact, deleteArtifact, postStatus, unassignArtifact } from '@aegis/protocol/artifacts/endpoints';
+import { apiRetireNode } from '@aegis/protocol/nodes/endpoints';
+import { sql } from 'kysely';
+import pg from 'pg';
 import { describe, expect, test } from 'vitest';
+import { waitFor } from '../../../test/faults/wait.ts';
 import {
   bundle,
   directivesOf,
@@ -121,22 +118,36 @@ describe.each(STORAGES)('%s', (storage) => {
     expect(Date.parse(directive?.issued_at ?? '')).toBeLessThanOrEqual(clock.now());
     expect(directive?.generation).toBe(1);
   });
+});
 
-  test('a node that is named like another’s uid is not taken for it', async () => {
-    await using server = await startTestServer({ storage });
-    const { operator, publish: release } = await registry(server);
-    const victim = await server.enrol('web-1');
-    const twin = await server.enrol(victim.uid);
-    const { artifact_id } = await release('a', '1.0.0');
-    expect(await operator.call(assignArtifact, { params: { artifact_id, host_id: victim.uid } })).toMatchObject({
-      host: 'web-1',
+test('another server process assigns to a node while it is retired: nothing of it stays', async () => {
+  await using server = await startTestServer({ storage: 'postgres' });
+  const { operator, publish: release } = await registry(server);
+  const node = await server.enrol('web-1');
+  const [{ artifact_id: kept }, { artifact_id: late }] = [await release('a', '1.0.0'), await release('b', '1.0.0')];
+  await operator.call(assignArtifact, { params: { artifact_id: kept, host_id: 'web-1' } });
+  const other = new pg.Client({ connectionString: server.databaseUrl });
+  await other.connect();
+  try {
+    await other.query('begin');
+    await other.query('select * from artifacts_desired where node_uid = $1 for update', [node.uid]);
+    await other.query(
+      `insert into artifacts_assignments
+       select node_uid, 'b', node_name, 1, 1, $1, assigned_at, assigned_by, directive_id, issued_at, 0, constants
+       from artifacts_assignments where node_uid = $2`,
+      [late, node.uid],
+    );
+    const retired = server.as('admin').call(apiRetireNode, { params: { id: 'web-1' } });
+    await waitFor('the retirement to wait for the other process', async () => {
+      const { rows } = await sql`
+        select 1 from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()
+      `.execute(server.running.storage.read);
+      return rows.length > 0;
     });
-    expect(await operator.call(artifactsForHost, { params: { host_id: victim.uid } })).toMatchObject({ total: 1 });
-    expect((await forHost(twin)).total).toBe(0);
-    expect(await operator.call(putHosts, { params: { artifact_id }, body: { hosts: [victim.uid] } })).toEqual({
-      added: [],
-      removed: [],
-      unchanged: ['web-1'],
-    });
-  });
+    await other.query('commit');
+    await retired;
+  } finally {
+    await other.end();
+  }
+  expect(await server.running.storage.read.selectFrom('artifacts_assignments').selectAll().execute()).toEqual([]);
 });

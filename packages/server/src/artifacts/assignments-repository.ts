@@ -125,7 +125,9 @@ export const assignmentsRepository = (storage: Storage) => {
     },
     /** Nothing of a node stays. Waits for whoever changes its desired state. */
     forget: async (tx: Tx, uid: string): Promise<void> => {
-      await together(tx, [ensureDesired([{ node_uid: uid, revision: 0, present: 0, bytes: 0, trust_version: 0 }])]);
+      const blank = { node_uid: uid, revision: 0, present: 0, bytes: 0, trust_version: 0 };
+      // The lock too: to insert what is there already waits for nobody.
+      await together(tx, [ensureDesired([blank]), lockDesired([uid])]);
       for (const table of [
         'artifacts_assignments',
         'artifacts_reports',
