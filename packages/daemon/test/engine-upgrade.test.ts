@@ -36,7 +36,7 @@ const DROPPED = u32(1_000_000);
 /** Each fails in another way: the verifier refuses it, a hook is not there, a step in the middle breaks. */
 const FAULTS = ['rejected', 'no such hook', 'broken update', 'broken attach'] as const;
 
-test.each(['xdp', 'tcx', 'cgroup_skb'] as const)(
+test.each(['xdp', 'tcx', 'clsact', 'cgroup_skb'] as const)(
   '%s: no packet passes unfiltered and no kept entry is lost',
   async (kind) => {
     using net = makeNetns();
@@ -54,10 +54,11 @@ test.each(['xdp', 'tcx', 'cgroup_skb'] as const)(
     const near = { interface: 'wire', netns: net.near.path };
     const attach = {
       xdp: { kind: 'xdp', mode: 'generic', ...near },
-      tcx: { kind: 'tc', direction: 'ingress', ...near },
+      tcx: { kind: 'tc', direction: 'ingress', mechanism: 'tcx', ...near },
+      clsact: { kind: 'tc', direction: 'ingress', mechanism: 'clsact', ...near },
       cgroup_skb: { kind: 'cgroup_skb', direction: 'ingress', cgroup: group.path.slice(mount.length) },
     } as const;
-    const name = { xdp: 'xdp_filter', tcx: 'tc_filter', cgroup_skb: 'skb_filter' }[kind];
+    const name = { xdp: 'xdp_filter', tcx: 'tc_filter', clsact: 'tc_filter', cgroup_skb: 'skb_filter' }[kind];
     const version = (number: number, more: Partial<Parameters<typeof deployment>[0]> = {}): Deployment =>
       deployment({
         version: number,
