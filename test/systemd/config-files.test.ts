@@ -38,7 +38,7 @@ const server = (path?: string) => loadServerConfig({ flags: {}, env: {}, configF
 const daemon = (path?: string) => loadDaemonConfig({ flags: {}, env: {}, configFile: path }).config;
 
 const SERVER_EXAMPLES = ['database_url', 'jwt_signing_secret', 'tls_cert', 'tls_key'];
-const DAEMON_EXAMPLES = ['server', 'join_token', 'name', 'site', 'labels', 'tls_ca', 'native_dir'];
+const DAEMON_EXAMPLES = ['server', 'registry', 'join_token', 'name', 'site', 'labels', 'tls_ca', 'native_dir'];
 
 test('server.toml', () => {
   const text = shipped('server.toml');
@@ -58,6 +58,7 @@ test('daemon.toml', () => {
   expect(daemon(written('daemon.toml', uncommented(text, DAEMON_EXAMPLES)))).toEqual(empty);
   const {
     server: url,
+    registry,
     join_token,
     name,
     site,
@@ -65,6 +66,6 @@ test('daemon.toml', () => {
     native_dir,
     ...rest
   } = daemon(written('whole-daemon.toml', uncommented(text)));
-  expect([url, join_token, name, site, tls_ca, native_dir].every((value) => value !== undefined)).toBe(true);
+  expect([url, registry, join_token, name, site, tls_ca, native_dir].every((value) => value !== undefined)).toBe(true);
   expect({ ...rest, labels: {} }).toEqual(empty);
 });

@@ -46,6 +46,20 @@ test('AGENT_SVC_URL names the server, unless AEGIS_SERVER does', () => {
   expect(serverOf({ ...seed, AEGIS_SERVER: 'https://a.example' })).toEqual(['https://a.example', 'env AEGIS_SERVER']);
 });
 
+test('AGENT_REGISTRY_URL names where artifacts come from, unless AEGIS_REGISTRY does; otherwise that is the server', () => {
+  const registryOf = (env: Record<string, string>) => {
+    const { config, origins } = loadDaemonConfig({ flags: {}, env });
+    return [config.registry, origins.registry];
+  };
+  const seed = { AGENT_REGISTRY_URL: 'http://localhost:8090' };
+  expect(registryOf(seed)).toEqual(['http://localhost:8090', 'env AGENT_REGISTRY_URL']);
+  expect(registryOf({ ...seed, AEGIS_REGISTRY: 'https://a.example' })).toEqual([
+    'https://a.example',
+    'env AEGIS_REGISTRY',
+  ]);
+  expect(registryOf({})).toEqual([undefined, 'default']);
+});
+
 test.each<[string, Record<string, unknown>, string[]]>([
   ['a word for a number', { max_concurrent: 'many' }, ['max_concurrent', '"many"', 'flag', '1 to 1000']],
   ['out of range', { 'poll-wait-sec': 61 }, ['poll_wait_sec', '61']],

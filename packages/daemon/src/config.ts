@@ -23,6 +23,8 @@ const ServerUrl = z.pipe(
 export const DaemonConfig = z.strictObject({
   data_dir: z.string().check(z.minLength(1)),
   server: z.optional(ServerUrl),
+  /** Where the server's registry door is served, when that is another address. */
+  registry: z.optional(ServerUrl),
   join_token: z.optional(z.string().check(z.minLength(1))),
   name: z.optional(NodeName),
   site: z.optional(Site),
@@ -69,7 +71,10 @@ export type Origins = Record<keyof DaemonConfig, Origin>;
 export const DAEMON_KEYS = Object.keys(DaemonConfig.shape) as (keyof DaemonConfig)[];
 const SECRET: readonly string[] = ['join_token'];
 /** What the agents that this daemon succeeds were told their server by. */
-const SEED_SERVER = 'AGENT_SVC_URL';
+const SEED_VARIABLES: Readonly<Partial<Record<keyof DaemonConfig, string>>> = {
+  server: 'AGENT_SVC_URL',
+  registry: 'AGENT_REGISTRY_URL',
+};
 export const DEFAULT_CONFIG_FILE = '/etc/aegis/daemon.toml';
 
 export interface ConfigSources {
@@ -96,7 +101,7 @@ export const loadDaemonConfig = ({
   const values: Record<string, unknown> = {};
   const origins: Record<string, Origin> = {};
   for (const key of DAEMON_KEYS) {
-    const names = [`AEGIS_${key.toUpperCase()}`, ...(key === 'server' ? [SEED_SERVER] : [])];
+    const names = [`AEGIS_${key.toUpperCase()}`, ...(SEED_VARIABLES[key] ? [SEED_VARIABLES[key]] : [])];
     const variable = names.find((name) => env[name]) ?? names[0] ?? '';
     const [value, origin] = pick(key, fromFlags[key], env[variable], fromFile[key], variable, file);
     origins[key] = origin;

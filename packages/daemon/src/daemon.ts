@@ -120,6 +120,10 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
     });
     const compress = config.compress === 'on' || (config.compress === 'auto' && !isLoopback(identity.server));
     const client = httpClient({ ...clientOptions, compress, token });
+    const registry =
+      config.registry === undefined
+        ? client
+        : httpClient({ ...clientOptions, server: config.registry, compress, token });
 
     // Domains.
     const seen = seenDirectives({ journal, maxRows: config.journal_max_seen });
@@ -176,7 +180,7 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
       dataDir: config.data_dir,
       nodeUid: identity.uid,
       journal,
-      client,
+      client: registry,
       verify: verifier.verifyDesired,
       artifactKeys: trust.artifactKeys,
       refreshTrust: trust.refreshIfNewer,
