@@ -180,7 +180,12 @@ test('a newer generation that is refused does not take off what runs', async () 
   const report = await waitFor('the refusal', () =>
     server.last('steady')?.generation === 6 ? server.last('steady') : null,
   );
-  expect(report).toMatchObject({ state: 'attached', version: '1.0.0', reason: { code: 'access.stale_directive' } });
+  expect(report).toMatchObject({
+    state: 'attached',
+    version: '1.0.0',
+    attachments: [{ program: 'block', state: 'attached' }],
+    reason: { code: 'access.stale_directive' },
+  });
   stage.unharmed(calls);
 });
 

@@ -68,15 +68,18 @@ export const desiredState = (options: DesiredOptions) => {
     }
     const { object_id: name, generation } = directive;
     const running = runningVersion(name);
+    // What runs goes on: it is told along as it was last seen.
+    const last =
+      running === null ? undefined : repository.reports().find((row) => row.name === name && row.slot === 'state');
     const report: StatusReport = {
       name,
       ...(running === null ? {} : { version: running }),
       generation,
       state: running === null ? 'failed' : 'attached',
       at: isoTime(clock.now()),
-      attachments: [],
-      maps: [],
-      drift: [],
+      attachments: last?.report.attachments ?? [],
+      maps: last?.report.maps ?? [],
+      drift: last?.report.drift ?? [],
       reason: { ...verdict, ...(version === undefined ? {} : { version }) },
     };
     const before = refusals.get(name);
