@@ -246,6 +246,7 @@ export const kernelEngine = (options: KernelEngineOptions): Engine => {
           removed.push(name ?? key);
           await removeKey(key);
         }
+        dropUnusedShared();
         if (removed.length > 0) dropEmptyRoot(layout);
         return removed;
       }),

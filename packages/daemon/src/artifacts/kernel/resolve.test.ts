@@ -1,6 +1,9 @@
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { attachmentKey, filterHandle, parseRecord, recordText } from './attachment.ts';
-import { parseCpus, resolvePrograms } from './resolve.ts';
+import { cgroupMount, parseCpus, resolvePrograms } from './resolve.ts';
 
 const facts = {
   inode: 7,
@@ -88,4 +91,21 @@ test('a record is read as it was written; anything else is none', () => {
     order: { priority: 3 },
   });
   for (const wrong of [null, '', 'half', '{}', '{"artifact":"a"}']) expect(parseRecord(wrong)).toBe(null);
+});
+
+test('cgroup v2 is where all of it is mounted', () => {
+  const proc = mkdtempSync(join(tmpdir(), 'aegis-proc-'));
+  try {
+    mkdirSync(join(proc, 'self'));
+    const mounts = (...lines: string[]) => {
+      writeFileSync(join(proc, 'self/mountinfo'), lines.join('\n'));
+      return cgroupMount(proc);
+    };
+    const v1 = '30 24 0:26 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu';
+    const part = '40 24 0:27 /docker/x /part rw shared:1 - cgroup2 cgroup2 rw';
+    const all = '41 24 0:27 / /sys/fs/a\\040b rw shared:1 - cgroup2 cgroup2 rw';
+    expect([mounts(v1), mounts(v1, part), mounts(v1, part, all)]).toEqual([null, '/part', '/sys/fs/a b']);
+  } finally {
+    rmSync(proc, { recursive: true });
+  }
 });

@@ -208,15 +208,21 @@ const inCgroup = (attach: InCgroup, root: string | null): Points => {
   return here({ ...attach, cgroup }, { cgroup: String(found.ino) });
 };
 
-/** Of /proc/mounts: null when cgroup v2 is mounted nowhere. */
+/** A mount of the whole hierarchy before one of a part of it; null when cgroup v2 is mounted nowhere. */
 export const cgroupMount = (proc = '/proc'): string | null => {
-  for (const line of readFileSync(join(proc, 'mounts'), 'utf8').split('\n')) {
-    const [, path, type] = line.split(' ');
-    if (type === 'cgroup2' && path)
-      return path.replaceAll(/\\(\d{3})/g, (_, octal) => String.fromCharCode(Number.parseInt(octal, 8)));
-  }
-  return null;
+  const found = readFileSync(join(proc, 'self/mountinfo'), 'utf8')
+    .split('\n')
+    .flatMap((line) => {
+      const [before = '', after = ''] = line.split(' - ');
+      const [, , , root = '', path = ''] = before.split(' ');
+      return after.startsWith('cgroup2 ') ? [{ root, path }] : [];
+    });
+  const mount = found.find(({ root }) => root === '/') ?? found[0];
+  return mount ? unescaped(mount.path) : null;
 };
+/** Blanks and the like are written as octal numbers. */
+const unescaped = (path: string): string =>
+  path.replaceAll(/\\(\d{3})/g, (_, octal) => String.fromCharCode(Number.parseInt(octal, 8)));
 
 /** `0-3,8` of /sys/devices/system/cpu/online. */
 export const parseCpus = (text: string): number[] =>
