@@ -68,7 +68,7 @@ const TEXTS: readonly HostileCase[] = [
   bad(
     'a hundred thousand brackets',
     'not_json',
-    'manifest.json is no JSON that Aegis reads: JSON is nested more than 32 levels deep.',
+    'manifest.json is no JSON that Aegis reads: JSON is nested more than 24 levels deep.',
     () => withManifest('['.repeat(100_000) + ']'.repeat(100_000)),
   ),
   bad(

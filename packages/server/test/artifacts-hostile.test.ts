@@ -3,6 +3,7 @@ import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { addKey, listKeys } from '@aegis/protocol/access/endpoints';
+import { parseStrictJson } from '@aegis/protocol/access/strict-json';
 import { assignArtifact, deleteArtifact, postStatus, unassignArtifact } from '@aegis/protocol/artifacts/endpoints';
 import { apiRetireNode } from '@aegis/protocol/nodes/endpoints';
 import { sql } from 'kysely';
@@ -66,12 +67,27 @@ test('a key for whose bundle the disk has no room is not added, and the server s
       "503 http.unavailable: The server's disk is full: nothing was stored. Free some space on it; then send the request again.",
     );
     await server.restart();
-    expect((await admin.call(listKeys, { query: { limit: '1000' } })).items).toHaveLength(added);
+    expect((await admin.call(listKeys, { query: { limit: 1000 } })).items).toHaveLength(added);
     expect(readdirSync(trust).filter((name) => name.startsWith('.'))).toEqual([]);
   } finally {
     execFileSync('umount', [trust]);
     rmSync(dataDir, { recursive: true, force: true });
   }
+});
+
+test('what is published is read by nodes when it is assigned, however deep it is', async () => {
+  await using server = await startTestServer();
+  const { operator, publish: release } = await registry(server);
+  const node = await server.enrol('web-1');
+  const nested = (levels: number): unknown => (levels === 0 ? 1 : [nested(levels - 1)]);
+  const withDepth = (levels: number) => ({
+    maps: [{ name: 'm', keep: false, initial: [{ key: 1, value: nested(levels) }] }],
+  });
+  const { artifact_id } = await release('a', '1.0.0', withDepth(19));
+  await operator.call(assignArtifact, { params: { artifact_id, host_id: 'web-1' } });
+  const [envelope] = (await forHost(node)).directives;
+  expect(parseStrictJson(Buffer.from(envelope?.payload ?? '', 'base64').toString())).toMatchObject({ object_id: 'a' });
+  await expect(release('a', '1.0.1', withDepth(20))).rejects.toThrow('nested more than 24 levels deep');
 });
 
 describe.each(STORAGES)('%s', (storage) => {

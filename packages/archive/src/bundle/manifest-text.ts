@@ -7,7 +7,8 @@ import { badManifest, plain } from './refusal.ts';
 /** manifest.json as bytes: canonical JSON (RFC 8785) in UTF-8, without a line break at its end. Written with every default in its place, so
  *  that what is signed says everything; read with defaults left out too, so that a later release may add a field. */
 
-const MAX_DEPTH = 32;
+/** An assignment repeats programs and maps one level deeper, and nodes read 32 levels of a directive: a later release may wrap more. */
+const MAX_DEPTH = 24;
 
 export const writeManifest = (manifest: Manifest): Buffer => {
   const checked = checkManifest(manifest);

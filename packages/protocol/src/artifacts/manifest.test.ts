@@ -116,6 +116,11 @@ test.each([
     "manifest.constants.0.value: '1.2.3' is no ipv4: give an address such as 192.0.2.9.",
   ],
   [
+    'a constant whose name is a prototype',
+    { constants: [{ name: '__proto__', type: 'u8', value: 1 }] },
+    'manifest.constants.0.name: a C identifier',
+  ],
+  [
     'a map item without a value',
     { maps: [{ name: 'm', initial: [{ key: 1 }] }] },
     'manifest.maps.0.initial.0.value: is missing',

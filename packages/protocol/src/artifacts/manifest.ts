@@ -44,7 +44,8 @@ export const compareKernelVersions = (a: string, b: string): number => {
 export const ARCHITECTURES = ['x86_64', 'aarch64', 'any'] as const;
 export const Architecture = z.enum(ARCHITECTURES);
 /** C identifiers as libbpf names programs, maps and globals. */
-const Identifier = z.string().check(z.regex(/^[A-Za-z_][A-Za-z0-9_.]{0,127}$/, 'a C identifier'));
+/** `__proto__` would be a key in signed JSON that no node reads. */
+const Identifier = z.string().check(z.regex(/^(?!__proto__$)[A-Za-z_][A-Za-z0-9_.]{0,127}$/, 'a C identifier'));
 /** Plain names only: a bundle has no folders. */
 export const FileName = z
   .string()
