@@ -246,6 +246,15 @@ test('pack refuses what is no folder of an artifact, JSON that is none, and a pl
   );
 });
 
+test('pack refuses what no bundle may hold', async () => {
+  mkdirSync(author.at('large'));
+  copyFileSync(author.at('block-icmp/aegis.json'), author.at('large/aegis.json'));
+  writeFileSync(author.at('large/block_icmp.bpf.o'), Buffer.alloc(16 * 1024 * 1024 + 1));
+  expect(await artifacts('pack', 'large')).toEqual(
+    refused('large/block_icmp.bpf.o has 16777217 bytes; at most 16777216 are allowed.'),
+  );
+});
+
 test('sign: the stock minisign accepts it, and ours accepts the stock one with the right comment', async () => {
   const id = idOf('release.pub');
   const signed = await artifacts('sign', BUNDLE, '--key', 'release.key');

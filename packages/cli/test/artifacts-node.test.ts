@@ -301,6 +301,59 @@ test('a ring buffer cannot be listed, and a taken-off artifact ends its stream',
   expect((await end).code).toBe(0);
 });
 
+test('a stream follows an upgrade; of several ring buffers one is named', async () => {
+  const source = at('exec-watch/exec_watch.bpf.c');
+  const more = [
+    'struct {',
+    '__uint(type, BPF_MAP_TYPE_RINGBUF);',
+    '__uint(max_entries, 4096);',
+    '} more SEC(".maps");',
+  ];
+  writeFileSync(source, readFileSync(source, 'utf8').replace('SEC("tracepoint', `${more.join('\n')}\nSEC("tracepoint`));
+  make(at('exec-watch'));
+  release('exec-watch', '1.1.0');
+  fleet.aegis('assign', '--wait', 'exec-watch@1.0.0', 'web-1');
+  const { child, lines } = streaming(['artifacts', 'events', 'exec-watch', '--node', 'web-1', '--map', 'events']);
+  const end = ran(child);
+  const mapId = () =>
+    (JSON.parse(local('maps', 'exec-watch', '--json').stdout) as { maps: { name: string; id: number }[] }).maps.find(
+      ({ name }) => name === 'events',
+    )?.id;
+  const before = mapId();
+  await waitFor('an event', () => {
+    execFileSync('true');
+    return lines().length > 0;
+  });
+  fleet.aegis('assign', '--wait', 'exec-watch@1.1.0', 'web-1');
+  expect(mapId()).not.toBe(before);
+  await waitFor("an event of the new version's ring buffer", () => {
+    execFileSync('sha256sum', ['/dev/null']);
+    return lines().some(({ comm }) => comm === 'sha256sum');
+  });
+  child.kill('SIGINT');
+  expect((await end).code).toBe(130);
+  expect(local('events', 'exec-watch')).toEqual({
+    status: 2,
+    stdout: '',
+    stderr: "aegis: The artifact 'exec-watch' has several ring buffers: choose one of events, more with --map.\n",
+  });
+  expect(local('events', 'exec-watch', '--map', 'started_by_uid')).toEqual({
+    status: 1,
+    stdout: '',
+    stderr: "aegis: The map 'started_by_uid' is no ring buffer; these are: events, more.\n",
+  });
+  const env = { ...fleet.env, AEGIS_NATIVE_DIR: '/nowhere' };
+  const blind = fleet.network.node.run([aegis, 'daemon', 'maps', 'exec-watch', '--data-dir', fleet.node.dataDir], {
+    env,
+  });
+  expect(blind).toEqual({
+    status: 1,
+    stdout: '',
+    stderr: 'aegis: eBPF cannot be used here: aegis_bpf.node is not built (looked in /nowhere): run bin/setup.\n',
+  });
+  fleet.aegis('unassign', '--wait', 'exec-watch', 'web-1');
+});
+
 test('unassigned, nothing is left', () => {
   expect(fleet.aegis('unassign', '--wait', 'block-icmp', 'web-1')).toContain('detached');
   expect(reaches()).toBe(true);
