@@ -259,7 +259,9 @@ export const commandsService = (options: CommandsOptions) => {
     /** Sends what is ready for at most so long, then lets go. Supervisors go on without us. */
     stop: async (flushMs: number): Promise<void> => {
       accepting = false;
-      await Promise.race([reports.idle(), pause(flushMs)]);
+      const flushed = new AbortController();
+      await Promise.race([reports.idle(), pause(flushMs, flushed.signal)]);
+      flushed.abort(); // no timer keeps the process
       runner.stop();
       stopping.abort();
       await launcher.close();
