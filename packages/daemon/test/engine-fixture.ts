@@ -18,52 +18,35 @@ import { silentLog } from '../src/platform/log.ts';
 
 const here = fileURLToPath(new URL('bpf', import.meta.url));
 
-/** A folder of compiled programs, gone with the process. */
-const built = new Map<string, string>();
-let folder: string | null = null;
-const buildFolder = (): string => {
-  folder ??= process.env.ENGINE_TEST_OBJECTS ?? null;
-  if (folder) return folder;
-  const made = mkdtempSync(join(tmpdir(), 'aegis-engine-bpf-'));
-  process.once('exit', () => rmSync(made, { recursive: true, force: true }));
-  folder = made;
-  return made;
+const folder = process.env.ENGINE_TEST_OBJECTS ?? fileURLToPath(new URL('../build/bpf', import.meta.url));
+const known = new Set<string>();
+
+/** Path of a file that a compiler makes of one source: once, and again when the source is newer. Safe from several test files. */
+const compiled = (name: string, source: string, compiler: readonly string[]): string => {
+  const path = join(folder, name);
+  if (known.has(name) || process.env.ENGINE_TEST_OBJECTS) return path;
+  mkdirSync(folder, { recursive: true });
+  const make = `[ "$0" -nt "$1" ] || { out=$0 in=$1; shift; "$@" "$in" -o "$out.tmp" && mv "$out.tmp" "$out"; }`;
+  execFileSync('flock', [join(folder, '.lock'), 'sh', '-c', make, path, join(here, source), ...compiler], {
+    stdio: 'inherit',
+  });
+  known.add(name);
+  return path;
 };
 
 export const objectBytes = (name: string): Buffer => {
-  const known = built.get(name);
-  if (known) return readFileSync(known);
-  const path = join(buildFolder(), `${name}.bpf.o`);
-  built.set(name, path);
-  if (statSync(path, { throwIfNoEntry: false })) return readFileSync(path);
-  const machine = execFileSync('uname', ['-m'], { encoding: 'utf8' }).trim();
-  execFileSync(
-    'clang',
-    [
-      ...'-O2 -g -target bpf -mcpu=v3 -Wall -Werror -c'.split(' '),
-      `-I/usr/include/${machine}-linux-gnu`,
-      join(here, `${name}.bpf.c`),
-      '-o',
-      path,
-    ],
-    { stdio: 'inherit' },
-  );
-  return readFileSync(path);
+  // Debian keeps asm/ in a folder of the machine's name, which clang does not look into for -target bpf.
+  const machine = { x64: 'x86_64', arm64: 'aarch64' }[process.arch as string] ?? process.arch;
+  const clang = `clang -O2 -g -target bpf -mcpu=v3 -Wall -Werror -I/usr/include/${machine}-linux-gnu -c`.split(' ');
+  return readFileSync(compiled(`${name}.bpf.o`, `${name}.bpf.c`, clang));
 };
-/** For processes that a test starts: they need not compile again. */
+/** For processes that a test starts: they need not compile. */
 export const objectsFolder = (...names: readonly string[]): string => {
   for (const name of names) objectBytes(name);
-  return buildFolder();
+  return folder;
 };
 
-export const trafficProgram = (): string => {
-  const known = built.get('traffic');
-  if (known) return known;
-  const path = join(buildFolder(), 'traffic');
-  execFileSync('cc', ['-O2', '-Wall', '-Werror', join(here, 'traffic.c'), '-o', path], { stdio: 'inherit' });
-  built.set('traffic', path);
-  return path;
-};
+export const trafficProgram = (): string => compiled('traffic', 'traffic.c', ['cc', '-O2', '-Wall', '-Werror']);
 
 export interface Traffic extends Disposable {
   readonly pid: number;
