@@ -63,8 +63,15 @@ Result<Object> Object::open(const std::string& name, const std::vector<uint8_t>&
                    .error = number}
         .with("libbpf", printed.text());
   }
+  Object opened(object);
+  bpf_map* map = nullptr;
+  bpf_object__for_each_map(map, object) {
+    // A map that only says it is one (struct_ops proper has a section of its own) is a null pointer to libbpf's load.
+    if (bpf_map__type(map) == BPF_MAP_TYPE_STRUCT_OPS)
+      return Failure{.code = "bpf.bad_object", .message = "The object has a struct_ops map: struct_ops are not loaded.", .error = EINVAL};
+  }
   tellNewerSections(object);
-  return Object(object);
+  return opened;
 }
 
 std::string mapName(const bpf_map* map) {

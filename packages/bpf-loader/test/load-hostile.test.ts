@@ -133,6 +133,24 @@ test.each(hostile)('%s is refused', async (_, bytes, why) => {
   expect(thrown).toMatchObject({ code: 'bpf.bad_object', message: expect.stringContaining(why) });
 });
 
+test('a map that merely says it is struct_ops is refused: libbpf would follow a null pointer', async () => {
+  const bytes = Buffer.from(programBytes('map_arrays'));
+  // `__uint(type, BPF_MAP_TYPE_ARRAY)` is an array of two elements in BTF: name, kind 3, size, element, index, length.
+  const words = [...Array(Math.floor(bytes.length / 4) - 6).keys()].map((at) => at * 4);
+  const isType = (at: number): boolean =>
+    bytes.readUInt32LE(at) === 0 &&
+    bytes.readUInt32LE(at + 4) === 3 << 24 &&
+    bytes.readUInt32LE(at + 8) === 0 &&
+    bytes.readUInt32LE(at + 20) === 2;
+  const place = words.find(isType);
+  if (place === undefined) throw new Error('no map type');
+  bytes.writeUInt32LE(26, place + 20);
+  await expect(inspectObject(bytes)).rejects.toMatchObject({
+    code: 'bpf.bad_object',
+    message: expect.stringContaining('struct_ops'),
+  });
+});
+
 test('every prefix of an object is refused or read, and none is taken for the whole', async () => {
   const steps = Array.from({ length: 200 }, (_, at) => Math.floor((good.length * at) / 200));
   const outcomes = await Promise.all(

@@ -1,7 +1,9 @@
 // Mutates eBPF objects and reads them as the addon does, without the kernel: elf-fuzz [--seed N] [--count N] [--save FILE] OBJECT…
+// With --load (as root) each that was read is loaded into the kernel too, and released at once: nothing is attached.
 // Built with AddressSanitizer and UBSan (`make asan`). The same seed gives the same mutants; a mutant that takes longer than its
 // alarm, or trips a sanitizer, ends the run with its number on stderr. Prints how many were refused and how many were read.
 #include <elf.h>
+#include <sanitizer/common_interface_defs.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -121,10 +123,15 @@ bool relocate(const Bytes& bytes) {
 }
 
 uint64_t current = 0;
-void onAlarm(int) {
-  char text[64];
-  const int size = std::snprintf(text, sizeof text, "elf-fuzz: mutant %llu takes too long\n", static_cast<unsigned long long>(current));
+
+void tell(const char* what) {
+  char text[96];
+  const int size = std::snprintf(text, sizeof text, "elf-fuzz: mutant %llu %s\n", static_cast<unsigned long long>(current), what);
   if (write(STDERR_FILENO, text, static_cast<size_t>(size)) < 0) _exit(3);
+}
+
+void onAlarm(int) {
+  tell("takes too long");
   _exit(2);
 }
 
@@ -134,6 +141,7 @@ int main(int count, char** arguments) {
   uint64_t seed = 1;
   uint64_t mutants = 1000;
   const char* save = nullptr;
+  bool load = false;
   uint64_t only = 0;
   std::vector<Bytes> objects;
   for (int index = 1; index < count; index++) {
@@ -147,6 +155,8 @@ int main(int count, char** arguments) {
       only = std::strtoull(value, nullptr, 10), index++;
     else if (argument == "--save")
       save = value, index++;
+    else if (argument == "--load")
+      load = true;
     else
       objects.push_back(readFile(arguments[index]));
   }
@@ -160,11 +170,13 @@ int main(int count, char** arguments) {
       return 1;
     }
   }
+  __sanitizer_set_death_callback([] { tell("trips the sanitizer"); });
   signal(SIGALRM, onAlarm);
   uint64_t refused = 0;
   uint64_t unread = 0;
   uint64_t read = 0;
   uint64_t relocated = 0;
+  uint64_t loaded = 0;
   for (current = 1; current <= mutants; current++) {
     Random random(seed * 0x100000001b3 + current);
     const Bytes& original = objects[random.below(objects.size())];
@@ -176,6 +188,12 @@ int main(int count, char** arguments) {
     alarm(kSecondsEach);
     aegis::Result<aegis::ObjectReport> report = aegis::inspectObject(mutant);
     if (report && relocate(mutant)) relocated++;
+    if (report && load) {
+      aegis::LoadRequest request;
+      request.name = "fuzz";
+      request.bytes = mutant;
+      if (aegis::load(std::move(request))) loaded++;
+    }
     alarm(0);
     if (report)
       read++;
@@ -184,6 +202,7 @@ int main(int count, char** arguments) {
     else
       refused++;
   }
+  if (load) std::fprintf(stderr, "elf-fuzz: loaded %llu\n", static_cast<unsigned long long>(loaded));
   std::printf("{\"mutants\":%llu,\"refused\":%llu,\"refusedByLibbpf\":%llu,\"read\":%llu,\"relocated\":%llu}\n", static_cast<unsigned long long>(mutants),
               static_cast<unsigned long long>(refused), static_cast<unsigned long long>(unread), static_cast<unsigned long long>(read), static_cast<unsigned long long>(relocated));
   return 0;
