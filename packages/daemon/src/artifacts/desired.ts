@@ -41,6 +41,8 @@ export interface DesiredOptions {
 const TOMBSTONE_MS = 7 * 24 * 3_600_000 + 3_600_000;
 /** Tombstones that may be kept besides, for each artifact that may be assigned. */
 const TOMBSTONES = 4;
+/** Directives that are verified before the event loop gets a turn: thousands must not hold up a command. */
+const TURN = 32;
 
 type Decision =
   | { kind: 'accept'; row: Omit<DesiredRow, 'done'> }
@@ -199,7 +201,8 @@ export const desiredState = (options: DesiredOptions) => {
     take: async (directives: readonly unknown[], revision: number): Promise<string[]> => {
       const accepted = new Map<string, Omit<DesiredRow, 'done'>>();
       const refused = new Map<string, Extract<Decision, { kind: 'refuse' }>>();
-      for (const one of directives) {
+      for (const [nth, one] of directives.entries()) {
+        if (nth % TURN === TURN - 1) await new Promise((resolve) => setImmediate(resolve));
         const decision = decide(one, accepted);
         if (decision?.kind === 'accept') {
           accepted.set(decision.row.name, decision.row);
