@@ -5,7 +5,7 @@ import type { LinkInfo } from '@aegis/bpf-loader/types';
 import { type AttachmentRecord, parseRecord, samePlace, type Wanted } from './attachment.ts';
 import { isLoaderError } from './failure.ts';
 import type { ArtifactPaths } from './layout.ts';
-import { isThere, listFolder, readRecord } from './pin-folders.ts';
+import { listFolder, readRecord } from './pin-folders.ts';
 import type { HeldSockets } from './sockets.ts';
 
 /** What the kernel holds of one artifact's attachments. */
@@ -58,7 +58,6 @@ export const filterProgram = async (point: Parameters<typeof queryTc>[0]): Promi
 
 /** Null: no pin, or a pin of something else. */
 export const linkAt = (path: string): LinkInfo | null => {
-  if (!isThere(path)) return null;
   try {
     using link = openLink(path);
     return link.info();

@@ -26,7 +26,7 @@ export interface Settled {
   /** By pin, as last read: of what is told only the counts change, and these only while they are counted. */
   programs: Map<string, ProgramInfo>;
   /** Pins of programs and maps with their inodes: one that was exchanged has another. */
-  pins: ReadonlyMap<string, bigint>;
+  pins: ReadonlyMap<string, number>;
   /** Of each namespace: what the wishes were resolved from. */
   worlds: ReadonlyMap<string, string>;
 }
@@ -50,7 +50,7 @@ export const namespacesOf = ({ programs }: Pick<Deployment, 'programs'>): (strin
   return [...found];
 };
 
-const inodeOf = (path: string): bigint | null => lstatSync(path, { throwIfNoEntry: false, bigint: true })?.ino ?? null;
+const inodeOf = (path: string): number | null => lstatSync(path, { throwIfNoEntry: false })?.ino ?? null;
 
 /** Null: something changed while it was written down. */
 export const settledState = async (
@@ -72,7 +72,7 @@ export const settledState = async (
     if (!link) return null;
     links.set(key, link.id);
   }
-  const pins = new Map<string, bigint>();
+  const pins = new Map<string, number>();
   const expected = [
     ...[...found.programs.keys()].map((pin) => join(revision.programs, pin)),
     ...found.maps.map(({ pin }) => join(revision.maps, pin)),
