@@ -7,9 +7,10 @@ import { join } from 'node:path';
 import { beforeAll, expect, test } from 'vitest';
 import { artifactKey } from '../src/artifacts/kernel/layout.ts';
 import { startArtifactServer } from './artifact-server.ts';
+import { testNode } from './test-node.ts';
 import { waitFor } from './wait-for.ts';
 
-/** Kills the daemon at every commit, every send and every step of a deployment in the kernel, starts it again, and wants the kernel as
+/** The daemon and the real kernel. Kills the daemon at every commit, every send and every step of a deployment in the kernel, starts it again, and wants the kernel as
  *  wished: both programs attached from the first success to the unassignment, whatever the version, and nothing of ours afterwards.
  *  The points enumerate themselves in a first run. Needs root, clang and libbpf (bin/setup says how to get them). */
 
@@ -21,6 +22,27 @@ interface Life {
   died: boolean;
   points: string[];
 }
+
+/** Two programs that hang on every execution, and count those of a program that nobody runs. */
+const watching = (version: string, wanted: string) => ({
+  name: 'crash',
+  version,
+  programs: [
+    { name: 'on_exec', attach: { kind: 'tracepoint', category: 'sched', name: 'sched_process_exec' } },
+    { name: 'on_exec_raw', attach: { kind: 'raw_tracepoint', name: 'sched_process_exec' } },
+  ],
+  constants: [{ name: 'wanted', type: 'string', value: wanted }],
+  maps: [{ name: 'counters', keep: true }],
+});
+const nodeFolder = (uid: string) => join('/sys/fs/bpf/aegis', uid);
+/** The pinned links, by their keys. */
+const linksOf = (uid: string): string[] => {
+  const folder = join(nodeFolder(uid), artifactKey('crash'), 'links');
+  if (uid === '' || !existsSync(folder)) return [];
+  return readdirSync(folder)
+    .filter((name) => /^[0-9a-f]{16}$/.test(name))
+    .sort();
+};
 
 const live = async (crashAt: string | null): Promise<Life> => {
   const home = mkdtempSync(join(tmpdir(), 'aegis-deploy-'));
@@ -53,17 +75,10 @@ const live = async (crashAt: string | null): Promise<Life> => {
     died = true;
     ({ child, exit } = start({}));
   };
-  const watching = again();
+  const followed = again();
 
   let uid = '';
-  const ours = () => join('/sys/fs/bpf/aegis', uid);
-  const links = (): string[] => {
-    const folder = join(ours(), artifactKey('crash'), 'links');
-    if (uid === '' || !existsSync(folder)) return [];
-    return readdirSync(folder)
-      .filter((name) => /^[0-9a-f]{16}$/.test(name))
-      .sort();
-  };
+  const links = () => linksOf(uid);
   /** From the first success on both links are there, at every look. */
   let held = false;
   let missing = 0;
@@ -73,20 +88,10 @@ const live = async (crashAt: string | null): Promise<Life> => {
   try {
     await waitFor('enrolment', () => server.nodes.size > 0, 30_000);
     uid = [...server.nodes.keys()][0] ?? '';
-    const source = (version: string, value: string) => ({
-      name: 'crash',
-      version,
-      programs: [
-        { name: 'on_exec', attach: { kind: 'tracepoint', category: 'sched', name: 'sched_process_exec' } },
-        { name: 'on_exec_raw', attach: { kind: 'raw_tracepoint', name: 'sched_process_exec' } },
-      ],
-      constants: [{ name: 'wanted', type: 'string', value }],
-      maps: [{ name: 'counters', keep: true }],
-    });
     const object = readFileSync(OBJECT);
     const [one, two] = [
-      await server.publish(source('1.0.0', program), object),
-      await server.publish(source('2.0.0', `${program}2`), object),
+      await server.publish(watching('1.0.0', program), object),
+      await server.publish(watching('2.0.0', `${program}2`), object),
     ];
     const is = (version: string, generation: number) => {
       const report = server.last('crash');
@@ -108,16 +113,16 @@ const live = async (crashAt: string | null): Promise<Life> => {
     await waitFor('it to be off', () => server.last('crash')?.state === 'detached', 30_000);
     await waitFor('the bundles to go', () => readdirSync(join(flags.data_dir, 'artifacts')).length === 0, 30_000);
     await waitFor('the pins to go', () => links().length === 0, 30_000);
-    expect(spawnSync('find', [ours(), '-type', 'f'], { encoding: 'utf8' }).stdout).toBe('');
+    expect(spawnSync('find', [nodeFolder(uid), '-type', 'f'], { encoding: 'utf8' }).stdout).toBe('');
     expect(missing).toBe(0);
     return { died, points: existsSync(trace) ? readFileSync(trace, 'utf8').trim().split('\n') : [] };
   } finally {
     clearInterval(watch);
     child.kill('SIGTERM');
-    await Promise.race([watching, exit]);
+    await Promise.race([followed, exit]);
     await exit;
     rmSync(home, { recursive: true, force: true, maxRetries: 3 });
-    if (uid !== '') rmSync(ours(), { recursive: true, force: true });
+    if (uid !== '') rmSync(nodeFolder(uid), { recursive: true, force: true });
   }
 };
 
@@ -151,3 +156,30 @@ test('stopped anywhere in a deployment, the kernel comes to be as wished', async
   await Promise.all([worker(), worker(), worker()]);
   expect(broken).toEqual([]);
 }, 600_000);
+
+test('after a reboot, with the server away, everything is attached from the journal', async () => {
+  await using server = await startArtifactServer();
+  await using node = testNode(server);
+  const first = await node.start({ bootId: 'before' });
+  const { uid } = first;
+  try {
+    server.assign(await server.publish(watching('1.0.0', '/bin/nobody-runs-this'), readFileSync(OBJECT)));
+    await waitFor('it to be attached', () => server.last('crash')?.state === 'attached');
+    const links = linksOf(uid);
+    expect(links).toHaveLength(2);
+    await first.close();
+    expect(linksOf(uid)).toEqual(links); // what runs outlives the daemon
+    rmSync(nodeFolder(uid), { recursive: true }); // as a reboot leaves the bpf file system
+    server.refuseAll(503);
+    const second = await node.start({ bootId: 'after' });
+    await waitFor('it to be attached again', () => second.status().artifacts.attached === 1);
+    expect(linksOf(uid)).toEqual(links);
+    expect(second.status().connected).toBe(false);
+    server.refuseAll(null);
+    server.unassign('crash');
+    await waitFor('it to be off', () => server.last('crash')?.state === 'detached');
+    expect(linksOf(uid)).toEqual([]);
+  } finally {
+    rmSync(nodeFolder(uid), { recursive: true, force: true });
+  }
+});
