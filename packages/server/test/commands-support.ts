@@ -84,7 +84,7 @@ export const refusal = async (work: Promise<unknown>): Promise<[number, string]>
 };
 
 /** Waits for a condition with a deadline. */
-export const until = async (what: string, condition: () => Promise<boolean> | boolean, deadlineMs = 10_000) => {
+export const until = async (what: string, condition: () => Promise<boolean> | boolean, deadlineMs = 30_000) => {
   const end = Date.now() + deadlineMs;
   while (!(await condition())) {
     if (Date.now() > end) throw new Error(`not within ${deadlineMs} ms: ${what}`);
