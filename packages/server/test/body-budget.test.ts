@@ -78,8 +78,12 @@ test('beyond the budget large bodies are refused with when to come back, small o
 });
 
 test('a caller has eight large bodies under way at most; the others go on', async () => {
-  for (let at = 0; at < 8; at++) withhold(one.token, LARGE.length);
-  await until('it has as many', async () => (await put(one, LARGE)).status === 429);
+  let held = Array.from({ length: 8 }, () => withhold(one.token, LARGE.length));
+  await until('it has as many', async () => {
+    // What asks counts as well while it is under way: one that was refused for it comes again.
+    held = held.map((body) => (body.answer() === '' ? body : withhold(one.token, LARGE.length)));
+    return (await put(one, LARGE)).status === 429;
+  });
   expect(outcome(await put(one, LARGE))).toEqual(TOO_MANY);
   expect(outcome(await put(one, Buffer.alloc(1024)))).toEqual(TAKEN);
   expect(outcome(await put(two, LARGE))).toEqual(TAKEN);
@@ -89,6 +93,20 @@ test('a caller has eight large bodies under way at most; the others go on', asyn
 
 test('what is answered gives its share back', async () => {
   for (let at = 0; at < 6; at++) expect(outcome(await put(one, Buffer.alloc(8 * MIB)))).toEqual(TAKEN);
+});
+
+test('bodies that grow when they are unpacked do so a few at a time', async () => {
+  const bomb = zstdCompressSync(Buffer.alloc(8 * MIB));
+  const before = process.memoryUsage().arrayBuffers;
+  let most = 0;
+  const watch = setInterval(() => {
+    most = Math.max(most, process.memoryUsage().arrayBuffers - before);
+  }, 5);
+  const packed = { 'content-encoding': 'zstd' };
+  const all = await Promise.all(Array.from({ length: 100 }, () => put(two, bomb, packed)));
+  clearInterval(watch);
+  expect(all.map(outcome).filter(([status]) => status !== 404 && status !== 429 && status !== 503)).toEqual([]);
+  expect(most / MIB).toBeLessThan(400); // all at once they are 800
 });
 
 test('no body is read for a path that there is not', async () => {
