@@ -1,6 +1,7 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import { type Readable, Transform } from 'node:stream';
 import { AegisError } from '@aegis/protocol/errors';
+import { type FewAtATime, fewAtATime } from '../few-at-a-time.ts';
 
 /** How many bytes of request bodies the server holds at once, over all callers and for each: what is declared counts before any of
  *  it is read, what is not declared as it comes, until nobody works on it any more. Small bodies count but are never refused for
@@ -18,6 +19,8 @@ export interface BodyLease {
 export interface BodyBudget {
   /** @param caller null for one who is not bounded by himself. @throws AegisError http.rate_limited */
   lease(caller: string | null): BodyLease;
+  /** Packed bodies are unpacked within it: how large one gets is known, and held, only when it has grown. */
+  unpacking: FewAtATime;
 }
 
 const SMALL_BYTES = 64 * 1024;
@@ -28,6 +31,8 @@ const LEAST_SHARE_BYTES = 16 * 1024 * 1024;
 /** Of any size. A daemon has sixteen connections. */
 const BODIES_PER_CALLER = 256;
 const RETRY_SEC = 1;
+/** Each up to its route's limit beyond the budget; as many as libuv has threads. */
+const UNPACKED_AT_ONCE = 4;
 
 export const bodyBudget = (totalBytes: number): BodyBudget => {
   let used = 0;
@@ -43,6 +48,7 @@ export const bodyBudget = (totalBytes: number): BodyBudget => {
     else bytesOf.delete(caller);
   };
   return {
+    unpacking: fewAtATime(UNPACKED_AT_ONCE),
     lease: (caller) => {
       takeOne(bodies, caller, BODIES_PER_CALLER);
       let held = 0;
