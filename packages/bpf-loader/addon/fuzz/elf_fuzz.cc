@@ -63,7 +63,14 @@ std::vector<Range> rangesOf(const Bytes& bytes) {
 
 uint64_t interesting(Random& random) {
   static constexpr uint64_t values[] = {0, 1, 2, 7, 8, 0x7f, 0x80, 0xff, 0x100, 0x7fff, 0x8000, 0xffff, 0x10000, 0x7fffffff, 0x80000000, 0xffffffff, 0x7fffffffffffffff, 0x8000000000000000, ~0ULL};
-  return random.below(3) == 0 ? random.next() : values[random.below(std::size(values))];
+  switch (random.below(4)) {
+    case 0:
+      return random.next();
+    case 1:  // types of maps, kinds, ids, lengths
+      return random.below(64);
+    default:
+      return values[random.below(std::size(values))];
+  }
 }
 
 void mutateOnce(Bytes& bytes, const std::vector<Range>& ranges, Random& random) {
