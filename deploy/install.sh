@@ -32,6 +32,9 @@ put() { # MODE FILE... FOLDER-BELOW-NEW
 put 0755 "$root/bin/aegis" "$root/bin/node-path" bin
 put 0644 "$root"/packages/cli/dist/*.*js packages/cli/dist
 put 0755 "$root/packages/native/build/Release/aegis-exec" "$root/packages/native/build/Release/aegis_native.node" packages/cli/dist
+# The eBPF loader: built where libbpf is. Nodes need its library (Debian, Ubuntu: libbpf1).
+bpf=$root/packages/bpf-loader/build/Release/aegis_bpf.node
+if [ -f "$bpf" ]; then put 0755 "$bpf" packages/cli/dist; else echo "without the eBPF loader: bin/setup did not build it here" >&2; fi
 sqlite=node_modules/better-sqlite3
 put 0644 "$root/$sqlite/package.json" "$root/$sqlite/LICENSE" "$sqlite"
 put 0644 "$root/$sqlite"/lib/*.js "$sqlite/lib"
@@ -39,7 +42,7 @@ put 0644 "$root/$sqlite"/lib/methods/*.js "$sqlite/lib/methods"
 put 0644 "$root/$sqlite/prebuilds/linux-$arch.node" "$sqlite/prebuilds"
 node=.toolchain/node_modules/node-linux-$arch/bin
 [ ! -x "$root/$node/node" ] || put 0755 "$root/$node/node" "$node"
-put 0644 "$root/LICENSE" "$root/deploy/server.toml" "$root/deploy/daemon.toml" "$root/docs/operating.md" docs
+put 0644 "$root/LICENSE" "$root/deploy/server.toml" "$root/deploy/daemon.toml" "$root/docs/operating.md" "$root/docs/artifacts.md" docs
 
 rm -rf "$lib.old"
 [ ! -e "$lib" ] || mv "$lib" "$lib.old"
