@@ -2,9 +2,15 @@ import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { addKey, listKeys } from '@aegis/protocol/access/endpoints';
+import { addKey, listKeys, revokeKey } from '@aegis/protocol/access/endpoints';
 import { parseStrictJson } from '@aegis/protocol/access/strict-json';
-import { assignArtifact, deleteArtifact, postStatus, unassignArtifact } from '@aegis/protocol/artifacts/endpoints';
+import {
+  assignArtifact,
+  deleteArtifact,
+  postStatus,
+  putHosts,
+  unassignArtifact,
+} from '@aegis/protocol/artifacts/endpoints';
 import { apiRetireNode } from '@aegis/protocol/nodes/endpoints';
 import { sql } from 'kysely';
 import pg from 'pg';
@@ -116,6 +122,20 @@ describe.each(STORAGES)('%s', (storage) => {
     ]);
     expect(await report(1, 'attached')).toEqual({ stored: false });
     expect((await forHost(node)).revision).toBe(after.revision);
+  });
+
+  test('what a revoked key signed is taken off some of its nodes by their set, and put on none', async () => {
+    await using server = await startTestServer({ storage });
+    const { operator, signer, publish: release } = await registry(server);
+    for (const name of ['web-1', 'web-2', 'web-3']) await server.enrol(name);
+    const { artifact_id } = await release('a', '1.0.0');
+    const put = (...hosts: string[]) => operator.call(putHosts, { params: { artifact_id }, body: { hosts } });
+    await put('web-1', 'web-2');
+    await server.as('admin').call(revokeKey, { params: { id: signer.minisignId } });
+    expect(await sentence(put('web-1', 'web-2', 'web-3'))).toMatch(/artifacts.revoked_signer/);
+    expect(await sentence(put('web-3'))).toMatch(/artifacts.revoked_signer/);
+    expect(await put('web-2')).toEqual({ added: [], removed: ['web-1'], unchanged: ['web-2'] });
+    expect(await put()).toEqual({ added: [], removed: ['web-2'], unchanged: [] });
   });
 
   test('what a clock of the future has issued is issued anew once it is right', async () => {

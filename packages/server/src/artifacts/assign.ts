@@ -199,11 +199,10 @@ export const assignService = (on: {
       const artifact = await library.find(artifactId);
       const hosts = await hostsNamed(names);
       refuseKeyless(hosts);
-      on.signers.refuseUntrusted(artifact);
       const given = await settingsFor(artifact, settings);
       const wanted = new Set(hosts.map(({ uid }) => uid));
       const changes = await assignments.write('artifacts.put-hosts', async (tx) => {
-        await stillThere(tx, artifact);
+        const current = await stillThere(tx, artifact);
         const gone = (await assignments.holdersIn(tx, artifact.id))
           .filter(({ node_uid }) => !wanted.has(node_uid))
           .map(({ node_uid, node_name }) => ({ uid: node_uid, name: node_name }));
@@ -219,6 +218,8 @@ export const assignService = (on: {
           },
         });
         await refuseRetired(tx, hosts);
+        // Only what is put on: what a revoked key signed must be easy to take off.
+        if (made.some(({ changed, after }) => changed && after.present === 1)) on.signers.refuseUntrusted(current);
         return made;
       });
       told(changes);
