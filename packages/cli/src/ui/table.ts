@@ -3,7 +3,7 @@ import { plainText, truncated } from './plain-text.ts';
 /** Aligned columns for people. A pipe gets every cell in full; `width` (a terminal's) cuts the last column. */
 export const table = (head: readonly string[], rows: readonly (readonly string[])[], width?: number): string => {
   const cells = [head, ...rows.map((row) => row.map(plainText))];
-  const widths = head.map((_, column) => Math.max(...cells.map((row) => [...(row[column] ?? '')].length)));
+  const widths = head.map((_, column) => widest(cells.map((row) => [...(row[column] ?? '')].length)));
   return cells
     .map((row) => {
       const line = row
@@ -18,6 +18,9 @@ export const table = (head: readonly string[], rows: readonly (readonly string[]
     .map((line) => `${line}\n`)
     .join('');
 };
+
+/** Not by Math.max(...): a large fleet has more rows than a call may have arguments. */
+const widest = (lengths: readonly number[]): number => lengths.reduce((most, one) => Math.max(most, one), 0);
 
 /** `key: value` lines, values aligned. */
 export const facts = (pairs: readonly (readonly [string, string | null | undefined])[]): string => {
