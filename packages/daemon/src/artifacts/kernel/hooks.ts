@@ -14,6 +14,7 @@ import { type ArtifactPaths, key16, type Layout, NEXT } from './layout.ts';
 import { isDetached, linkAt, type Observed } from './observe.ts';
 import { type Neighbour, tcxPlace } from './order.ts';
 import { isThere, movePin, ownFolder, RECORD_BYTES, readRecord, removePin, writeRecord } from './pin-folders.ts';
+import { whereNow } from './renamed.ts';
 import { closeSocket, type HeldSockets } from './sockets.ts';
 import { DEFAULT_PRIORITY, type Tenants, tcxTenantOf } from './tenants.ts';
 
@@ -249,9 +250,11 @@ const removeFilter = async (
 ): Promise<void> => {
   const mark = qdiscMark(layout, place);
   const ours = readRecord(mark) !== null;
+  const there = await whereNow(point, place);
+  if (!there) return void removePin(mark);
   for (const programId of ourPrograms) {
     try {
-      if (await detachTc(point, programId, { removeQdisc: ours })) removePin(mark);
+      if (await detachTc(there, programId, { removeQdisc: ours })) removePin(mark);
       return;
     } catch (error) {
       if (isLoaderError(error, 'bpf.no_such_target')) return void removePin(mark);
