@@ -1,6 +1,6 @@
 import type { Envelope } from '@aegis/protocol/access/dsse';
 import { type KeyPair, keyIdOf, keyPairFromPem } from '@aegis/protocol/access/keys';
-import { signTrustBundle, type TrustBundle } from '@aegis/protocol/access/trust-bundle';
+import { openTrustBundle, signTrustBundle, type TrustBundle } from '@aegis/protocol/access/trust-bundle';
 import { AegisError } from '@aegis/protocol/errors';
 import type { FaultPoints } from '@aegis/protocol/fault-points';
 import type { Clock } from '../platform/clock.ts';
@@ -18,7 +18,7 @@ export interface Trust {
    *  caller gets an answer. */
   onChange(callback: (version: number) => Promise<void> | void): void;
   /** Puts the keys that `next` makes of the present ones in force; null leaves all as it is.
-   *  @throws AegisError access.root_key_absent, config.invalid */
+   *  @throws AegisError access.root_key_absent, access.key_conflict, config.invalid */
   change(next: (keys: TrustBundle['keys']) => TrustBundle['keys'] | null): Promise<void>;
 }
 
@@ -42,6 +42,7 @@ export const trustOf = (parts: { dataDir: string; keys: FleetKeys; clock: Clock;
       keys: listed,
     };
     const envelope = signTrustBundle(bundle, root);
+    refuseUnreadable(envelope, keys.rootFingerprint, now);
     if (!addToTrustChain(dataDir, version, envelope, faults))
       throw new AegisError(
         'config.invalid',
@@ -59,6 +60,19 @@ export const trustOf = (parts: { dataDir: string; keys: FleetKeys; clock: Clock;
       for (const callback of callbacks) await callback(newest.version);
     },
   };
+};
+
+/** A version stays for good: one that readers refuse would keep nodes from all later ones, and the server from starting. */
+const refuseUnreadable = (envelope: Envelope, rootFingerprint: string, now: number): void => {
+  try {
+    openTrustBundle(envelope, rootFingerprint, now);
+  } catch (cause) {
+    throw new AegisError(
+      'access.key_conflict',
+      'The trust bundle would be one that no node reads: nothing was changed. Shorten the names of keys and persons, or set up a new fleet.',
+      { cause },
+    );
+  }
 };
 
 const rootKey = (dataDir: string, fingerprint: string): KeyPair => {
