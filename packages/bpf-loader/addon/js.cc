@@ -71,6 +71,11 @@ void raise(Napi::Env env, const Failure& failure) {
   napi_throw(env, errorOf(env, failure));
 }
 
+bool runsJavaScript(Napi::Env env) {
+  napi_value probe = nullptr;
+  return napi_create_object(env, &probe) == napi_ok && napi_set_named_property(env, probe, "probe", probe) == napi_ok;
+}
+
 std::string text(const Napi::Value& value) { return value.IsString() ? value.As<Napi::String>().Utf8Value() : std::string(); }
 
 std::string textOf(const Napi::Object& object, const char* name) { return text(object.Get(name)); }

@@ -51,6 +51,8 @@ void setIf(Napi::Object& object, const char* name, const std::optional<Value>& v
     object.Set(name, Napi::Number::New(object.Env(), *value));
 }
 
+bool runsJavaScript(Napi::Env env);
+
 // `work` off the main thread, `give` on it. The promise is rejected with the failure.
 template <class T>
 class Task final : public Napi::AsyncWorker {
@@ -66,6 +68,8 @@ class Task final : public Napi::AsyncWorker {
  protected:
   void Execute() override { result_.emplace(work_()); }
   void OnOK() override {
+    // A worker that is being ended runs no JavaScript any more: what was made is released, and nobody waits for it.
+    if (!runsJavaScript(Env())) return;
     if (result_->ok())
       deferred_.Resolve(give_(Env(), **result_));
     else

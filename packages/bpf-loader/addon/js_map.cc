@@ -75,13 +75,14 @@ Napi::Value remove(const Napi::CallbackInfo& call) {
   return call.Env().Undefined();
 }
 
-// mapDump(map, limit)
+// mapDump(map, limit, maxBytes)
 Napi::Value dump(const Napi::CallbackInfo& call) {
   const auto map = openMap(call);
   if (!map) return call.Env().Undefined();
-  const uint32_t limit = call[1].As<Napi::Number>().Uint32Value();
+  const uint32_t limit = call[1].IsNumber() ? call[1].As<Napi::Number>().Uint32Value() : 0;
+  const uint64_t maxBytes = call[2].IsNumber() ? static_cast<uint64_t>(call[2].As<Napi::Number>().Int64Value()) : 0;
   return Task<MapDump>::start(
-      call.Env(), [map = *map, limit] { return mapDump(map.fd->get(), map.info, limit); },
+      call.Env(), [map = *map, limit, maxBytes] { return mapDump(map.fd->get(), map.info, limit, maxBytes); },
       [](Napi::Env env, MapDump& found) -> Napi::Value {
         Napi::Object value = Napi::Object::New(env);
         value.Set("count", Napi::Number::New(env, found.count));

@@ -15,6 +15,8 @@ namespace {
 
 constexpr uint32_t kBatch = 1024;
 constexpr uint64_t kMaxBatchBytes = 64U * 1024 * 1024;
+// With which reading begins; only a map of long chains needs more at once.
+constexpr uint64_t kFirstBatchBytes = 1024U * 1024;
 
 bool isPerCpu(uint32_t type) {
   return type == BPF_MAP_TYPE_PERCPU_HASH || type == BPF_MAP_TYPE_PERCPU_ARRAY || type == BPF_MAP_TYPE_LRU_PERCPU_HASH ||
@@ -48,14 +50,27 @@ Failure wrongSize(const char* what, size_t wanted, size_t given) {
 
 void* orNull(const Bytes& bytes) { return bytes.empty() ? nullptr : const_cast<uint8_t*>(bytes.data()); }
 
+// How many elements, and what of them is kept.
+struct Bound {
+  uint32_t limit;
+  uint64_t maxBytes;
+  uint64_t elementBytes;
+
+  Bound(const MapInfo& info, uint32_t count, uint64_t bytes) : limit(count), maxBytes(bytes), elementBytes(std::max<uint64_t>(1, uint64_t{info.keySize} + info.elementBytes)) {
+    if (keeps()) limit = static_cast<uint32_t>(std::min<uint64_t>(limit, maxBytes / elementBytes));
+  }
+  [[nodiscard]] bool keeps() const { return maxBytes > 0; }
+};
+
 // Hash tables answer ENOSPC when the batch is smaller than one bucket; a larger one is tried then.
-Result<bool> dumpByBatches(int fd, const MapInfo& info, uint32_t limit, MapDump& dump) {
+Result<bool> dumpByBatches(int fd, const MapInfo& info, const Bound& bound, MapDump& dump) {
+  const uint32_t limit = bound.limit;
   // The kernel writes a cursor of its own here: at least a u32, or a key.
   Bytes cursor(std::max<size_t>(info.keySize, 8));
   Bytes next(cursor.size());
   bool first = true;
-  const uint64_t one = uint64_t{info.keySize} + info.elementBytes;
-  auto batch = static_cast<uint32_t>(std::min<uint64_t>({kBatch, limit, kMaxBatchBytes / one}));
+  const uint64_t one = bound.elementBytes;
+  auto batch = static_cast<uint32_t>(std::min<uint64_t>({kBatch, limit, kFirstBatchBytes / one}));
   while (dump.count < limit) {
     const uint32_t wanted = std::max(batch, 1U);
     Bytes keys(size_t{wanted} * info.keySize);
@@ -74,8 +89,10 @@ Result<bool> dumpByBatches(int fd, const MapInfo& info, uint32_t limit, MapDump&
       return failureOf(error, "Cannot read the map");
     }
     const uint32_t take = std::min(count, limit - dump.count);
-    dump.keys.insert(dump.keys.end(), keys.begin(), keys.begin() + static_cast<ptrdiff_t>(size_t{take} * info.keySize));
-    dump.values.insert(dump.values.end(), values.begin(), values.begin() + static_cast<ptrdiff_t>(size_t{take} * info.elementBytes));
+    if (bound.keeps()) {
+      dump.keys.insert(dump.keys.end(), keys.begin(), keys.begin() + static_cast<ptrdiff_t>(size_t{take} * info.keySize));
+      dump.values.insert(dump.values.end(), values.begin(), values.begin() + static_cast<ptrdiff_t>(size_t{take} * info.elementBytes));
+    }
     dump.count += take;
     first = false;
     std::swap(cursor, next);
@@ -87,7 +104,7 @@ Result<bool> dumpByBatches(int fd, const MapInfo& info, uint32_t limit, MapDump&
   return true;
 }
 
-Status dumpByKeys(int fd, const MapInfo& info, uint32_t limit, MapDump& dump) {
+Status dumpByKeys(int fd, const MapInfo& info, const Bound& bound, MapDump& dump) {
   Bytes key(info.keySize);
   Bytes next(info.keySize);
   Bytes value(info.elementBytes);
@@ -100,15 +117,17 @@ Status dumpByKeys(int fd, const MapInfo& info, uint32_t limit, MapDump& dump) {
       dump.complete = true;
       return Nothing{};
     }
-    if (dump.count == limit) return Nothing{};
+    if (dump.count == bound.limit) return Nothing{};
     first = false;
     std::swap(key, next);
     if (bpf_map_lookup_elem(fd, key.data(), value.data()) != 0) {
       if (errno == ENOENT) continue;
       return failureOf(errno, "Cannot read the map");
     }
-    dump.keys.insert(dump.keys.end(), key.begin(), key.end());
-    dump.values.insert(dump.values.end(), value.begin(), value.end());
+    if (bound.keeps()) {
+      dump.keys.insert(dump.keys.end(), key.begin(), key.end());
+      dump.values.insert(dump.values.end(), value.begin(), value.end());
+    }
     dump.count++;
   }
   return Nothing{};
@@ -176,14 +195,15 @@ Result<bool> mapDelete(int fd, const MapInfo& info, const Bytes& key) {
   return failureOf(errno, "Cannot delete an element of the map", "bpf.map_failed");
 }
 
-Result<MapDump> mapDump(int fd, const MapInfo& info, uint32_t limit) {
+Result<MapDump> mapDump(int fd, const MapInfo& info, uint32_t limit, uint64_t maxBytes) {
   if (!hasElements(info))
     return Failure{.code = "bpf.unsupported", .message = "Maps of this type have no elements that can be listed.", .error = EOPNOTSUPP};
   MapDump dump;
-  Result<bool> batched = dumpByBatches(fd, info, limit, dump);
+  const Bound bound(info, limit, maxBytes);
+  Result<bool> batched = dumpByBatches(fd, info, bound, dump);
   if (!batched) return batched.failure();
   if (!*batched) {
-    if (Status status = dumpByKeys(fd, info, limit, dump); !status) return status.failure();
+    if (Status status = dumpByKeys(fd, info, bound, dump); !status) return status.failure();
   }
   return dump;
 }

@@ -51,8 +51,8 @@ struct MapDump {
   Bytes keys;
   Bytes values;
 };
-// At most `limit` elements. A map that changes meanwhile may give an element twice or not at all, as the kernel's iteration does.
-Result<MapDump> mapDump(int fd, const MapInfo& info, uint32_t limit);
+// At most `limit` elements, and no more of their bytes than `maxBytes` (0: counts only, whatever their size). A map that changes meanwhile may give an element twice or not at all, as the kernel's iteration does.
+Result<MapDump> mapDump(int fd, const MapInfo& info, uint32_t limit, uint64_t maxBytes);
 Status mapFreeze(int fd);
 
 }  // namespace aegis

@@ -198,7 +198,12 @@ export interface BpfAddon {
   mapLookup(map: MapHandle, key: Uint8Array, remove: boolean): Buffer | undefined;
   mapUpdate(map: MapHandle, key: Uint8Array, value: Uint8Array, flags: number): void;
   mapDelete(map: MapHandle, key: Uint8Array): boolean;
-  mapDump(map: MapHandle, limit: number): Promise<{ count: number; complete: boolean; keys: Buffer; values: Buffer }>;
+  /** With `maxBytes` 0 it counts and keeps nothing. */
+  mapDump(
+    map: MapHandle,
+    limit: number,
+    maxBytes: number,
+  ): Promise<{ count: number; complete: boolean; keys: Buffer; values: Buffer }>;
   mapFreeze(map: MapHandle): void;
   listIds(kind: 'program' | 'map' | 'link' | 'btf'): number[];
   xdpState(

@@ -14,9 +14,12 @@ export interface MapEntry {
 
 export interface MapDump {
   entries: MapEntry[];
-  /** False when the map holds more than the limit. */
+  /** False when the map holds more than was asked for. */
   complete: boolean;
 }
+
+/** Of the keys and values of one dump. */
+export const MAX_DUMP_BYTES = 256 * 1024 * 1024;
 
 const UPDATE_FLAGS = { any: 0, create: 1, replace: 2 } as const;
 const NO_KEY = new Uint8Array(0);
@@ -57,11 +60,15 @@ export class BpfMap implements Disposable {
     return typed(() => addon().mapDelete(this.handle, checkBytes(key, 'A key')));
   }
 
-  /** At most `limit` entries, read off the main thread. What changes meanwhile may be there twice or not at all. */
-  async dump(limit = 10_000): Promise<MapDump> {
+  /** At most `limit` entries, and of these at most `maxBytes`, read off the main thread. What changes meanwhile may be there twice or not
+   *  at all. */
+  async dump(limit = 10_000, maxBytes = MAX_DUMP_BYTES): Promise<MapDump> {
     checkInteger(limit, 1, 10_000_000, 'limit');
+    checkInteger(maxBytes, 1, MAX_DUMP_BYTES, 'maxBytes');
     const { keySize, elementBytes } = typed(() => addon().mapInfo(this.handle));
-    const { count, complete, keys, values } = await typedAsync(async () => addon().mapDump(this.handle, limit));
+    const { count, complete, keys, values } = await typedAsync(async () =>
+      addon().mapDump(this.handle, limit, maxBytes),
+    );
     const entries = Array.from({ length: count }, (_, at) => ({
       key: keys.subarray(at * keySize, (at + 1) * keySize),
       value: values.subarray(at * elementBytes, (at + 1) * elementBytes),
@@ -69,10 +76,10 @@ export class BpfMap implements Disposable {
     return { entries, complete };
   }
 
-  /** A dump that counts only. */
+  /** A dump that counts only: it takes no more memory for a large map than for a small one. */
   async count(limit = 1_000_000): Promise<{ count: number; complete: boolean }> {
     checkInteger(limit, 1, 10_000_000, 'limit');
-    const { count, complete } = await typedAsync(async () => addon().mapDump(this.handle, limit));
+    const { count, complete } = await typedAsync(async () => addon().mapDump(this.handle, limit, 0));
     return { count, complete };
   }
 

@@ -1,6 +1,7 @@
 import { Worker } from 'node:worker_threads';
 import { expect, test } from 'vitest';
 import { LoaderError } from '../src/errors.ts';
+import { addon } from '../src/loader.ts';
 import { type BpfMap, cpuValues, mapById, openMap } from '../src/maps.ts';
 import { type LoadedObject, loadObject } from '../src/object.ts';
 import { type RecordBatch, readRecords } from '../src/ring-buffer.ts';
@@ -119,6 +120,11 @@ test.each(['by_hash', 'by_lru_hash'])('%s: a dump gives all, or as many as asked
     expect(new Set(part.entries.map(({ key }) => key.readUInt32LE(0))).size).toBe(limit);
   }
   expect((await map.dump(5000)).entries).toHaveLength(5000);
+  const tenOfThem = 10 * (12 + 24) + 35;
+  expect(await map.dump(5000, tenOfThem)).toMatchObject({ entries: { length: 10 }, complete: false });
+  // Counting keeps nothing: a map may be larger than the memory there is.
+  const { count, keys, values } = await addon().mapDump(map.handle, 10_000, 0);
+  expect([count, keys.length, values.length]).toEqual([5000, 0, 0]);
 });
 
 test('a full hash says so, an array has its slots from the beginning', async () => {
