@@ -64,10 +64,22 @@ export const probeKernel = async ({ temporary = tmpdir() } = {}): Promise<Kernel
     btf: existsSync('/sys/kernel/btf/vmlinux'),
     bpffs: isBpffs(DEFAULT_BPFFS),
     cgroup2: mount,
-    jit: setting('/proc/sys/net/core/bpf_jit_enable') > 0,
+    jit: await compiles(),
     unprivilegedDisabled: setting('/proc/sys/kernel/unprivileged_bpf_disabled') > 0,
     kinds,
   };
+};
+
+/** Whether a program becomes machine code. The setting itself (net.core.bpf_jit_enable) is not to be seen within a network namespace, and a
+ *  kernel that always compiles need not have it. */
+const compiles = async (): Promise<boolean> => {
+  try {
+    const programs = [{ name: TINY_PROGRAM, attach: bareType('socket_filter') }];
+    using object = await loadObject(tinyObject(0), { name: 'aegis_probe', programs });
+    return object.program(TINY_PROGRAM).info().jitedBytes > 0;
+  } catch {
+    return setting('/proc/sys/net/core/bpf_jit_enable') > 0; // nothing can be loaded here: what the setting says, where it can be read
+  }
 };
 
 const KINDS = Object.keys(ATTACH_SINCE) as AttachKind[];

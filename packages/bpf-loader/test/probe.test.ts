@@ -81,6 +81,22 @@ test('without capabilities every kind is refused with a reason, and nothing is l
   await until('nothing left behind', async () => (await leftBehind()).length === 0);
 });
 
+test('within a network namespace, where its setting is not to be seen, the JIT is found on', async () => {
+  const module = new URL('../src/probe.ts', import.meta.url).href;
+  const setting = '/proc/sys/net/core/bpf_jit_enable';
+  const lines = [
+    "import { existsSync } from 'node:fs';",
+    `const { probeKernel } = await import(${JSON.stringify(module)});`,
+    `const { jit } = await probeKernel(${JSON.stringify({ temporary })});`,
+    `console.log(JSON.stringify({ jit, visible: existsSync('${setting}') }));`,
+  ];
+  const script = join(temporary, 'probe-within.mjs');
+  writeFileSync(script, lines.join('\n'));
+  const within = JSON.parse(await run(['unshare', '--net', '--', process.execPath, script])) as unknown;
+  rmSync(script);
+  expect(within).toEqual({ jit: true, visible: false });
+});
+
 test('a scratch namespace has only its own lo, and is gone when it is disposed', async () => {
   let path = '';
   {
