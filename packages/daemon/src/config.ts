@@ -55,8 +55,10 @@ export const DaemonConfig = z.strictObject({
   artifacts_reconcile_sec: z._default(whole(1, 3600), 15),
   /** Between two reports that say nothing new but counters. */
   artifacts_status_sec: z._default(whole(1, 86_400), 60),
-  /** From the first contact to the probe of the kernel, once a boot. */
-  kernel_report_delay_sec: z._default(whole(0, 3600), 30),
+  /** Counts runs and run time of all eBPF programs of the machine, for status reports. */
+  bpf_statistics: z._default(toggle, false),
+  /** From the first contact to the probe of the kernel, once a boot: at least this, at most twice. */
+  kernel_report_delay_sec: z._default(whole(0, 3600), 5),
   /** Where eBPF programs are pinned, and below what the manifests' cgroup paths hang. */
   bpffs: z._default(z.string().check(z.startsWith('/')), '/sys/fs/bpf'),
   cgroup_root: z._default(z.union([z.literal('auto'), z.string().check(z.startsWith('/'))]), 'auto'),

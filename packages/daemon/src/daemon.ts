@@ -189,7 +189,7 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
         ? {
             probe: options.probeKernel,
             of: `${bootId} ${release()} ${VERSION}`,
-            delayMs: config.kernel_report_delay_sec * 1000 * (1 + random() / 4),
+            delayMs: config.kernel_report_delay_sec * 1000 * (1 + random()),
           }
         : null,
       limits: {
@@ -332,11 +332,27 @@ const enrolPatiently = async (options: DaemonOptions & { log: Logger; random: ()
 
 const loadKernelEngine = async (
   nodeUid: string,
-  { bpffs, cgroup_root }: DaemonConfig,
+  { bpffs, cgroup_root, bpf_statistics }: DaemonConfig,
   rest: { clock: Clock; faults: FaultPoints; log: Logger },
 ): Promise<KernelEngine> => {
   const { kernelEngine } = await import('./artifacts/kernel/engine.ts');
-  return kernelEngine({ nodeUid, bpffs, ...(cgroup_root === 'auto' ? {} : { cgroupRoot: cgroup_root }), ...rest });
+  const engine = kernelEngine({
+    nodeUid,
+    bpffs,
+    ...(cgroup_root === 'auto' ? {} : { cgroupRoot: cgroup_root }),
+    ...rest,
+  });
+  if (bpf_statistics) countRuns(engine, rest.log);
+  return engine;
+};
+
+/** What cannot be counted runs all the same. */
+const countRuns = (engine: { statistics(on: boolean): void }, log: Logger): void => {
+  try {
+    engine.statistics(true);
+  } catch (error) {
+    log.warn({ err: error }, 'runs of eBPF programs are not counted (bpf_statistics)');
+  }
 };
 
 const isLoopback = (server: string): boolean =>

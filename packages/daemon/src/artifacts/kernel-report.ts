@@ -9,7 +9,8 @@ import type { Journal } from '../platform/journal/journal.ts';
 import type { Logger } from '../platform/log.ts';
 import type { ArtifactsState } from './repository.ts';
 
-/** Tells the server once for each boot and release which program and attach kinds work here. Long after the start: nobody waits for it. */
+/** Tells the server once for each boot and release which program and attach kinds work here. Some seconds after the first contact: soon enough
+ *  for whoever looks at the new node, and out of the way of what is assigned to it at once, which does not wait for the report. */
 export interface KernelReportOptions {
   client: HttpClient;
   state: ArtifactsState;
