@@ -108,6 +108,11 @@ export const COMMANDS: Readonly<Record<string, TableEntry>> = {
     "Stream an artifact's events from a node",
     async () => (await live()).ArtifactsEvents,
   ),
+  'artifacts:measure': entry(
+    'artifacts',
+    "Measure an artifact's runs on a node",
+    async () => (await live()).ArtifactsMeasure,
+  ),
   'nodes:list': entry('fleet', 'List nodes', async () => (await nodes()).NodesList),
   'nodes:show': entry('fleet', 'Show one node', async () => (await nodes()).NodesShow),
   'nodes:label': entry('fleet', "Set or remove a node's labels", async () => (await nodes()).NodesLabel),

@@ -8,7 +8,8 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { waitFor } from '../../../test/faults/wait.ts';
 import { aegis } from '../../../test/fleet/fleet.ts';
 import { type NamespaceFleet, startNamespaceFleet } from '../../../test/fleet/namespace-fleet.ts';
-import { pings } from '../../../test/fleet/namespaces.ts';
+import { type Outcome, pings } from '../../../test/fleet/namespaces.ts';
+import type { MeasuredAttachments } from '../src/artifacts/attachments-text.ts';
 import { make } from './artifact-folder.ts';
 import { ran } from './cli-process.ts';
 
@@ -134,8 +135,10 @@ test('attachments are what bpftool sees, with the daemon and without it', async 
   const [link] = found.artifacts[0]?.links ?? [];
   const { stdout } = fleet.network.node.run(['bpftool', '--json', 'link', 'show', 'id', String(link?.link_id)]);
   expect(JSON.parse(stdout)).toMatchObject({ id: link?.link_id, prog_id: link?.program_id });
-  const text = `ARTIFACT    VERSION  STATE     PROGRAM    HOOK                  LINK  PROGRAM ID  RUNS
-block-icmp  1.0.0    attached  drop_icmp  tcx egress on uplink  ${String(link?.link_id).padEnd(4)}  ${String(link?.program_id).padEnd(10)}  0
+  const linkId = String(link?.link_id).padEnd(4);
+  const programId = String(link?.program_id).padEnd(10);
+  const text = `ARTIFACT    VERSION  STATE     PROGRAM    HOOK                  ${'LINK'.padEnd(linkId.length)}  PROGRAM ID  RUNS
+block-icmp  1.0.0    attached  drop_icmp  tcx egress on uplink  ${linkId}  ${programId}  0
 `;
   expect(local('attachments')).toEqual({ status: 0, stdout: text, stderr: '' });
   await fleet.daemon.kill9();
@@ -166,6 +169,58 @@ test('an upgrade keeps the counter, a rollback too', () => {
     );
   }
   expect(packets()).toBeGreaterThan(before);
+});
+
+test('runs are measured for a while, from both ends, with the daemon and without it', async () => {
+  const [file = '', ...ping] = fleet.network.node.argv('ping', '-q', '-i', '0.05', '192.0.2.2');
+  const pinging = spawn(file, ping, { stdio: 'ignore' });
+  const ended = new Promise((resolve) => pinging.once('close', resolve));
+  const line =
+    /^block-icmp {2}1\.0\.0 {4}drop_icmp {2}\d+ +[1-9]\d* +[\d.]+ +[1-9]\d* +[1-9]\d* +tcx egress on uplink$/m;
+  const told = (outcome: Outcome) => {
+    expect(outcome).toEqual({
+      status: 0,
+      stdout: expect.stringMatching(line),
+      stderr: expect.stringMatching(/^aegis: measured for \d+\.\ds\.\n$/),
+    });
+    expect(outcome.stdout.split('\n')[0]).toMatch(
+      /^ARTIFACT +VERSION +PROGRAM +PROGRAM ID +RUNS +RUNS\/S +TOTAL NS +NS\/RUN +HOOK$/,
+    );
+  };
+  const counted = (text: string) => {
+    const { measured_ms, artifacts } = JSON.parse(text) as MeasuredAttachments;
+    expect(measured_ms).toBeGreaterThanOrEqual(1000);
+    const [link, other] = artifacts.flatMap((one) => one.links);
+    expect(other).toBeUndefined();
+    const { runs = 0, time_ns = 0, ns_per_run, runs_per_sec } = link?.measured ?? {};
+    expect(runs).toBeGreaterThan(0);
+    expect(ns_per_run).toBe(Math.round(time_ns / runs));
+    expect(runs_per_sec).toBeCloseTo((runs * 1000) / measured_ms, 0);
+    expect(link?.run_count).toBeGreaterThanOrEqual(runs);
+  };
+  try {
+    told(local('attachments', 'block-icmp', '--measure', '1'));
+    told(fleet.tryAegis('artifacts', 'measure', '--node', 'web-1', '--seconds', '1'));
+    counted(fleet.aegis('artifacts', 'measure', 'block-icmp', '-n', 'web-1', '--seconds', '1', '--json'));
+    await fleet.daemon.kill9();
+    counted(local('attachments', '--measure', '1', '--json').stdout);
+    await fleet.daemon.start();
+  } finally {
+    pinging.kill('SIGKILL');
+    await ended;
+  }
+  const none = {
+    status: 1,
+    stdout: '',
+    stderr:
+      "aegis: There is no artifact 'nothing' on web-1. See 'aegis daemon attachments' there, or 'aegis artifacts status'.\n",
+  };
+  expect(local('attachments', 'nothing', '--measure', '3600')).toEqual(none);
+  expect(fleet.tryAegis('artifacts', 'measure', 'nothing', '-n', 'web-1', '--seconds', '3600')).toEqual(none);
+  expect(local('attachments', '--measure', '3601')).toMatchObject({
+    status: 2,
+    stderr: expect.stringContaining('3600'),
+  });
 });
 
 test('what cannot be read says why, through the server and on the node', () => {
@@ -222,7 +277,12 @@ test('what cannot be read says why, through the server and on the node', () => {
 
 test('whoever is neither root nor the daemon is told so', () => {
   const argv = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups', '--', aegis, 'daemon'];
-  for (const what of [['attachments'], ['maps', 'block-icmp'], ['events', 'exec-watch']])
+  for (const what of [
+    ['attachments'],
+    ['attachments', '--measure', '1'],
+    ['maps', 'block-icmp'],
+    ['events', 'exec-watch'],
+  ])
     expect(fleet.network.node.run([...argv, ...what, '--data-dir', fleet.node.dataDir], { env: fleet.env })).toEqual({
       status: 1,
       stdout: '',

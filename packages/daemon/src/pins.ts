@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import type { TcPoint } from '@aegis/bpf-loader/tc';
 import { AegisError } from '@aegis/protocol/errors';
 import { describePoint, parseRecord } from './artifacts/kernel/attachment.ts';
 import { artifactKey, isKey, layout } from './artifacts/kernel/layout.ts';
@@ -13,8 +14,12 @@ export interface PinnedAttachment {
   program: string;
   /** For people: `tcx egress on eth0`. */
   hook: string;
-  /** Null: a hook without links (clsact). */
+  /** Null: a hook without links. */
   link: string | null;
+  /** A clsact filter: where the kernel is asked for it. */
+  filter: TcPoint | null;
+  /** A socket that the daemon holds: the pin of the program that it runs. */
+  socket: string | null;
 }
 export interface PinnedMap {
   name: string;
@@ -43,13 +48,24 @@ export const nodePins = (dataDir: string, bpffs: string): NodePins => {
     artifacts: () => readable(places.node, () => listFolder(places.node)).filter(isKey),
     keyOf: artifactKey,
     attachments: (key) => {
-      const { records, links } = places.artifact(key);
+      const paths = places.artifact(key);
+      const { records, links } = paths;
+      const settled = (): string | null => readable(paths.settled, () => readRecord(paths.settled));
       return readable(records, () => listFolder(records)).flatMap((name) => {
         const record = parseRecord(readRecord(join(records, name)));
         if (record === null) return [];
         const { artifact, program, point } = record;
-        const link = point.kind === 'tc' ? null : join(links, name);
-        return [{ artifact, program, hook: describePoint(point), link }];
+        const revision = point.kind === 'socket_filter' ? settled() : null;
+        return [
+          {
+            artifact,
+            program: program.replace(OBJECT, ''),
+            hook: describePoint(point),
+            link: point.kind === 'tc' || point.kind === 'socket_filter' ? null : join(links, name),
+            filter: point.kind === 'tc' ? point : null,
+            socket: revision === null ? null : join(places.revision(paths, revision).programs, program),
+          },
+        ];
       });
     },
     loaded: (artifact) => {
@@ -68,9 +84,12 @@ export const nodePins = (dataDir: string, bpffs: string): NodePins => {
   };
 };
 
+/** Stands before a name where an artifact has several objects. */
+const OBJECT = /^[0-9a-f]{16}-/;
+
 /** Two objects of one artifact may each have a map of the name: then the pin's own name tells them apart. */
 const namedMaps = (folder: string, pins: readonly string[]): PinnedMap[] => {
-  const plain = pins.map((pin) => pin.replace(/^[0-9a-f]{16}-/, ''));
+  const plain = pins.map((pin) => pin.replace(OBJECT, ''));
   return pins.map((pin, index) => {
     const name = plain[index] ?? pin;
     return { name: plain.filter((other) => other === name).length > 1 ? pin : name, path: join(folder, pin) };

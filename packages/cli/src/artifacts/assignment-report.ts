@@ -6,7 +6,7 @@ import type { Surroundings } from '../surroundings.ts';
 import { plainText } from '../ui/plain-text.ts';
 import { table } from '../ui/table.ts';
 import { secondsOf } from '../ui/time.ts';
-import { HEAD, statusRow } from './status-rows.ts';
+import { statusTable } from './status-rows.ts';
 import { type Wish, waitFor } from './waiting.ts';
 
 /** What `assign` and `unassign` say: what changed, and with --wait what became of it. */
@@ -63,8 +63,8 @@ export const waitReport = async (
     const gone = wishes.filter(
       (wish) => !ours.some(({ node_uid, name }) => node_uid === wish.node_uid && name === wish.name),
     );
-    const rows = [...ours.map(statusRow), ...gone.map(({ name, node }) => [name, node, '-', 'detached', '-', '0', ''])];
-    await output.out(table(HEAD, rows, width));
+    const off = gone.map(({ name, node }) => [name, node, '-', 'detached', '-', '0', '']);
+    await output.out(statusTable(ours, width, off));
   }
   if (settled.every((one) => one === 'done')) return 0;
   const nodes = (state: string) =>

@@ -12,11 +12,10 @@ import { ReaderGone } from '../ui/output.ts';
 import { plainText } from '../ui/plain-text.ts';
 import { byteCount } from '../ui/time.ts';
 
-/** Reads maps and events of one node by a command of its own (`artifacts.maps`, `artifacts.events`), which the node's aegis carries out. Its
- *  stdout is handed on; what it says on stderr is its refusal, as JSON. Whoever stops listening cancels it: nothing goes on there. */
+/** Reads maps, events and run times of one node by a command of its own (`artifacts.maps`, …), which the node's aegis carries out. Its stdout is handed on; what it says on stderr is its refusal, as JSON. Whoever stops listening cancels it: nothing goes on there. */
 
 export interface RemoteRead {
-  verb: 'artifacts.maps' | 'artifacts.events';
+  verb: 'artifacts.maps' | 'artifacts.events' | 'artifacts.measure';
   args: Readonly<Record<string, unknown>>;
   node: string;
   /** What the reading may bring; more ends it. */
@@ -101,13 +100,14 @@ export const readRemotely = async (api: Api, read: RemoteRead, around: Surroundi
   }
 };
 
-const tooMuch = ({ mostBytes, node, verb }: RemoteRead): AegisError => {
-  const what = verb === 'artifacts.maps' ? 'choose a smaller --limit' : 'start it again';
-  return new AegisError(
-    'http.too_large',
-    `More than ${byteCount(mostBytes)} came from ${plainText(node)}: ${what}, or read it there with 'aegis daemon ${verb.slice('artifacts.'.length)}'.`,
-  );
+const INSTEAD: Readonly<Record<RemoteRead['verb'], string>> = {
+  'artifacts.maps': "choose a smaller --limit, or read it there with 'aegis daemon maps'",
+  'artifacts.events': "start it again, or read it there with 'aegis daemon events'",
+  'artifacts.measure': "measure one artifact, or do it there with 'aegis daemon attachments --measure'",
 };
+
+const tooMuch = ({ mostBytes, node, verb }: RemoteRead): AegisError =>
+  new AegisError('http.too_large', `More than ${byteCount(mostBytes)} came from ${plainText(node)}: ${INSTEAD[verb]}.`);
 
 /** @throws AegisError unless it succeeded */
 const refuse = ({ executions }: Outcome, stderr: string, { node }: RemoteRead): void => {

@@ -3,6 +3,8 @@ import type { AttachmentReport } from '@aegis/protocol/artifacts/status';
 import type { Api } from '../api/client.ts';
 import { everyPage } from '../api/pages.ts';
 import { routes } from '../api/routes.ts';
+import { plainText } from '../ui/plain-text.ts';
+import { table } from '../ui/table.ts';
 
 /** An artifact's state on each node, as the server tells it and as a table shows it. */
 
@@ -18,7 +20,62 @@ export const statusOf = async (api: Api, { name, node }: StatusFilter): Promise<
   return items;
 };
 
-export const HEAD = ['ARTIFACT', 'NODE', 'VERSION', 'STATE', 'ATTACHED', 'DRIFT', 'NOTE'] as const;
+const HEAD = ['ARTIFACT', 'NODE', 'VERSION', 'STATE', 'ATTACHED', 'DRIFT', 'NOTE'] as const;
+const NOTE = HEAD.length - 1;
+/** Left out, in this order, where a terminal is so narrow that nothing of the note would be seen; of them only columns that say nothing. */
+const SPARE = ['DRIFT', 'ATTACHED', 'VERSION', 'ARTIFACT'] as const;
+const NOTE_WIDTH = 16;
+
+/** With the runs that were counted, where there are any. @param more rows of `HEAD` for what has no report any more */
+export const statusTable = (
+  items: readonly NodeArtifact[],
+  width: number | undefined,
+  more: readonly (readonly string[])[] = [],
+): string => {
+  const runs = items.map(runsOf);
+  const rows = [...items.map(statusRow), ...more];
+  const counted = runs.some((count) => count > 0);
+  const shown = [HEAD, ...rows].map((row, index) => {
+    const count = index === 0 ? 'RUNS' : String(runs[index - 1] ?? '-');
+    return counted ? row.toSpliced(NOTE, 0, count) : [...row];
+  });
+  const [head = [], ...body] = width === undefined ? shown : fitted(shown, width);
+  return table(head, body, width);
+};
+
+/** Whether a column differs between nodes, or from what is well. */
+const tells: Readonly<Record<(typeof SPARE)[number], (cells: readonly string[]) => boolean>> = {
+  DRIFT: (cells) => cells.some((cell) => cell !== '0'),
+  ATTACHED: (cells) => cells.some((cell) => new Set(cell.split('/')).size > 1),
+  VERSION: (cells) => new Set(cells).size > 1,
+  ARTIFACT: (cells) => new Set(cells).size > 1,
+};
+
+const fitted = (rows: string[][], width: number): string[][] => {
+  let fitting = rows;
+  for (const name of SPARE) {
+    if (room(fitting, width) >= NOTE_WIDTH) break;
+    const column = fitting[0]?.indexOf(name) ?? 0;
+    const cells = fitting.slice(1).map((row) => row[column] ?? '');
+    if (!tells[name](cells)) fitting = fitting.map((row) => row.toSpliced(column, 1));
+  }
+  return fitting;
+};
+
+/** What is left of a line for its last column. */
+const room = (rows: readonly (readonly string[])[], width: number): number => {
+  const columns = (rows[0]?.length ?? 1) - 1;
+  let left = width;
+  for (let column = 0; column < columns; column++)
+    left -= 2 + rows.reduce((most, row) => Math.max(most, [...plainText(row[column] ?? '')].length), 0);
+  return left;
+};
+
+/** Programs that are attached at several hooks count once. */
+const runsOf = ({ report }: NodeArtifact): number => {
+  const programs = new Map((report?.attachments ?? []).map((one) => [one.program_id, one.run_count ?? 0]));
+  return [...programs.values()].reduce((sum, count) => sum + count, 0);
+};
 
 export const statusRow = (item: NodeArtifact): string[] => {
   const { report } = item;

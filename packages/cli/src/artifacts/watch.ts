@@ -2,8 +2,7 @@ import type { NodeArtifact } from '@aegis/protocol/artifacts/endpoints';
 import { AegisError } from '@aegis/protocol/errors';
 import type { Surroundings } from '../surroundings.ts';
 import { plainText, truncated } from '../ui/plain-text.ts';
-import { table } from '../ui/table.ts';
-import { HEAD, statusRow } from './status-rows.ts';
+import { statusRow, statusTable } from './status-rows.ts';
 
 /** `aegis artifacts status --watch`: on a terminal one screen that is drawn anew, on a pipe a line for each change. Until interrupted. */
 
@@ -99,7 +98,7 @@ const screen = ({ output, now }: Surroundings): Show => {
   let lost = false;
   const draw = async (): Promise<void> => {
     const { columns = 80, rows = 24 } = process.stdout;
-    const lines = table(HEAD, items.map(statusRow), columns).trimEnd().split('\n');
+    const lines = statusTable(items, columns).trimEnd().split('\n');
     const room = Math.max(1, rows - 3);
     const hidden = lines.length - room;
     const shown = hidden > 0 ? [...lines.slice(0, room - 1), `… and ${hidden + 1} more`] : lines;

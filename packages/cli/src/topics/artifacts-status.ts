@@ -4,18 +4,17 @@ import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
 import { waitFlags, waitReport } from '../artifacts/assignment-report.ts';
 import { referenceOf } from '../artifacts/reference.ts';
-import { HEAD, statusOf, statusRow } from '../artifacts/status-rows.ts';
+import { statusOf, statusTable } from '../artifacts/status-rows.ts';
 import { watchStatus } from '../artifacts/watch.ts';
 import { ServerCommand, serverFlags } from '../base-command.ts';
 import { EXIT } from '../following/exit-status.ts';
 import { untilInterrupted } from '../following/until-interrupted.ts';
 import { plainText } from '../ui/plain-text.ts';
-import { table } from '../ui/table.ts';
 import { wishOf } from './assign.ts';
 
 export class ArtifactsStatus extends ServerCommand {
   static override description =
-    `Shows each artifact on each node: the version that is wished there, the state that the node last reported (pending, verified, loaded, attached, failed; detached once it is off), how many of its programs are attached, how often the node found them otherwise than it had left them and put them right, and the reason where something failed.
+    `Shows each artifact on each node: the version that is wished there, the state that the node last reported (pending, verified, loaded, attached, failed; detached once it is off), how many of its programs are attached, how often the node found them otherwise than it had left them and put them right, how often they ran (where the node counts that: its setting bpf_statistics), and the reason where something failed. A narrow terminal gets fewer columns, a pipe all.
 
 With --watch it goes on until Ctrl-C: on a terminal one screen, on a pipe a line for each change (with --json NDJSON). With --wait it returns when nothing is under way any more.
 
@@ -56,7 +55,7 @@ Exit code with --wait: 0 when all is as wished, 1 when something failed or the t
         return await waitReport(api, items.map(wishOf), flags, this.around, this.width);
       }
       if (flags.json) return await this.printJson({ items });
-      await this.print(table(HEAD, items.map(statusRow), this.width));
+      await this.print(statusTable(items, this.width));
       if (items.length === 0) await this.note(nothingThere(args.artifact, flags.node).message);
       return undefined;
     });

@@ -66,6 +66,8 @@ test.each([
     [...own, 'maps', 'block-icmp', 'dropped', '--limit', '5', ...json],
   ],
   ['artifacts.events', { artifact: 'exec', map: 'events' }, [...own, 'events', 'exec', '--map', 'events', ...json]],
+  ['artifacts.measure', { seconds: 5 }, [...own, 'attachments', '--measure', '5', ...json]],
+  ['artifacts.measure', { artifact: 'exec', seconds: 1 }, [...own, 'attachments', 'exec', '--measure', '1', ...json]],
 ])('%s %j', (type, payload, expected) => {
   expect(argv(type, payload)).toEqual(expected);
 });
@@ -101,6 +103,16 @@ test.each([
     'artifacts.maps',
     { artifact: 'exec', limit: 0 },
     'artifacts.maps: payload.limit: Too small: expected number to be >=1.',
+  ],
+  [
+    'artifacts.measure',
+    { seconds: 3601 },
+    'artifacts.measure: payload.seconds: Too big: expected number to be <=3600.',
+  ],
+  [
+    'artifacts.measure',
+    { artifact: 'exec' },
+    'artifacts.measure: payload.seconds: Invalid input: expected number, received undefined.',
   ],
 ])('%s %j is refused naming the field', (type, payload, message) => {
   expect(() => validatePayload(type, payload)).toThrow(message);
