@@ -22,7 +22,7 @@ export const statusOf = async (api: Api, { name, node }: StatusFilter): Promise<
 
 const HEAD = ['ARTIFACT', 'NODE', 'VERSION', 'STATE', 'ATTACHED', 'DRIFT', 'NOTE'] as const;
 const NOTE = HEAD.length - 1;
-/** Left out, in this order, where a terminal is so narrow that nothing of the note would be seen; of them only columns that say nothing. */
+/** Left out, in this order, where a terminal is so narrow that too little of the notes would be seen; of them only columns that say nothing. */
 const SPARE = ['DRIFT', 'ATTACHED', 'VERSION', 'ARTIFACT'] as const;
 const NOTE_WIDTH = 16;
 
@@ -52,9 +52,10 @@ const tells: Readonly<Record<(typeof SPARE)[number], (cells: readonly string[]) 
 };
 
 const fitted = (rows: string[][], width: number): string[][] => {
+  const wanted = Math.min(NOTE_WIDTH, widest(rows, (rows[0]?.length ?? 1) - 1));
   let fitting = rows;
   for (const name of SPARE) {
-    if (room(fitting, width) >= NOTE_WIDTH) break;
+    if (room(fitting, width) >= wanted) break;
     const column = fitting[0]?.indexOf(name) ?? 0;
     const cells = fitting.slice(1).map((row) => row[column] ?? '');
     if (!tells[name](cells)) fitting = fitting.map((row) => row.toSpliced(column, 1));
@@ -62,14 +63,12 @@ const fitted = (rows: string[][], width: number): string[][] => {
   return fitting;
 };
 
+const widest = (rows: readonly (readonly string[])[], column: number): number =>
+  rows.reduce((most, row) => Math.max(most, [...plainText(row[column] ?? '')].length), 0);
+
 /** What is left of a line for its last column. */
-const room = (rows: readonly (readonly string[])[], width: number): number => {
-  const columns = (rows[0]?.length ?? 1) - 1;
-  let left = width;
-  for (let column = 0; column < columns; column++)
-    left -= 2 + rows.reduce((most, row) => Math.max(most, [...plainText(row[column] ?? '')].length), 0);
-  return left;
-};
+const room = (rows: readonly (readonly string[])[], width: number): number =>
+  (rows[0] ?? []).slice(0, -1).reduce((left, _, column) => left - widest(rows, column) - 2, width);
 
 /** Programs that are attached at several hooks count once. */
 const runsOf = ({ report }: NodeArtifact): number => {
