@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { expect, test } from 'vitest';
 import { bodyBudget } from './body-budget.ts';
 
@@ -13,4 +14,17 @@ test('one caller leaves most of the budget to the others', () => {
   budget.lease('b').hold(16 * MIB);
   for (const lease of leases) lease.release();
   budget.lease('a').hold(16 * MIB);
+});
+
+test('packed bodies of one caller do not stand before those of others', async () => {
+  const budget = bodyBudget(64 * MIB);
+  const order: string[] = [];
+  const unpack = (caller: string) =>
+    budget.lease(caller).unpacking(async () => {
+      await nextTurn();
+      order.push(caller);
+    });
+  await Promise.all([...Array.from({ length: 100 }, () => unpack('a')), unpack('b'), unpack('c')]);
+  expect(order.slice(0, 3).sort()).toEqual(['a', 'b', 'c']);
+  expect(order).toHaveLength(102);
 });

@@ -1,7 +1,8 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import { type Readable, Transform } from 'node:stream';
 import { AegisError } from '@aegis/protocol/errors';
-import { type FewAtATime, fewAtATime } from '../few-at-a-time.ts';
+import { fewAtATime } from '../few-at-a-time.ts';
+import { type OneAtATime, oneAtATime } from '../one-at-a-time.ts';
 
 /** How many bytes of request bodies the server holds at once, over all callers and for each: what is declared counts before any of
  *  it is read, what is not declared as it comes, until nobody works on it any more. Small bodies count but are never refused for
@@ -14,13 +15,14 @@ export interface BodyLease {
   /** Somebody works on the body: from now on a caller that hangs up frees nothing. */
   begin(): void;
   hungUp(): void;
+  /** A packed body is unpacked within it: how large it gets is known, and held, only when it has grown. One of a caller at a time,
+   *  so that none stands before the others with many. */
+  unpacking: OneAtATime;
   release(): void;
 }
 export interface BodyBudget {
   /** @param caller null for one who is not bounded by himself. @throws AegisError http.rate_limited */
   lease(caller: string | null): BodyLease;
-  /** Packed bodies are unpacked within it: how large one gets is known, and held, only when it has grown. */
-  unpacking: FewAtATime;
 }
 
 const SMALL_BYTES = 64 * 1024;
@@ -39,6 +41,8 @@ export const bodyBudget = (totalBytes: number): BodyBudget => {
   const bodies = new Map<string, number>();
   const large = new Map<string, number>();
   const bytesOf = new Map<string, number>();
+  const few = fewAtATime(UNPACKED_AT_ONCE);
+  const turns = new Map<string, OneAtATime>();
   const share = Math.max(LEAST_SHARE_BYTES, totalBytes * SHARE_PER_CALLER);
   const addBytes = (caller: string | null, bytes: number): void => {
     used += bytes;
@@ -48,7 +52,6 @@ export const bodyBudget = (totalBytes: number): BodyBudget => {
     else bytesOf.delete(caller);
   };
   return {
-    unpacking: fewAtATime(UNPACKED_AT_ONCE),
     lease: (caller) => {
       takeOne(bodies, caller, BODIES_PER_CALLER);
       let held = 0;
@@ -59,6 +62,7 @@ export const bodyBudget = (totalBytes: number): BodyBudget => {
         over = true;
         addBytes(caller, -held);
         giveBack(bodies, caller);
+        if (caller !== null && !bodies.has(caller)) turns.delete(caller);
         if (held > SMALL_BYTES) giveBack(large, caller);
       };
       return {
@@ -78,6 +82,12 @@ export const bodyBudget = (totalBytes: number): BodyBudget => {
         },
         hungUp: () => {
           if (!begun) release();
+        },
+        unpacking: (work) => {
+          if (caller === null) return few(work);
+          const turn = turns.get(caller) ?? oneAtATime();
+          turns.set(caller, turn);
+          return turn(() => few(work));
         },
         release,
       };

@@ -197,7 +197,7 @@ const answer = async (
   options: MountOptions,
 ): Promise<FastifyReply> => {
   const { endpoint } = route;
-  const sent = await decodedBody(route, request, options.bodies);
+  const sent = await decodedBody(route, request);
   const context: RouteContext<typeof endpoint> = {
     params: (endpoint.params ? decode(endpoint.params, request.params, 'path') : undefined) as never,
     query: (endpoint.query ? decode(endpoint.query, request.query, 'query') : undefined) as never,
@@ -228,11 +228,7 @@ const answer = async (
 const bodyLimitOf = ({ endpoint }: Route): number =>
   endpoint.bodyLimitBytes ?? (endpoint.caller === 'anyone' ? ANYONES_BODY_LIMIT_BYTES : BODY_LIMIT_BYTES);
 
-const decodedBody = async (
-  route: Route,
-  request: FastifyRequest,
-  bodies: BodyBudget,
-): Promise<{ body?: unknown; form?: unknown }> => {
+const decodedBody = async (route: Route, request: FastifyRequest): Promise<{ body?: unknown; form?: unknown }> => {
   const { endpoint } = route;
   if (!endpoint.body && !endpoint.rawBody) return {};
   const sent = Buffer.isBuffer(request.body) ? request.body : Buffer.alloc(0);
@@ -240,8 +236,8 @@ const decodedBody = async (
   if (boundary === undefined)
     requireType(request.headers['content-type'], endpoint.rawBody ? RAW_TYPE : /^application\/json$/i, sent.length);
   const encoding = request.headers['content-encoding'];
-  const body =
-    encoding === undefined ? sent : await bodies.unpacking(() => unpackBody(sent, encoding, bodyLimitOf(route)));
+  const unpacked = () => unpackBody(sent, encoding, bodyLimitOf(route));
+  const body = await (encoding === undefined || !request.lease ? unpacked() : request.lease.unpacking(unpacked));
   if (body !== sent) request.lease?.hold(sent.length + body.length);
   if (endpoint.rawBody) return { body };
   if (endpoint.form && boundary !== undefined)
