@@ -1,5 +1,5 @@
 import { createHash, type Hash } from 'node:crypto';
-import { constants, mkdirSync, readdirSync, statSync } from 'node:fs';
+import { constants, lstatSync, mkdirSync, readdirSync, statSync } from 'node:fs';
 import { type FileHandle, open, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { AegisError } from '@aegis/protocol/errors';
@@ -18,7 +18,7 @@ export interface BundleOf {
 }
 
 export interface BundleStoreOptions {
-  /** Made when it is not there; ours alone. */
+  /** Made when it is not there; ours alone, never a link. */
   folder: string;
   /** All bundles together, those on their way included. */
   maxBytes: number;
@@ -40,6 +40,12 @@ export type BundleStore = ReturnType<typeof bundleStore>;
 export const bundleStore = (options: BundleStoreOptions) => {
   const { folder, maxBytes, download, inUse, faults, log, signal } = options;
   mkdirSync(folder, { mode: 0o700, recursive: true });
+  // What is no bundle is swept out of it: that must be our own folder, not what a link leads to.
+  if (!lstatSync(folder).isDirectory())
+    throw new AegisError(
+      'config.invalid',
+      `${folder} is a symbolic link, which the daemon does not follow: remove it; to keep bundles elsewhere, mount that place there.`,
+    );
   const pathOf = (sha256: string): string => join(folder, `${sha256}.tar.zst`);
   const sizes = new Map<string, number>();
   const fetching = new Map<string, Promise<void>>();

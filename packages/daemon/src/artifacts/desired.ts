@@ -46,8 +46,19 @@ const TURN = 32;
 
 type Decision =
   | { kind: 'accept'; row: Omit<DesiredRow, 'done'> }
-  | { kind: 'refuse'; address: string; report: StatusReport }
+  | { kind: 'refuse'; refusal: Refusal }
+  /** No word of this fleet's to this node: there is nobody to tell but the log. */
+  | { kind: 'unheard'; reason: Reason }
   | null;
+interface Reason {
+  code: ErrorCode;
+  message: string;
+}
+interface Refusal {
+  directive: Genuine;
+  reason: Reason;
+  version: string | undefined;
+}
 
 export type Desired = ReturnType<typeof desiredState>;
 
@@ -62,17 +73,23 @@ export const desiredState = (options: DesiredOptions) => {
       .map(({ name, report }) => [name, report]),
   );
 
-  const refuse = (verdict: { code: ErrorCode; message: string }, directive: Genuine | null, version?: string) => {
-    const fields = { code: verdict.code, artifact: directive?.object_id, generation: directive?.generation };
-    if (!directive || !z.safeParse(ArtifactName, directive.object_id).success) {
-      log.warn(fields, `refused a directive of desired state: ${verdict.message}`);
-      return null;
-    }
+  const refuse = (reason: Reason, directive: Genuine | null, version?: string): Decision => {
+    if (!directive || !z.safeParse(ArtifactName, directive.object_id).success) return { kind: 'unheard', reason };
+    const before = refusals.get(directive.object_id);
+    if (before?.generation === directive.generation && before.reason?.code === reason.code) return null; // told already
+    return { kind: 'refuse', refusal: { directive, reason, version } };
+  };
+
+  /** Once for each name, however many of its directives were refused: an answer may hold thousands. */
+  const reportOf = ({ directive, reason, version }: Refusal): { address: string; report: StatusReport } => {
     const { object_id: name, generation } = directive;
+    log.warn(
+      { code: reason.code, artifact: name, generation },
+      `refused a directive of desired state: ${reason.message}`,
+    );
     const running = runningVersion(name);
     // What runs goes on: it is told along as it was last seen.
-    const last =
-      running === null ? undefined : repository.reports().find((row) => row.name === name && row.slot === 'state');
+    const last = running === null ? null : repository.report(name, 'state');
     const report: StatusReport = {
       name,
       ...(running === null ? {} : { version: running }),
@@ -82,20 +99,15 @@ export const desiredState = (options: DesiredOptions) => {
       attachments: last?.report.attachments ?? [],
       maps: last?.report.maps ?? [],
       drift: last?.report.drift ?? [],
-      reason: { ...verdict, ...(version === undefined ? {} : { version }) },
+      reason: { ...reason, ...(version === undefined ? {} : { version }) },
     };
-    const before = refusals.get(name);
-    if (before && keyOf(before) === keyOf(report)) return null; // told already
-    log.warn(fields, `refused a directive of desired state: ${verdict.message}`);
-    return { kind: 'refuse', address: addressOf(directive), report } as const;
+    return { address: addressOf(directive), report };
   };
 
   const decide = (one: unknown, pending: ReadonlyMap<string, Omit<DesiredRow, 'done'>>): Decision => {
     const envelope = z.safeParse(Envelope, one);
-    if (!envelope.success) {
-      log.warn('the server gave desired state that is no signed directive');
-      return null;
-    }
+    if (!envelope.success)
+      return { kind: 'unheard', reason: { code: 'access.bad_directive', message: 'It is no signed directive.' } };
     const verdict = verify(envelope.data);
     const { directive } = verdict;
     if (directive && directive.kind !== 'artifacts.assign')
@@ -200,27 +212,37 @@ export const desiredState = (options: DesiredOptions) => {
      *  @throws AegisError journal.full | journal.failed: then nothing was taken */
     take: async (directives: readonly unknown[], revision: number): Promise<string[]> => {
       const accepted = new Map<string, Omit<DesiredRow, 'done'>>();
-      const refused = new Map<string, Extract<Decision, { kind: 'refuse' }>>();
+      const refused = new Map<string, Refusal>();
+      const unheard = new Map<string, { reason: Reason; directives: number }>();
       for (const [nth, one] of directives.entries()) {
         if (nth % TURN === TURN - 1) await new Promise((resolve) => setImmediate(resolve));
         const decision = decide(one, accepted);
         if (decision?.kind === 'accept') {
           accepted.set(decision.row.name, decision.row);
           const before = refused.get(decision.row.name);
-          if (before && before.report.generation <= decision.row.generation) refused.delete(decision.row.name);
+          if (before && before.directive.generation <= decision.row.generation) refused.delete(decision.row.name);
         } else if (decision?.kind === 'refuse') {
-          const { name } = decision.report;
+          const { object_id: name } = decision.refusal.directive;
           // Of names that nobody knows only so many are remembered.
           const known = rows.has(name) || refusals.has(name) || refused.has(name);
-          if (known || refusals.size + refused.size < maxArtifacts * (TOMBSTONES + 1)) refused.set(name, decision);
+          if (known || refusals.size + refused.size < maxArtifacts * (TOMBSTONES + 1))
+            refused.set(name, decision.refusal);
+        } else if (decision?.kind === 'unheard') {
+          const { code } = decision.reason;
+          const before = unheard.get(code);
+          if (before) before.directives++;
+          else unheard.set(code, { reason: decision.reason, directives: 1 });
         }
       }
+      for (const { reason, directives } of unheard.values())
+        log.warn({ code: reason.code, directives }, `refused a directive of desired state: ${reason.message}`);
+      const reports = [...refused.values()].map(reportOf);
       await journal.group('desired', () => {
         for (const row of accepted.values()) {
           repository.putDesired(row);
           repository.removeReport(row.name, 'refusal');
         }
-        for (const { address, report } of refused.values())
+        for (const { address, report } of reports)
           repository.putReport('refusal', address, report, report.generation !== rows.get(report.name)?.generation);
         state.setRevision(revision);
       });
@@ -232,7 +254,7 @@ export const desiredState = (options: DesiredOptions) => {
           row.present ? 'accepted an assignment' : 'accepted an unassignment',
         );
       }
-      for (const { report } of refused.values()) refusals.set(report.name, report);
+      for (const { report } of reports) refusals.set(report.name, report);
       return [...new Set([...accepted.keys(), ...refused.keys()])];
     },
     /** Inside a transaction; `afterDone` once it is committed. */
@@ -275,7 +297,6 @@ export const desiredState = (options: DesiredOptions) => {
 };
 
 const textOf = ({ body }: Genuine): string => JSON.stringify(body);
-const keyOf = ({ generation, reason }: StatusReport): string => `${generation} ${reason?.code}`;
 /** The artifact's id where the directive tells it. */
 const Addressed = z.object({ artifact_id: z.uuid() });
 const addressOf = ({ body, object_id }: Genuine): string => {

@@ -2,7 +2,7 @@ import type { StatusReport } from '@aegis/protocol/artifacts/status';
 import type { Journal } from '../platform/journal/journal.ts';
 
 /** The SQL of artifacts. Writes belong inside the journal's transaction, group or lazily. What stands here as JSON was checked when it
- *  came in; the journal is this node's own. */
+ *  came in; the journal is this node's own. A row that a bad disk made unreadable costs its own artifact, not the others. */
 
 export interface DesiredRow {
   name: string;
@@ -60,7 +60,11 @@ interface ReportSql {
 export type ArtifactsRepository = ReturnType<typeof artifactsRepository>;
 
 export const artifactsRepository = ({ db }: Pick<Journal, 'db'>) => {
-  const desired = db.prepare<[], DesiredSql>('SELECT * FROM desired_artifacts ORDER BY name');
+  const desired = db.prepare<
+    [],
+    DesiredSql
+  >(`SELECT name, generation, present, CASE WHEN json_valid(body) THEN body ELSE '{}' END AS body, envelope, issued_at_ms, accepted_at_ms, done
+     FROM desired_artifacts ORDER BY name`);
   const putDesired = db.prepare(
     `INSERT INTO desired_artifacts (name, generation, present, body, envelope, issued_at_ms, accepted_at_ms, done)
      VALUES (?, ?, ?, ?, ?, ?, ?, 0)
@@ -73,16 +77,19 @@ export const artifactsRepository = ({ db }: Pick<Journal, 'db'>) => {
   const removeDesired = db.prepare<[string]>('DELETE FROM desired_artifacts WHERE name = ?');
   const removeReports = db.prepare<[string]>('DELETE FROM artifact_reports WHERE name = ?');
   const applied = db.prepare<[], { name: string; generation: number; deployment: string; applied_at_ms: number }>(
-    'SELECT * FROM applied_artifacts ORDER BY name',
+    "SELECT * FROM applied_artifacts WHERE CASE WHEN json_valid(deployment) THEN deployment ->> '$.body.name' = name END ORDER BY name",
   );
   const putApplied = db.prepare<[string, number, string, number]>(
     `INSERT INTO applied_artifacts (name, generation, deployment, applied_at_ms) VALUES (?, ?, ?, ?)
      ON CONFLICT (name) DO UPDATE SET generation = excluded.generation, deployment = excluded.deployment, applied_at_ms = excluded.applied_at_ms`,
   );
   const removeApplied = db.prepare<[string]>('DELETE FROM applied_artifacts WHERE name = ?');
-  const reports = db.prepare<[], ReportSql>('SELECT * FROM artifact_reports ORDER BY seq');
+  const reports = db.prepare<[], ReportSql>('SELECT * FROM artifact_reports WHERE json_valid(report) ORDER BY seq');
+  const report = db.prepare<[string, ReportSlot], ReportSql>(
+    'SELECT * FROM artifact_reports WHERE name = ? AND slot = ? AND json_valid(report)',
+  );
   const waiting = db.prepare<[number], ReportSql>(
-    'SELECT * FROM artifact_reports WHERE waiting = 1 ORDER BY seq LIMIT ?',
+    'SELECT * FROM artifact_reports WHERE waiting = 1 AND json_valid(report) ORDER BY seq LIMIT ?',
   );
   const putReport = db.prepare<[string, ReportSlot, string, string, number]>(
     `INSERT INTO artifact_reports (name, slot, seq, address, report, waiting)
@@ -134,6 +141,10 @@ export const artifactsRepository = ({ db }: Pick<Journal, 'db'>) => {
       void putApplied.run(name, generation, deployment, appliedAtMs),
     removeApplied: (name: string): void => void removeApplied.run(name),
     reports: (): ReportRow[] => reports.all().map(reportOf),
+    report: (name: string, slot: ReportSlot): ReportRow | null => {
+      const row = report.get(name, slot);
+      return row ? reportOf(row) : null;
+    },
     /** The oldest that wait to be sent. */
     waitingReports: (most: number): ReportRow[] => waiting.all(most).map(reportOf),
     putReport: (slot: ReportSlot, address: string, report: StatusReport, waiting = true): void =>

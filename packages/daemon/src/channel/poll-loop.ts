@@ -1,7 +1,7 @@
 import { AegisError } from '@aegis/protocol/errors';
 import { pause } from '../platform/clock.ts';
 import type { Backoff } from '../platform/http/backoff.ts';
-import { Unreachable } from '../platform/http/client.ts';
+import { MAX_RETRY_AFTER_MS, Unreachable } from '../platform/http/client.ts';
 import type { Logger } from '../platform/log.ts';
 import type { CarrierHandlers } from './carrier.ts';
 
@@ -50,7 +50,7 @@ export const runPollLoop = async (options: PollLoopOptions): Promise<void> => {
       backoff.reset();
       if (answer.retry_after_ms !== undefined) {
         resume = true; // it is going away
-        retryAfterMs = answer.retry_after_ms * (1 + random() / 4);
+        retryAfterMs = Math.min(answer.retry_after_ms, MAX_RETRY_AFTER_MS) * (1 + random() / 4);
       } else if (!handlers.hasRoom()) retryAfterMs = FULL_PAUSE_MS;
       else if (handlers.hasBacklog()) retryAfterMs = BACKLOG_PAUSE_MS;
     } catch (error) {

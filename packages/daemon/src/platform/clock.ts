@@ -8,6 +8,9 @@ export const systemClock: Clock = { now: () => Date.now(), monotonic: () => perf
 
 export const isoTime = (ms: number): string => new Date(ms).toISOString();
 
+/** The longest that a timer takes; beyond it Node.js fires at once. */
+const LONGEST_MS = 2 ** 31 - 1;
+
 /** Resolves after `ms`, or at once when the signal aborts. Never rejects. */
 export const pause = (ms: number, signal?: AbortSignal): Promise<void> =>
   new Promise((resolve) => {
@@ -17,6 +20,6 @@ export const pause = (ms: number, signal?: AbortSignal): Promise<void> =>
       signal?.removeEventListener('abort', done);
       resolve();
     };
-    const timer = setTimeout(done, ms);
+    const timer = setTimeout(done, Math.min(ms, LONGEST_MS));
     signal?.addEventListener('abort', done, { once: true });
   });

@@ -46,6 +46,8 @@ export interface ClientOptions {
 }
 
 const DEFAULT_TIMEOUT_MS = 30_000;
+/** However long the other side says that it is away: one odd answer must not silence a node for days. */
+export const MAX_RETRY_AFTER_MS = 3_600_000;
 const COMPRESS_FROM_BYTES = 1024;
 const compressZstd = promisify(zstdCompress);
 const RETRY_LATER = new Set([408, 425, 429, 500, 502, 503, 504]);
@@ -107,7 +109,7 @@ const decode = <E extends Endpoint>(endpoint: E, body: Buffer): ResponseOf<E> =>
 };
 
 const refusal = (id: string, { status, headers, body }: HttpAnswer): Error => {
-  const retryAfterMs = Math.max(0, Number(headers['retry-after'] ?? 0) * 1000) || 0;
+  const retryAfterMs = Math.min(MAX_RETRY_AFTER_MS, Math.max(0, Number(headers['retry-after'] ?? 0) * 1000)) || 0;
   const error = errorOf(body);
   if (RETRY_LATER.has(status) || !error)
     return new Unreachable(`${id}: answered ${status}${error ? ` ${error.code}` : ''}`, retryAfterMs);

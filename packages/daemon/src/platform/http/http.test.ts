@@ -11,6 +11,7 @@ import { ackCommands, pollCommands, putOutput } from '@aegis/protocol/commands/e
 import { AegisError } from '@aegis/protocol/errors';
 import { noFaultPoints } from '@aegis/protocol/fault-points';
 import { expect, test } from 'vitest';
+import { pause } from '../clock.ts';
 import { backoff } from './backoff.ts';
 import { httpClient } from './client.ts';
 import { type HttpAnswer, type HttpDoor, MAX_ANSWER_BYTES, nodeHttpDoor } from './door.ts';
@@ -99,6 +100,13 @@ test.each<[string, HttpAnswer, object]>([
     answer(503, failure('http.unavailable'), { 'retry-after': '3' }),
     { name: 'Unreachable', retryAfterMs: 3000 },
   ],
+  [
+    'a server that is away for centuries',
+    answer(503, '', { 'retry-after': '99999999999' }),
+    { retryAfterMs: 3_600_000 },
+  ],
+  ['a server that is away for ever', answer(503, '', { 'retry-after': 'Infinity' }), { retryAfterMs: 3_600_000 }],
+  ['a server that was away', answer(503, '', { 'retry-after': '-5' }), { retryAfterMs: 0 }],
   ['429', answer(429, failure('http.rate_limited')), { name: 'Unreachable' }],
   ["a proxy's page", answer(404, '<html>'), { name: 'Unreachable' }],
   ['an answer of another shape', answer(200, { hello: 1 }), { name: 'Unreachable' }],
@@ -110,6 +118,18 @@ test.each<[string, HttpAnswer, object]>([
 ])('%s', async (_, given, expected) => {
   const client = clientOf(async () => given);
   await expect(client.call(ackCommands, { body: { ids: [] } })).rejects.toMatchObject(expected);
+});
+
+test('a pause longer than timers go does not end at once', async () => {
+  const ended = new AbortController();
+  let over = false;
+  const long = pause(2 ** 40, ended.signal).then(() => {
+    over = true;
+  });
+  await pause(10);
+  expect(over).toBe(false);
+  ended.abort();
+  await long;
 });
 
 test('a 401 renews the token once', async () => {
