@@ -90,9 +90,15 @@ test('at most two are on their way, and all together stay within their room', as
   const used = new Set(bundles.map((bytes) => bundleOf(bytes).sha256));
   let now = 0;
   let most = 0;
+  let twoBegan = (): void => undefined;
+  const two = new Promise<void>((resolve) => {
+    twoBegan = resolve;
+  });
   const store = storeWith(
     async (bundle, sink) => {
       most = Math.max(most, ++now);
+      if (now === 2) twoBegan();
+      await two;
       await new Promise((resolve) => setImmediate(resolve));
       const bytes = bundles.find((one) => bundleOf(one).sha256 === bundle.sha256) ?? Buffer.alloc(0);
       await sending(bytes)(bundle, sink);
