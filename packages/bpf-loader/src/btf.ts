@@ -156,7 +156,9 @@ export const parseBtf = (bytes: Uint8Array): Btf => {
           if (blob.kindAt(at) !== KIND.tag) continue;
           const one = type(at);
           if (one.kind !== 'tag' || one.component !== -1) continue;
-          tags.set(one.typeId, [...(tags.get(one.typeId) ?? []), one.name]);
+          const known = tags.get(one.typeId);
+          if (known) known.push(one.name);
+          else tags.set(one.typeId, [one.name]);
         }
       }
       return tags.get(id) ?? [];

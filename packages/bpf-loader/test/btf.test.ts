@@ -138,3 +138,8 @@ test('arrays of nothing, or of more than there can be, cost a bounded number of 
   expect(() => btf.sizeOf(4)).toThrow(new BtfError('type 4 is larger than 67108864 bytes'));
   expect(decode(btf, 6, new Uint8Array())).toEqual([]);
 });
+
+test('as many tags on one type as a blob holds are read once each', () => {
+  const tags = Array.from({ length: 300_000 }, () => ({ kind: 17, name: 'tag', sizeOrType: 1, tail: [-1] }));
+  expect(parseBtf(rawBtf([int('int', 4), ...tags])).tagsOf(1)).toHaveLength(300_000);
+});
