@@ -53,12 +53,29 @@ Every command takes --json (docs/cli-json.md) and --help.
 `;
 };
 
+/** How a topic's commands go together, where their names do not say it. */
+const STORIES: Readonly<Record<string, string>> = {
+  artifacts: `
+FROM C TO THE KERNEL
+  aegis artifacts init block-icmp && make -C block-icmp
+  aegis artifacts pack block-icmp
+  aegis artifacts sign block-icmp-1.0.0.tar.zst --key release.key
+  aegis artifacts push block-icmp-1.0.0.tar.zst
+  aegis assign --wait --set target_ip=192.0.2.9 block-icmp NODE
+  aegis artifacts status --watch
+  aegis unassign --wait block-icmp NODE
+
+  The key: 'aegis access keys create', once. The guide: docs/artifacts.md.
+`,
+};
+
 const topicText = (topic: string): string => {
   const rows = Object.entries(COMMANDS)
     .filter(([id]) => id === topic || id.startsWith(`${topic}:`))
     .map(([id, { summary }]) => [wordsOf(id), summary] as const);
   const width = Math.max(...rows.map(([words]) => words.length));
-  return `${TOPICS[topic] ?? ''}\n\nUSAGE\n  aegis ${wordsOf(topic)} COMMAND [FLAGS]\n\nCOMMANDS\n${listed(rows, width)}\n\nSee 'aegis ${wordsOf(topic)} COMMAND --help' for each.\n`;
+  const story = STORIES[topic] ?? '';
+  return `${TOPICS[topic] ?? ''}\n\nUSAGE\n  aegis ${wordsOf(topic)} COMMAND [FLAGS]\n\nCOMMANDS\n${listed(rows, width)}\n${story}\nSee 'aegis ${wordsOf(topic)} COMMAND --help' for each.\n`;
 };
 
 /** oclif's page for one command, from the class itself. */

@@ -70,9 +70,9 @@ web-2  1.1.0    pending
   );
   const half = item('web-2', {}, [hook(7, 1_234_567), { ...hook(8, 0), state: 'waiting' as never }]);
   expect(statusTable([one, half], 50)).toBe(
-    `NODE   STATE     ATTACHED  RUNS     NOTE
-web-1  attached  1/1       0        tcx egress on…
-web-2  attached  1/2       1234567  tcx egress on…
+    `NODE   STATE     ATTACHED  NOTE
+web-1  attached  1/1       tcx egress on eth0
+web-2  attached  1/2       tcx egress on eth0
 `,
   );
   expect(statusTable([one], 80)).toContain('ARTIFACT    NODE   VERSION  STATE     ATTACHED  DRIFT  NOTE');

@@ -22,8 +22,8 @@ export const statusOf = async (api: Api, { name, node }: StatusFilter): Promise<
 
 const HEAD = ['ARTIFACT', 'NODE', 'VERSION', 'STATE', 'ATTACHED', 'DRIFT', 'NOTE'] as const;
 const NOTE = HEAD.length - 1;
-/** Left out, in this order, where a terminal is so narrow that too little of the notes would be seen; of them only columns that say nothing. */
-const SPARE = ['DRIFT', 'ATTACHED', 'VERSION', 'ARTIFACT'] as const;
+/** Left out, in this order, where a terminal is so narrow that too little of the notes would be seen; but for the runs only columns that say nothing. */
+const SPARE = ['DRIFT', 'ATTACHED', 'VERSION', 'ARTIFACT', 'RUNS'] as const;
 const NOTE_WIDTH = 16;
 
 /** With the runs that were counted, where there are any. @param more rows of `HEAD` for what has no report any more */
@@ -49,6 +49,7 @@ const tells: Readonly<Record<(typeof SPARE)[number], (cells: readonly string[]) 
   ATTACHED: (cells) => cells.some((cell) => new Set(cell.split('/')).size > 1),
   VERSION: (cells) => new Set(cells).size > 1,
   ARTIFACT: (cells) => new Set(cells).size > 1,
+  RUNS: () => false,
 };
 
 const fitted = (rows: string[][], width: number): string[][] => {
@@ -56,7 +57,8 @@ const fitted = (rows: string[][], width: number): string[][] => {
   let fitting = rows;
   for (const name of SPARE) {
     if (room(fitting, width) >= wanted) break;
-    const column = fitting[0]?.indexOf(name) ?? 0;
+    const column = fitting[0]?.indexOf(name) ?? -1;
+    if (column === -1) continue;
     const cells = fitting.slice(1).map((row) => row[column] ?? '');
     if (!tells[name](cells)) fitting = fitting.map((row) => row.toSpliced(column, 1));
   }

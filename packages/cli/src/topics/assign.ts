@@ -15,7 +15,7 @@ export class Assign extends ServerCommand {
   static override description =
     `Makes nodes run an artifact: NODE is a name, a uid or a selector (see 'aegis submit --help'). Each node fetches it, verifies it, loads it and reports; a node that is offline does so when it comes back. Without a version it is the newest.
 
-Another version of the same name takes the place of the one that runs there, without a gap; an older one is the way back. When the new one cannot be loaded or attached, the old one stays and the status says why.
+Another version of the same name takes the place of the one that runs there, without a gap; an older one is the way back. When the new one cannot be loaded or attached, the old one stays and the status says why. Constants that are not named with --set have the manifest's values, also when another assignment had set them ('aegis artifacts show ARTIFACT' lists them).
 
 With --only these nodes become the whole set of this version, in one transaction: it is taken off every other node that has it. Nodes with another version keep theirs.
 

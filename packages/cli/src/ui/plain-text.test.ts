@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { plainLines } from './plain-text.ts';
-import { table } from './table.ts';
+import { facts, table } from './table.ts';
 
 test('lines from elsewhere reach a terminal without what it would obey, however they were cut', async () => {
   const written: string[] = [];
@@ -15,4 +15,9 @@ test('lines from elsewhere reach a terminal without what it would obey, however 
 test('a table of as many rows as a large fleet has', () => {
   const rows = Array.from({ length: 200_000 }, () => ['web-1', 'x']);
   expect(table(['NODE', 'A'], rows).length).toBe(9 * 200_001);
+});
+
+test('heads and keys come from elsewhere too', () => {
+  expect(table(['NODE', 'a\x1b[2J@1'], [['web-1', '\x1b[2Jx']])).toBe('NODE   a@1\nweb-1  x\n');
+  expect(facts([['\x1b[2Jkey', '\x1b[2Jvalue']])).toBe('key: value\n');
 });

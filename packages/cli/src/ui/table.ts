@@ -2,7 +2,7 @@ import { plainText, truncated } from './plain-text.ts';
 
 /** Aligned columns for people. A pipe gets every cell in full; `width` (a terminal's) cuts the last column. */
 export const table = (head: readonly string[], rows: readonly (readonly string[])[], width?: number): string => {
-  const cells = [head, ...rows.map((row) => row.map(plainText))];
+  const cells = [head, ...rows].map((row) => row.map(plainText));
   const widths = head.map((_, column) => widest(cells.map((row) => [...(row[column] ?? '')].length)));
   return cells
     .map((row) => {
@@ -24,7 +24,9 @@ const widest = (lengths: readonly number[]): number => lengths.reduce((most, one
 
 /** `key: value` lines, values aligned. */
 export const facts = (pairs: readonly (readonly [string, string | null | undefined])[]): string => {
-  const shown = pairs.filter((pair): pair is readonly [string, string] => pair[1] !== null && pair[1] !== undefined);
+  const shown = pairs.flatMap(([key, value]) =>
+    value === null || value === undefined ? [] : [[plainText(key), plainText(value)] as const],
+  );
   const width = Math.max(0, ...shown.map(([key]) => key.length));
-  return shown.map(([key, value]) => `${`${key}:`.padEnd(width + 2)}${plainText(value)}\n`).join('');
+  return shown.map(([key, value]) => `${`${key}:`.padEnd(width + 2)}${value}\n`).join('');
 };
