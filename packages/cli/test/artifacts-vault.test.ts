@@ -209,3 +209,13 @@ test.each<[string, Record<string, string>, string[], string]>([
 ])('%s is refused before anything is sent', async (_, env, more, sentence) => {
   expect(await signing(env, ...more)).toEqual({ code: 2, stdout: '', stderr: `aegis: ${sentence}\n` });
 });
+
+test('a server that says the token back does not get it into an error', async () => {
+  await using vault = await transit(privateKey, { status: 400, body: `{"errors": ["no such token: ${TOKEN}"]}` });
+  const { code, stdout, stderr } = await signing({ VAULT_ADDR: vault.url, VAULT_TOKEN: TOKEN });
+  expect({ code, stdout, stderr }).toEqual({
+    code: 1,
+    stdout: '',
+    stderr: 'aegis: Vault answered 400 (no such token: [VAULT_TOKEN]). See its log.\n',
+  });
+});

@@ -75,7 +75,7 @@ export const vaultSign = async (
     path,
     JSON.stringify({ input: Buffer.from(statement).toString('base64') }),
   );
-  const answer = jsonOf(text);
+  const answer = jsonOf(text.replaceAll(settings.token, '[VAULT_TOKEN]'));
   if (status === 403)
     throw failed(
       `Vault does not let this token sign with '${key}': it needs 'update' on ${mount}/sign/${key}${saidBy(answer)}.`,
