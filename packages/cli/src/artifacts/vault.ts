@@ -75,10 +75,10 @@ export const vaultSign = async (
     path,
     JSON.stringify({ input: Buffer.from(statement).toString('base64') }),
   );
-  const answer = jsonOf(text.replaceAll(settings.token, '[VAULT_TOKEN]'));
+  const answer = jsonOf(text);
   if (status === 403)
     throw failed(
-      `Vault does not let this token sign with '${key}': it needs 'update' on ${mount}/sign/${key}${saidBy(answer)}.`,
+      `Vault does not let this token sign with '${key}': it needs 'update' on ${mount}/sign/${key}${saidBy(answer, settings.token)}.`,
       { status },
     );
   if (status === 404)
@@ -89,7 +89,8 @@ export const vaultSign = async (
       },
     );
   if (status === 503) throw failed('Vault is sealed or not ready: unseal it, then try again.', { status });
-  if (status < 200 || status > 299) throw failed(`Vault answered ${status}${saidBy(answer)}. See its log.`, { status });
+  if (status < 200 || status > 299)
+    throw failed(`Vault answered ${status}${saidBy(answer, settings.token)}. See its log.`, { status });
   const signature = signatureIn(answer);
   if (signature === null)
     throw failed(`Vault's answer is no Ed25519 signature: the key '${key}' has to be of type ed25519.`, { status });
@@ -152,10 +153,12 @@ const jsonOf = (text: string): unknown => {
   }
 };
 
-/** `{"errors": ["…"]}`, the first of them, bounded. */
-const saidBy = (answer: unknown): string => {
+/** `{"errors": ["…"]}`, the first of them, bounded, and without the token where that was said back. */
+const saidBy = (answer: unknown, token: string): string => {
   const [first] = isRecord(answer) && Array.isArray(answer.errors) ? answer.errors : [];
-  return typeof first === 'string' && first !== '' ? ` (${first.replaceAll(/\s+/g, ' ').trim().slice(0, 200)})` : '';
+  return typeof first === 'string' && first !== ''
+    ? ` (${first.replaceAll(token, '[VAULT_TOKEN]').replaceAll(/\s+/g, ' ').trim().slice(0, 200)})`
+    : '';
 };
 
 const signatureIn = (answer: unknown): string | null => {
