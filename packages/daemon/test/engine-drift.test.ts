@@ -207,6 +207,40 @@ test('a reboot: the pins are gone, everything is attached again', async () => {
   expect(said(await fixture.restart().apply(wanted(net), null))).toEqual(well(3));
 });
 
+test('pins that are gone while a clsact filter runs on: it is ours, and the rest is attached again', async () => {
+  using net = makeNetns();
+  using fixture = engineFixture();
+  const programs = [
+    { name: 'xdp_filter', attach: { kind: 'xdp', interface: 'wire', mode: 'generic', netns: net.near.path } },
+    {
+      name: 'tc_filter',
+      attach: { kind: 'tc', interface: 'wire', direction: 'egress', mechanism: 'clsact', netns: net.near.path },
+    },
+  ] as const;
+  const filters = () =>
+    execFileSync('tc', ['-n', net.near.name, 'filter', 'show', 'dev', 'wire', 'egress'], { encoding: 'utf8' });
+  const first = await fixture.engine.apply(deployment({ programs }), null);
+  const loaded = (state: EngineState) => state.attachments.map(({ program_id: id }) => id);
+  fixture.bpffs.forget();
+  expect(filters()).toContain(`id ${loaded(first)[1]} `);
+  const again = await fixture.restart().apply(deployment({ programs }), null);
+  expect(said(again)).toEqual(well(2));
+  expect(filters().match(/ id \d+ /g)).toEqual([` id ${loaded(again)[1]} `]);
+  // A deployment that fails leaves it as it was.
+  fixture.bpffs.forget();
+  using theirs = await loadObject(objectBytes('filter'), { programs: [{ name: 'xdp_filter' }] });
+  using _busy = await attach(theirs.program('xdp_filter'), {
+    kind: 'xdp',
+    mode: 'generic',
+    interface: 'wire',
+    netns: net.near.path,
+  });
+  const [xdp, tc] = programs;
+  const failing = fixture.restart().apply(deployment({ programs: [tc, xdp] }), null);
+  await expect(failing).rejects.toMatchObject({ code: 'artifacts.hook_busy' });
+  expect(filters().match(/ id \d+ /g)).toEqual([` id ${loaded(again)[1]} `]);
+});
+
 test('half-made things of a crash are cleared away, whatever they are', async () => {
   using net = makeNetns();
   using fixture = engineFixture();

@@ -11,7 +11,7 @@ import { DeployError } from '../deployment.ts';
 import { describePoint, type Place, recordText, type Wanted } from './attachment.ts';
 import { busyError, deployError, isLoaderError } from './failure.ts';
 import { type ArtifactPaths, key16, type Layout, NEXT } from './layout.ts';
-import { isDetached, linkAt, type Observed } from './observe.ts';
+import { filterProgram, isDetached, linkAt, type Observed } from './observe.ts';
 import { type Neighbour, tcxPlace } from './order.ts';
 import { isThere, movePin, ownFolder, RECORD_BYTES, readRecord, removePin, writeRecord } from './pin-folders.ts';
 import { whereNow } from './renamed.ts';
@@ -53,17 +53,21 @@ export const attachNew = async (
       'artifacts.unsupported',
       `The path of ${describePoint(wanted.point).slice(0, 200)} is too long for a record in the bpf file system: shorten it.`,
     );
+  const left = await filterLeft(wanted, program);
   const undo = async (): Promise<void> => {
-    if (wanted.point.kind === 'tc') await removeFilter(options, wanted.point, wanted.place, [program.id]);
+    if (left && wanted.point.kind === 'tc' && (await filterProgram(wanted.point)) === program.id)
+      await attach(left, wanted.point, { replaceProgramId: program.id });
+    else if (wanted.point.kind === 'tc') await removeFilter(options, wanted.point, wanted.place, [program.id]);
     closeSocket(sockets, pinPath);
     removeLink(pinPath, [program.id]);
     removePin(record);
+    left?.[Symbol.dispose]();
   };
   // First: of a filter there is nothing but the record to know it by after a crash.
   options.step('record', () => writeRecord(record, text));
   try {
     removePin(pinPath);
-    const made = await patiently(() => attachAt(options, wanted, program, pinPath, beside));
+    const made = await patiently(() => attachAt(options, wanted, program, pinPath, beside, left));
     if (wanted.point.kind === 'socket_filter') sockets.set(pinPath, { attachment: made, programId: program.id });
     else made[Symbol.dispose]();
     if (made.madeQdisc) rememberQdisc(options.layout, wanted.place);
@@ -71,7 +75,18 @@ export const attachNew = async (
     await undo();
     throw await attachError(options, wanted, error);
   }
-  return { undo, done: () => undefined };
+  return { undo, done: () => left?.[Symbol.dispose]() };
+};
+
+/** A filter of ours whose record is lost, as when the bpf file system was unmounted under it: links ended with their pins, this runs on.
+ *  It stands at the handle that follows from artifact and hook, and runs a program of the name. */
+const filterLeft = async ({ point }: Wanted, program: Program): Promise<Program | null> => {
+  const id = point.kind === 'tc' ? await filterProgram(point) : 0;
+  if (id === 0) return null;
+  const found = programById(id);
+  if (found.info().name === program.info().name) return found;
+  found[Symbol.dispose]();
+  return null;
 };
 
 /** The kernel lets go of a link a moment after its last pin is gone: a hook of one program may still be held by what was there, and
@@ -95,9 +110,11 @@ const attachAt = async (
   program: Program,
   pinPath: string,
   beside: Observed | null,
+  left: Program | null,
 ): Promise<Attachment> => {
   switch (point.kind) {
     case 'tc':
+      return attach(program, point, left ? { replaceProgramId: left.id } : {});
     case 'socket_filter':
       return attach(program, point);
     case 'tcx': {
