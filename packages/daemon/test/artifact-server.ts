@@ -55,6 +55,7 @@ export const startArtifactServer = async () => {
   const downloads: string[] = [];
   let kernelReport: unknown = null;
   let refuseReports: Refused | null = null;
+  let refusedBeginning = '';
 
   const keys = [keyEntry(signer, 'alice'), keyEntry(revoked, 'mallory', 'revoked')];
   const server = await startContractServer({
@@ -80,8 +81,8 @@ export const startArtifactServer = async () => {
       {
         pattern: /^POST \/artifacts\/([^/]+)\/status$/,
         handle: ({ body }) => {
-          if (refuseReports) throw refuseReports;
           const report = JSON.parse(body.toString()) as StatusReport;
+          if (refuseReports && report.name.startsWith(refusedBeginning)) throw refuseReports;
           tried.push(report);
           const newest = reports.findLast(({ name }) => name === report.name);
           const stored = !newest || newest.generation <= report.generation;
@@ -187,8 +188,10 @@ export const startArtifactServer = async () => {
       revision = to;
       server.setDesired(to);
     },
-    refuseReports: (refusal: Refused | null): void => {
+    /** Of artifacts whose names begin so. */
+    refuseReports: (refusal: Refused | null, beginning = ''): void => {
       refuseReports = refusal;
+      refusedBeginning = beginning;
     },
     signed: (directive: Directive, key = server.serverKey): Envelope => signDirective(directive, key),
     generation: (name: string): number => generations.get(name) ?? 0,

@@ -4,6 +4,7 @@ import Database from 'better-sqlite3';
 import { expect, test } from 'vitest';
 import { createLog } from '../src/platform/log.ts';
 import { startArtifactServer } from './artifact-server.ts';
+import { Refused } from './contract-server.ts';
 import { fakeKernel } from './fake-kernel.ts';
 import { testNode } from './test-node.ts';
 import { waitFor } from './wait-for.ts';
@@ -93,4 +94,18 @@ test('a folder of bundles that is a link, or another one, is not swept', async (
   await node.start({ kernelEngine: kernel.engine });
   await waitFor('it to be fetched again', () => kernel.held.size === 1);
   expect(existsSync(join(elsewhere, 'precious'))).toBe(true);
+});
+
+test('reports that never get through hold up no others', async () => {
+  await using server = await startArtifactServer();
+  await using node = testNode(server);
+  const kernel = fakeKernel();
+  server.refuseReports(new Refused(500, 'http.internal', {}, 'Broken.'), 'bad-');
+  await node.start({ kernelEngine: kernel.engine, random: () => 0 });
+  for (const at of [1, 2, 3, 4, 5]) server.assign(await server.publish({ name: `bad-${at}` }));
+  await waitFor('these to run', () => kernel.held.size === 5);
+  server.assign(await server.publish({ name: 'good' }));
+  await waitFor('the good one to be told', () => server.last('good')?.state === 'attached');
+  server.refuseReports(null);
+  await waitFor('the others', () => [1, 2, 3, 4, 5].every((at) => server.last(`bad-${at}`)?.state === 'attached'));
 });

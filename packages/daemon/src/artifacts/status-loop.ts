@@ -27,6 +27,9 @@ export type StatusLoop = ReturnType<typeof statusLoop>;
 export const statusLoop = ({ repository, journal, send, backoff, log, signal }: StatusLoopOptions) => {
   /** Answered for, and soon marked so. */
   const sent = new Set<string>();
+  /** How often each was sent in vain: others go first, so that one that never gets through holds up none. */
+  const inVain = new Map<string, number>();
+  const timesInVain = (row: ReportRow): number => inVain.get(subjectOf(row)) ?? 0;
   let waiting = false;
   let running: Promise<void> | null = null;
 
@@ -37,12 +40,16 @@ export const statusLoop = ({ repository, journal, send, backoff, log, signal }: 
         log.debug({ artifact: row.name, generation: row.report.generation }, 'the server holds a newer report');
     } catch (error) {
       // Who we are, not what we say.
-      if (!(error instanceof AegisError) || /^(access|nodes)\./.test(error.code)) throw error;
+      if (!(error instanceof AegisError) || /^(access|nodes)\./.test(error.code)) {
+        inVain.set(subjectOf(row), timesInVain(row) + 1);
+        throw error;
+      }
       log.warn(
         { artifact: row.name, code: error.code },
         `the server refuses a report, which is dropped: ${error.message}`,
       );
     }
+    inVain.delete(subjectOf(row));
     const key = keyOf(row);
     sent.add(key);
     journal
@@ -59,8 +66,9 @@ export const statusLoop = ({ repository, journal, send, backoff, log, signal }: 
       try {
         for (;;) {
           const rows = repository
-            .waitingReports(AT_ONCE + sent.size)
+            .waitingReports(AT_ONCE + sent.size + inVain.size)
             .filter((row) => !sent.has(keyOf(row)))
+            .sort((a, b) => timesInVain(a) - timesInVain(b))
             .slice(0, AT_ONCE);
           if (rows.length === 0) break;
           const results = await Promise.allSettled(rows.map(sendOne));
@@ -95,4 +103,5 @@ export const statusLoop = ({ repository, journal, send, backoff, log, signal }: 
   };
 };
 
+const subjectOf = ({ name, slot }: ReportRow): string => `${slot} ${name}`;
 const keyOf = ({ name, slot, seq }: ReportRow): string => `${slot} ${seq} ${name}`;
