@@ -115,7 +115,9 @@ Napi::Value findSymbol(const Napi::CallbackInfo& info) {
       [](Napi::Env env, uint64_t& offset) -> Napi::Value { return Napi::Number::New(env, static_cast<double>(offset)); });
 }
 
-TcTarget tcTargetOf(const Napi::Object& target) {
+TcTarget tcTargetOf(const Napi::Value& value) {
+  if (!value.IsObject()) return {};
+  const auto target = value.As<Napi::Object>();
   return {textOf(target, "interface"), flagOf(target, "egress"), numberOf(target, "priority").value_or(0), numberOf(target, "handle").value_or(0),
           textOf(target, "netns")};
 }
@@ -138,16 +140,15 @@ Napi::Value tcAttach(const Napi::CallbackInfo& info) {
 // tcQuery(target), tcDetach(target, programId, removeQdisc)
 Napi::Value tcQuery(const Napi::CallbackInfo& info) {
   return Task<uint32_t>::start(
-      info.Env(), [target = tcTargetOf(info[0].As<Napi::Object>())] { return queryTc(target); },
+      info.Env(), [target = tcTargetOf(info[0])] { return queryTc(target); },
       [](Napi::Env env, uint32_t& id) -> Napi::Value { return Napi::Number::New(env, id); });
 }
 
 Napi::Value tcDetach(const Napi::CallbackInfo& info) {
+  const uint32_t expected = info[1].IsNumber() ? info[1].As<Napi::Number>().Uint32Value() : 0;
+  const bool qdisc = info[2].IsBoolean() && info[2].As<Napi::Boolean>().Value();
   return Task<bool>::start(
-      info.Env(),
-      [target = tcTargetOf(info[0].As<Napi::Object>()), expected = info[1].As<Napi::Number>().Uint32Value(), qdisc = info[2].As<Napi::Boolean>().Value()] {
-        return detachTc(target, expected, qdisc);
-      },
+      info.Env(), [target = tcTargetOf(info[0]), expected, qdisc] { return detachTc(target, expected, qdisc); },
       [](Napi::Env env, bool& removed) -> Napi::Value { return Napi::Boolean::New(env, removed); });
 }
 

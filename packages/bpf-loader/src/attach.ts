@@ -1,7 +1,7 @@
 /** Attaching: one function for every kind. By a link wherever the kernel has one, pinned before success is told. */
 import { readFileSync } from 'node:fs';
 import { release } from 'node:os';
-import { checkInteger, checkInterface, checkName, checkPath } from './arguments.ts';
+import { checkInteger, checkInterface, checkName, checkPath, checkWord } from './arguments.ts';
 import { attachKernelProbe, attachPerfEvents, attachTracepoint, attachUserProbe } from './attach-perf.ts';
 import { invalid, LoaderError, toLoaderError } from './errors.ts';
 import { ATTACH_SINCE, type AttachTypeName, attachTypeNumber, loadKindOf, olderThan } from './kernel-types.ts';
@@ -84,7 +84,11 @@ const attachLink = async (
     case 'xdp':
       return await addon().attachXdp(
         program.handle,
-        { interface: checkInterface(point.interface), flags: XDP_MODES[point.mode], netns: netnsOf(point) },
+        {
+          interface: checkInterface(point.interface),
+          flags: checkWord(XDP_MODES, point.mode, 'mode'),
+          netns: netnsOf(point),
+        },
         pinPath,
       );
     case 'tcx':
@@ -121,8 +125,8 @@ const attachLink = async (
       return await addon().attachNetfilter(
         program.handle,
         {
-          family: FAMILIES[point.family],
-          hook: NETFILTER_HOOKS[point.hook],
+          family: checkWord(FAMILIES, point.family, 'family'),
+          hook: checkWord(NETFILTER_HOOKS, point.hook, 'hook'),
           priority: checkInteger(point.priority, -(2 ** 31) + 1, 2 ** 31 - 2, 'priority'),
           netns: netnsOf(point),
         },
@@ -153,7 +157,14 @@ const attachLink = async (
     case 'uprobe':
     case 'uretprobe':
       return await attachUserProbe(program, point, pinPath);
+    default:
+      return unknownKind(point);
   }
+};
+
+const unknownKind = (point: never): never => {
+  const { kind } = point as { kind: unknown };
+  throw invalid(`There is no kind of attachment '${String(kind)}'.`, { kind: String(kind) });
 };
 
 const FAMILIES = { ipv4: 2, ipv6: 10 } as const;

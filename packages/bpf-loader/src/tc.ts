@@ -1,6 +1,6 @@
 /** clsact: filters in direct action, which have no link. Who attaches one keeps the point and the program's id, and takes it off by
  *  both; what stands there and is another's is never touched. */
-import { checkInteger, checkInterface, checkPath } from './arguments.ts';
+import { checkInteger, checkInterface, checkPath, checkWord } from './arguments.ts';
 import { typedAsync } from './errors.ts';
 import type { TcTarget } from './loader.ts';
 import { addon } from './loader.ts';
@@ -9,9 +9,11 @@ import type { AttachPoint } from './types.ts';
 
 export type TcPoint = Extract<AttachPoint, { kind: 'tc' }>;
 
+const DIRECTIONS = { ingress: 0, egress: 1 } as const;
+
 export const tcTarget = (point: TcPoint): TcTarget => ({
   interface: checkInterface(point.interface),
-  egress: point.direction === 'egress',
+  egress: checkWord(DIRECTIONS, point.direction, 'direction') === 1,
   priority: checkInteger(point.priority, 1, 0xffff, 'priority'),
   handle: checkInteger(point.handle, 1, 2 ** 32 - 1, 'handle'),
   netns: point.netns === undefined ? '' : checkPath(point.netns, 'A network namespace'),
