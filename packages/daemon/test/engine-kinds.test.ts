@@ -95,6 +95,25 @@ test('clsact: replaced by handle, moved to another priority, drift repaired, and
   expect(fixture.bpffs.tree()).toEqual([]);
 });
 
+test('clsact: two nodes of one machine attach the same artifact to one interface, each its own filter', async () => {
+  using net = makeNetns();
+  using one = engineFixture();
+  using two = engineFixture();
+  const wish = deployment({
+    programs: [{ name: 'tc_filter', attach: { kind: 'tc', direction: 'ingress', mechanism: 'clsact', ...at(net) } }],
+  });
+  await one.engine.apply(wish, null);
+  await two.engine.apply(wish, null);
+  expect(filters(net)).toEqual(['50 tc_filter', '50 tc_filter']);
+  await one.engine.remove('filter');
+  expect(filters(net)).toEqual(['50 tc_filter']);
+  expect((await two.engine.apply(wish, null)).drift).toEqual([]);
+  await two.engine.remove('filter');
+  expect(filters(net)).toEqual([]);
+  // Made by the other node, and another's qdisc is never removed.
+  expect(qdiscs(net)).toContain('clsact');
+});
+
 test('kinds that cannot be changed at once: the new is there before the old goes', async () => {
   using net = makeNetns();
   using fixture = engineFixture();

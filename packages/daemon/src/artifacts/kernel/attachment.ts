@@ -80,9 +80,9 @@ export const attachmentKey = (program: Pick<Program, 'name' | 'object'>, point: 
   return key16(EXCLUSIVE.has(point.kind) ? '' : pinName(program), JSON.stringify(parts));
 };
 
-/** Handles of clsact filters follow from artifact and key, so that a crash leaves nothing that is not known. */
-export const filterHandle = (artifact: string, key: string): number =>
-  Number.parseInt(key16(artifact, key).slice(0, 8), 16) & 0x7fff_ffff || 1;
+/** Handles of clsact filters follow from owner and key, so that a crash leaves nothing that is not known. */
+export const filterHandle = (owner: string, key: string): number =>
+  Number.parseInt(key16(owner, key).slice(0, 8), 16) & 0x7fff_ffff || 1;
 
 /** Whether the kernel puts another program into such a link at once. Others overlap for a moment: new before old. */
 export const updatesAtOnce = ({ kind }: AttachPoint): boolean =>

@@ -164,7 +164,7 @@ export const kernelEngine = (options: KernelEngineOptions): Engine => {
       seen,
       resolve: (records) =>
         resolvePrograms(deployment.programs, {
-          artifact: name,
+          owner: `${nodeUid}/${name}`,
           namespace: async (netns) => (await network.recent(netns)).facts,
           cgroupRoot,
           hasTcx: tcx ?? false,

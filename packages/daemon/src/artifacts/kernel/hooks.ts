@@ -79,7 +79,7 @@ export const attachNew = async (
 };
 
 /** A filter of ours whose record is lost, as when the bpf file system was unmounted under it: links ended with their pins, this runs on.
- *  It stands at the handle that follows from artifact and hook, and runs a program of the name. */
+ *  It stands at the handle that follows from node, artifact and hook, and runs a program of the name. */
 const filterLeft = async ({ point }: Wanted, program: Program): Promise<Program | null> => {
   const id = point.kind === 'tc' ? await filterProgram(point) : 0;
   if (id === 0) return null;

@@ -15,7 +15,7 @@ const facts = {
   routes: '',
   routes6: '',
 };
-const options = { artifact: 'a', namespace: async () => facts, cgroupRoot: '/nowhere', hasTcx: true, records: [] };
+const options = { owner: 'a', namespace: async () => facts, cgroupRoot: '/nowhere', hasTcx: true, records: [] };
 const tc = { kind: 'tc', direction: 'egress', mechanism: 'auto', priority: 50 } as const;
 
 test('auto is tcx where the kernel has it, and clsact elsewhere', async () => {

@@ -18,7 +18,8 @@ import { defaultRouteInterfaces, isGlob, matchesGlob, type NamespaceFacts } from
 /** From what a manifest wishes to the hooks there are. What is not there yet (an interface, a cgroup, a network namespace) waits. */
 
 export interface ResolveOptions {
-  artifact: string;
+  /** Node and artifact: several daemons of one machine may attach the same artifact to one interface. */
+  owner: string;
   /** Null: there is no such namespace. */
   namespace(netns: string | undefined): Promise<NamespaceFacts | null>;
   /** Where cgroup v2 is mounted; null: nowhere. */
@@ -64,7 +65,7 @@ export const resolvePrograms = async (programs: readonly Program[], options: Res
           `${describePoint(one.point)} holds one program, and this artifact has two for it: '${twice.program.name}' and '${program.name}'. Attach one of them elsewhere.`,
         );
       if (twice) continue;
-      const point = one.point.kind === 'tc' ? { ...one.point, handle: filterHandle(options.artifact, key) } : one.point;
+      const point = one.point.kind === 'tc' ? { ...one.point, handle: filterHandle(options.owner, key) } : one.point;
       wanted.set(key, { ...one, key, program, pin: pinName(program), point });
     }
   }
