@@ -157,7 +157,10 @@ export class ArtifactsVerify extends ServerCommand {
   static override description =
     `Checks a bundle and its signature: that the bundle is whole and has the one form that bundles have, that the signature is over these bytes, this name and this version, and that a trusted key made it. Trusted are the keys of the server's trust bundle; with --public-key that key alone, and no server is asked.`;
   static override examples = [
-    { description: "Against the fleet's keys", command: 'aegis artifacts verify block-icmp-1.0.0.tar.zst' },
+    {
+      description: 'Against the keys that the server trusts',
+      command: 'aegis artifacts verify block-icmp-1.0.0.tar.zst',
+    },
     {
       description: 'Against one key, without a server',
       command: 'aegis artifacts verify block-icmp-1.0.0.tar.zst --public-key release.pub',

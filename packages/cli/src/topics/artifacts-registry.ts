@@ -26,7 +26,7 @@ const signerText = ({ signed, signer }: Artifact): string => {
 
 export class ArtifactsPush extends ServerCommand {
   static override description =
-    `Publishes a bundle with its signature. The server reads bundle and manifest as strictly as a node does and checks the signature against the fleet's keys. A version that is published stays what it is: the same bytes again are fine, other bytes are refused. Only a server under --dev takes a bundle without a signature, and no node loads it.`;
+    `Publishes a bundle with its signature. The server reads bundle and manifest as strictly as a node does and checks the signature against the keys that the fleet trusts. A version that is published stays what it is: the same bytes again are fine, other bytes are refused. Only a server under --dev takes a bundle without a signature, and no node loads it.`;
   static override examples = [
     {
       description: 'With block-icmp-1.0.0.tar.zst.minisig beside it',
@@ -68,7 +68,7 @@ export class ArtifactsPush extends ServerCommand {
 
 export class ArtifactsPull extends ServerCommand {
   static override description =
-    `Fetches a bundle and its signature, checks the digest, and checks the signature against the fleet's keys (with --public-key against that key alone), before anything is written: the bundle to NAME-VERSION.tar.zst, the signature beside it.`;
+    `Fetches a bundle and its signature, checks the digest, and checks the signature against the keys that the server says the fleet trusts (with --public-key against that key alone, whatever the server says), before anything is written: the bundle to NAME-VERSION.tar.zst, the signature beside it.`;
   static override examples = [
     { description: 'The newest version', command: 'aegis artifacts pull block-icmp' },
     {
