@@ -30,8 +30,23 @@ test('bin/quickstart shows the whole way of a command, and leaves nothing behind
   expect(stdout.trimEnd().split('\n').at(-1)).toBe('quickstart: everything was as it should be');
   // The compile cache is the user's own and stays.
   expect(readdirSync(tmp).filter((name) => name.startsWith('aegis-quickstart'))).toEqual([]);
+  expect(startedUnder(tmp)).toEqual([]);
   rmSync(tmp, { recursive: true, force: true });
 }, 150_000);
+
+/** Processes that have the folder in their environment. */
+const startedUnder = (folder: string): string[] =>
+  readdirSync('/proc')
+    .filter((pid) => /^\d+$/.test(pid))
+    .flatMap((pid) => {
+      try {
+        return readFileSync(`/proc/${pid}/environ`, 'utf8').includes(folder)
+          ? [readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ')]
+          : [];
+      } catch {
+        return []; // it has ended meanwhile, or is somebody else's
+      }
+    });
 
 test('the scripts are what a POSIX shell understands', () => {
   for (const name of readdirSync(join(root, 'bin'))) {
