@@ -50,7 +50,7 @@ afterEach(() => rmSync(dataDir, { recursive: true, force: true }));
 const open = (identityBundle = FIRST) => {
   const clock = { at: NOW, passed: 0, now: () => clock.at, monotonic: () => clock.passed };
   const shown: { bundle: Envelope | null; asked: number } = { bundle: null, asked: 0 };
-  const lines: { level: number; msg: string }[] = [];
+  const lines: { level: string; msg: string }[] = [];
   const client = {
     call: async () => {
       shown.asked++;
@@ -75,7 +75,7 @@ const open = (identityBundle = FIRST) => {
       shown.bundle = envelope;
       await store.refresh();
     },
-    errors: () => lines.filter(({ level }) => level >= 50).map(({ msg }) => msg),
+    errors: () => lines.filter(({ level }) => level === 'error').map(({ msg }) => msg),
     changes: () => changes,
   };
 };

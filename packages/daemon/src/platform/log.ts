@@ -8,25 +8,27 @@ export const createLog = (
   write: (line: string) => void,
 ): Logger => {
   const destination: DestinationStream = { write: format === 'json' ? write : (line) => write(prettyLine(line)) };
-  return pino({ level, base: {}, timestamp: pino.stdTimeFunctions.isoTime }, destination);
+  return pino(
+    {
+      level,
+      base: { part: 'daemon' },
+      formatters: { level: (label) => ({ level: label }) },
+      timestamp: pino.stdTimeFunctions.isoTime,
+    },
+    destination,
+  );
 };
 
 export const silentLog = (): Logger => pino({ level: 'silent' });
 
-const LEVELS: Readonly<Record<number, string>> = {
-  10: 'trace',
-  20: 'debug',
-  30: 'info',
-  40: 'warn',
-  50: 'ERROR',
-  60: 'FATAL',
-};
+const LOUD: readonly string[] = ['error', 'fatal'];
 
 const prettyLine = (line: string): string => {
-  const { level, time, msg, err, ...rest } = JSON.parse(line) as Record<string, unknown>;
+  const { level, time, msg, err, part: _, ...rest } = JSON.parse(line) as Record<string, unknown>;
+  const word = String(level);
   const fields = Object.entries(rest).map(
     ([key, value]) => ` ${key}=${typeof value === 'string' ? value : JSON.stringify(value)}`,
   );
   const cause = typeof err === 'object' && err !== null && 'message' in err ? ` (${String(err.message)})` : '';
-  return `${String(time).slice(11, 23)} ${(LEVELS[Number(level)] ?? '').padEnd(5)} ${String(msg)}${cause}${fields.join('')}\n`;
+  return `${String(time).slice(11, 23)} ${(LOUD.includes(word) ? word.toUpperCase() : word).padEnd(5)} ${String(msg)}${cause}${fields.join('')}\n`;
 };
