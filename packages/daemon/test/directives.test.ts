@@ -40,7 +40,7 @@ const bundle = signTrustBundle(
       entry(operator, ['operate']),
       entry(revoked, ['serve'], 'revoked'),
       entry(powerless, []),
-      { ...entry(stranger, ['serve']), keyid: server.keyId.replace(/^./, '0') },
+      { ...entry(stranger, ['serve']), keyid: server.keyId.replace(/^./, (first) => (first === '0' ? '1' : '0')) },
     ],
   },
   root,
