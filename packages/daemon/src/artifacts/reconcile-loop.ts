@@ -1,4 +1,4 @@
-import { type AbsentBody, AssignmentBody, type PresentBody } from '@aegis/protocol/artifacts/assignment';
+import { AssignmentBody, type PresentBody } from '@aegis/protocol/artifacts/assignment';
 import { AegisError, type ErrorCode } from '@aegis/protocol/errors';
 import type { FaultPoints } from '@aegis/protocol/fault-points';
 import * as z from 'zod/mini';
@@ -8,8 +8,9 @@ import type { BundleStore } from './bundle-store.ts';
 import type { EngineState, KernelEngine } from './deployment.ts';
 import type { Bytes, Deployments, StoredDeployment } from './deployments.ts';
 import type { Desired } from './desired.ts';
-import { type Failure, failureOf, restMs } from './failure.ts';
-import type { Reason, Reporting } from './reporting.ts';
+import { failureOf, restMs } from './failure.ts';
+import { degraded, type Item, isOpen, type ReconcileStatus, type SignerState, statusOf } from './reconcile-item.ts';
+import type { Reporting } from './reporting.ts';
 import type { DesiredRow } from './repository.ts';
 import { checkBeforeFetch } from './verify.ts';
 
@@ -24,38 +25,13 @@ export interface ReconcileOptions {
   /** Loads it at the first call. */
   engine(): Promise<KernelEngine>;
   /** How the key that signed a bundle stands now. */
-  signerState(keyid: string): 'active' | 'revoked' | 'unknown';
+  signerState(keyid: string): SignerState;
   intervalMs: number;
   clock: Clock;
   random: () => number;
   faults: FaultPoints;
   log: Logger;
   signal: AbortSignal;
-}
-
-/** One artifact of the desired state and how far it is. */
-interface Item {
-  row: DesiredRow;
-  body: PresentBody | AbsentBody | null;
-  /** Verified under this generation. */
-  ready: StoredDeployment | null;
-  failure: Failure | null;
-  failures: number;
-  /** The bundle is on its way, or could not be had. */
-  fetching: 'no' | 'yes' | { error: unknown };
-  /** Monotonic; not tried again before. */
-  notBefore: number;
-  attached: boolean;
-  waiting: boolean;
-}
-
-export interface ReconcileStatus {
-  assigned: number;
-  attached: number;
-  /** Loaded, but an interface or another target is not there yet. */
-  waiting: number;
-  failed: number;
-  problems: { name: string; code: string; message: string }[];
 }
 
 export type ReconcileLoop = ReturnType<typeof reconcileLoop>;
@@ -164,7 +140,7 @@ export const reconcileLoop = (options: ReconcileOptions) => {
       version,
       state: state.waiting ? 'loaded' : 'attached',
       engine: state,
-      reason: degraded(stored) ?? desired.refusalOf(name),
+      reason: degraded(stored, options.signerState(stored.signer.keyid)) ?? desired.refusalOf(name),
       address,
     } as const;
     if (was?.generation === generation && was.revision === stored.revision) await reporting.say(saying);
@@ -179,14 +155,6 @@ export const reconcileLoop = (options: ReconcileOptions) => {
       retryBusy();
     }
     Object.assign(item, { failure: null, failures: 0, attached: true, waiting: state.waiting });
-  };
-  const degraded = ({ signer, body }: StoredDeployment): Reason | undefined => {
-    const state = options.signerState(signer.keyid);
-    if (state === 'active') return undefined;
-    return {
-      code: state === 'revoked' ? 'artifacts.revoked_signer' : 'artifacts.unknown_signer',
-      message: `'${body.name}' ${body.version} runs, but the key '${signer.name}' that signed it is ${state === 'revoked' ? 'revoked' : 'no longer trusted'}: it is not loaded again. Sign it with another key as a new version, or unassign it.`,
-    };
   };
 
   const fail = async (item: Item, error: unknown): Promise<void> => {
@@ -328,7 +296,7 @@ export const reconcileLoop = (options: ReconcileOptions) => {
   const schedule = (): void => {
     if (timer) clearTimeout(timer);
     timer = null;
-    const open = [...items.values()].filter(({ row }) => row.present || !row.done);
+    const open = [...items.values()].filter(isOpen);
     if (open.length === 0 || signal.aborted) return;
     const now = clock.monotonic();
     const retries = open.filter(({ failure }) => failure).map(({ notBefore }) => Math.max(notBefore - now, 0) + 1);
@@ -343,7 +311,7 @@ export const reconcileLoop = (options: ReconcileOptions) => {
       fullAt = now;
       sweepDue = true;
     }
-    const open = [...items.values()].filter(({ row }) => row.present || !row.done);
+    const open = [...items.values()].filter(isOpen);
     kick(open.filter(({ failure, notBefore }) => full || (failure && notBefore <= now)).map(({ row }) => row.name));
     if (!running) schedule();
   };
@@ -382,21 +350,7 @@ export const reconcileLoop = (options: ReconcileOptions) => {
     },
     /** A tombstone that is no longer needed. */
     forget: (name: string): void => void items.delete(name),
-    status: (): ReconcileStatus => {
-      const open = [...items.values()].filter(({ row }) => row.present || !row.done);
-      const failed = open.filter(({ failure }) => failure);
-      return {
-        assigned: [...desired.rows.values()].filter(({ present }) => present).length,
-        attached: open.filter(({ attached, waiting }) => attached && !waiting).length,
-        waiting: open.filter(({ waiting }) => waiting).length,
-        failed: failed.length,
-        problems: failed.map(({ row, failure }) => ({
-          name: row.name,
-          code: failure?.code ?? '',
-          message: failure?.message ?? '',
-        })),
-      };
-    },
+    status: (): ReconcileStatus => statusOf([...items.values()], desired.rows.values()),
     /** After the signal: when the call under way has come back. */
     stopped: async (): Promise<void> => {
       if (timer) clearTimeout(timer);

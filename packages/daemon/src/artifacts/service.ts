@@ -8,7 +8,7 @@ import type { AegisError } from '@aegis/protocol/errors';
 import { backoff } from '../platform/http/backoff.ts';
 import { desiredLoop } from './desired-loop.ts';
 import { sendKernelReport } from './kernel-report.ts';
-import type { ReconcileStatus } from './reconcile-loop.ts';
+import type { ReconcileStatus } from './reconcile-item.ts';
 import { artifactsState } from './repository.ts';
 import { type ArtifactView, artifactViews } from './view.ts';
 import type { ArtifactsWork, WorkOptions } from './work.ts';
