@@ -1,12 +1,12 @@
-import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { once } from 'node:events';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeAll, expect, test } from 'vitest';
 import { artifactKey } from '../src/artifacts/kernel/layout.ts';
 import { startArtifactServer } from './artifact-server.ts';
+import { brokenAt, type Life, mortalDaemon } from './mortal-daemon.ts';
 import { testNode } from './test-node.ts';
 import { waitFor } from './wait-for.ts';
 
@@ -17,11 +17,6 @@ import { waitFor } from './wait-for.ts';
 const PROGRAMS = join(import.meta.dirname, '../../bpf-loader/bpf');
 const OBJECT = join(PROGRAMS, '../build/bpf/attach_tracepoint.bpf.o');
 beforeAll(() => void execFileSync('make', ['-s', '-C', PROGRAMS], { stdio: 'inherit' }), 120_000);
-
-interface Life {
-  died: boolean;
-  points: string[];
-}
 
 /** Two programs that hang on every execution, and count those of a program that nobody runs. */
 const watching = (version: string, wanted: string) => ({
@@ -57,25 +52,7 @@ const live = async (crashAt: string | null): Promise<Life> => {
     artifacts_reconcile_sec: 1,
     log_level: 'silent',
   };
-  const script = `import { runDaemon } from ${JSON.stringify(new URL('../src/main.ts', import.meta.url).href)};
-    process.exitCode = await runDaemon({ flags: ${JSON.stringify(flags)}, env: process.env, json: true });`;
-  const trace = join(home, 'trace');
-  const start = (env: NodeJS.ProcessEnv) => {
-    const child = spawn(process.execPath, ['--input-type=module-typescript', '-e', script], {
-      env: { ...process.env, ...env },
-      stdio: ['ignore', 'ignore', 'inherit'],
-    });
-    return { child, exit: once(child, 'exit') as Promise<[number | null, string | null]> };
-  };
-  let { child, exit } = start({ AEGIS_CRASH_TRACE: trace, ...(crashAt ? { AEGIS_CRASH_AT: crashAt } : {}) });
-  let died = false;
-  const again = async (): Promise<void> => {
-    const [, signal] = await exit;
-    if (signal !== 'SIGKILL') return;
-    died = true;
-    ({ child, exit } = start({}));
-  };
-  const followed = again();
+  const daemon = mortalDaemon(home, flags, crashAt);
 
   let uid = '';
   const links = () => linksOf(uid);
@@ -115,12 +92,10 @@ const live = async (crashAt: string | null): Promise<Life> => {
     await waitFor('the pins to go', () => links().length === 0, 30_000);
     expect(spawnSync('find', [nodeFolder(uid), '-type', 'f'], { encoding: 'utf8' }).stdout).toBe('');
     expect(missing).toBe(0);
-    return { died, points: existsSync(trace) ? readFileSync(trace, 'utf8').trim().split('\n') : [] };
+    return { died: daemon.died(), points: daemon.points() };
   } finally {
     clearInterval(watch);
-    child.kill('SIGTERM');
-    await Promise.race([followed, exit]);
-    await exit;
+    await daemon[Symbol.asyncDispose]();
     rmSync(home, { recursive: true, force: true, maxRetries: 3 });
     if (uid !== '') rmSync(nodeFolder(uid), { recursive: true, force: true });
   }
@@ -142,19 +117,7 @@ test('stopped anywhere in a deployment, the kernel comes to be as wished', async
   const chosen = own.filter((point) => point.endsWith('#1') || (point.includes('deploy') && /#[2-4]$/.test(point)));
   const around = chosen.filter((point) => !/deploy\.(?!apply|remove|sweep)/.test(point));
   const left = process.env.AEGIS_LONG ? chosen : around.filter((_, nth) => nth % 3 === 0);
-  const broken: string[] = [];
-  const worker = async (): Promise<void> => {
-    for (let point = left.shift(); point; point = left.shift()) {
-      try {
-        const { died } = await live(point);
-        if (!died && point.endsWith('#1')) broken.push(`${point}: was not passed`);
-      } catch (error) {
-        broken.push(`${point}: ${error}`);
-      }
-    }
-  };
-  await Promise.all([worker(), worker(), worker()]);
-  expect(broken).toEqual([]);
+  expect(await brokenAt(left, live)).toEqual([]);
 }, 600_000);
 
 test('after a reboot, with the server away, everything is attached from the journal', async () => {

@@ -1,22 +1,15 @@
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { startContractServer } from './contract-server.ts';
+import { brokenAt, type Life, mortalDaemon } from './mortal-daemon.ts';
 import { waitFor } from './wait-for.ts';
 
 /** Kills the daemon at every commit, every send and every start of a command's life, starts it again, and wants one process
  *  started, every byte once and a true end. The points enumerate themselves in a first run. */
 
 const WHOLE = `${Array.from({ length: 20_000 }, (_, n) => `${n + 1}\n`).join('')}`;
-
-interface Life {
-  /** Ended by the fault point. */
-  died: boolean;
-  points: string[];
-}
 
 const live = async (crashAt: string | null): Promise<Life> => {
   const home = mkdtempSync(join(tmpdir(), 'aegis-crash-'));
@@ -30,25 +23,7 @@ const live = async (crashAt: string | null): Promise<Life> => {
     max_concurrent: 2,
     log_level: 'silent',
   };
-  const script = `import { runDaemon } from ${JSON.stringify(new URL('../src/main.ts', import.meta.url).href)};
-    process.exitCode = await runDaemon({ flags: ${JSON.stringify(flags)}, env: process.env, json: true });`;
-  const trace = join(home, 'trace');
-  const start = (env: NodeJS.ProcessEnv) => {
-    const child = spawn(process.execPath, ['--input-type=module-typescript', '-e', script], {
-      env: { ...process.env, ...env },
-      stdio: ['ignore', 'ignore', 'inherit'],
-    });
-    return { child, exit: once(child, 'exit') as Promise<[number | null, string | null]> };
-  };
-  let { child, exit } = start({ AEGIS_CRASH_TRACE: trace, ...(crashAt ? { AEGIS_CRASH_AT: crashAt } : {}) });
-  let died = false;
-  const again = async (): Promise<void> => {
-    const [, signal] = await exit;
-    if (signal !== 'SIGKILL') return;
-    died = true;
-    ({ child, exit } = start({}));
-  };
-  const watching = again();
+  const daemon = mortalDaemon(home, flags, crashAt);
   try {
     const marker = join(home, 'started');
     await waitFor('enrolment', () => server.nodes.size > 0);
@@ -66,11 +41,9 @@ const live = async (crashAt: string | null): Promise<Life> => {
     expect(told.includes('lost')).toBe(false);
     expect(server.nodes.size).toBe(1);
     await waitFor('the folders to go', () => readdirSync(join(flags.data_dir, 'executions')).length === 0);
-    return { died, points: existsSync(trace) ? readFileSync(trace, 'utf8').trim().split('\n') : [] };
+    return { died: daemon.died(), points: daemon.points() };
   } finally {
-    child.kill('SIGTERM');
-    await Promise.race([watching, exit]);
-    await exit;
+    await daemon[Symbol.asyncDispose]();
     rmSync(home, { recursive: true, force: true, maxRetries: 3 });
   }
 };
@@ -85,20 +58,8 @@ test('stopped anywhere, the daemon keeps its promises', async () => {
     expect(chosen).toEqual(expect.arrayContaining([`daemon.before-commit.${name}#1`, `daemon.after-commit.${name}#1`]));
   for (const name of ['registerComplete', 'pollCommands', 'ackCommands', 'putOutput', 'pushStatus'])
     expect(chosen).toEqual(expect.arrayContaining([`daemon.before-send.${name}#1`, `daemon.after-send.${name}#1`]));
-  const broken: string[] = [];
   // test/integration/crash-points.test.ts passes all points of a command's life with the real server; here the short run takes
   // those of the enrolment and every sixth other one, the long run all.
   const left = chosen.filter((point, nth) => process.env.AEGIS_LONG || /register|Token/.test(point) || nth % 6 === 0);
-  const worker = async (): Promise<void> => {
-    for (let point = left.shift(); point; point = left.shift()) {
-      try {
-        const { died } = await live(point);
-        if (!died && point.endsWith('#1')) broken.push(`${point}: was not passed`);
-      } catch (error) {
-        broken.push(`${point}: ${error}`);
-      }
-    }
-  };
-  await Promise.all([worker(), worker(), worker()]); // most of a life is waiting
-  expect(broken).toEqual([]);
+  expect(await brokenAt(left, live)).toEqual([]);
 }, 300_000);
