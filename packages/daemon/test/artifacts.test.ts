@@ -104,9 +104,9 @@ test('a new version replaces the old one, a failing one leaves it running and sa
   expect(server.last()).not.toHaveProperty('reason');
   expect(kernel.calls).toEqual([
     'apply block-icmp@1.0.0',
-    'apply block-icmp@2.0.0 after 1.0.0',
-    'apply block-icmp@3.0.0 after 2.0.0',
-    'apply block-icmp@1.0.0 after 2.0.0',
+    'apply block-icmp@2.0.0',
+    'apply block-icmp@3.0.0',
+    'apply block-icmp@1.0.0',
   ]);
 });
 

@@ -17,7 +17,7 @@ const engine = kernelEngine({
   networkTtlMs: 0,
 });
 for (const one of JSON.parse(text) as (DeploymentText | null)[]) {
-  if (one) await engine.apply(deployment(one), null);
+  if (one) await engine.apply(deployment(one));
   else await engine.remove('filter');
 }
 engine.close();

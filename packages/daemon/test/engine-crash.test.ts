@@ -95,7 +95,7 @@ const runChild = async (
 
 const points = async (before: DeploymentText | null, after: DeploymentText | null): Promise<string[]> => {
   using fixture = engineFixture();
-  if (before) await fixture.engine.apply(deployment(before), null);
+  if (before) await fixture.engine.apply(deployment(before));
   const trace = join(home, 'trace');
   rmSync(trace, { force: true });
   expect(await runChild(fixture, [after], { AEGIS_CRASH_TRACE: trace })).toBe(null);
@@ -119,7 +119,7 @@ const standing = async () => {
 };
 const reference = async (text: DeploymentText): Promise<{ tree: string[]; standing: unknown }> => {
   using fixture = engineFixture();
-  await fixture.engine.apply(deployment(text), null);
+  await fixture.engine.apply(deployment(text));
   const found = { tree: fixture.bpffs.tree(), standing: await standing() };
   await fixture.engine.remove('filter');
   return found;
@@ -147,18 +147,18 @@ test('killed at any point of an upgrade: never unfiltered, and one call makes it
     expect(kinds).toContain(`daemon.before-deploy.${step}`);
   const wanted = { 1: await reference(version(1)), 2: await reference(version(2)) };
   using fixture = engineFixture();
-  await fixture.engine.apply(deployment(version(1)), null);
+  await fixture.engine.apply(deployment(version(1)));
   using receiver = await startTraffic(net.near.inside([trafficProgram(), 'receive', `${BLOCKED}`]));
   using sender = await startTraffic(net.far.inside([trafficProgram(), 'trickle', net.near.ipv4, `${BLOCKED}`]));
   for (const [at, name] of names.entries()) {
     expect(await runChild(fixture, [version(2)], { AEGIS_CRASH_AT: name }), name).toBe('SIGKILL');
     // Forward to the new version, or back to the one before.
     const number = at % 2 === 0 ? 2 : 1;
-    const state = await fixture.restart().apply(deployment(version(number)), null);
+    const state = await fixture.restart().apply(deployment(version(number)));
     expect({ at: name, attached: state.attachments.length }).toEqual({ at: name, attached: 5 });
     expect({ at: name, tree: fixture.bpffs.tree() }).toEqual({ at: name, tree: treeOf(wanted[number].tree, fixture) });
     expect({ at: name, standing: await standing() }).toEqual({ at: name, standing: wanted[number].standing });
-    if (number === 2) await fixture.restart().apply(deployment(version(1)), null);
+    if (number === 2) await fixture.restart().apply(deployment(version(1)));
   }
   const [sent = 0] = await sender.counts();
   console.log(`${names.length} points of an upgrade, ${sent} packets sent to the blocked port`);
@@ -179,7 +179,7 @@ test('killed at any point of a first deployment', async () => {
   for (const name of ends(await points(null, version(1)))) {
     using fixture = engineFixture();
     expect(await runChild(fixture, [version(1)], { AEGIS_CRASH_AT: name }), name).toBe('SIGKILL');
-    await fixture.engine.apply(deployment(version(1)), null);
+    await fixture.engine.apply(deployment(version(1)));
     expect({ at: name, tree: fixture.bpffs.tree() }).toEqual({ at: name, tree: treeOf(wanted.tree, fixture) });
     expect({ at: name, standing: await standing() }).toEqual({ at: name, standing: wanted.standing });
     await fixture.engine.remove('filter');
@@ -189,7 +189,7 @@ test('killed at any point of a first deployment', async () => {
 test('killed at any point of taking off', async () => {
   for (const name of ends(await points(version(1), null))) {
     using fixture = engineFixture();
-    await fixture.engine.apply(deployment(version(1)), null);
+    await fixture.engine.apply(deployment(version(1)));
     expect(await runChild(fixture, [null], { AEGIS_CRASH_AT: name }), name).toBe('SIGKILL');
     await fixture.restart().remove('filter');
     expect({ at: name, tree: fixture.bpffs.tree() }).toEqual({ at: name, tree: [] });

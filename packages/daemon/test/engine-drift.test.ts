@@ -63,7 +63,7 @@ test.each(['the engine that attached', 'an engine that starts'])(
     using fixture = engineFixture();
     const first = wanted(net);
     const engine = () => (which === 'an engine that starts' ? fixture.restart() : fixture.engine);
-    const look = async () => said(await engine().apply(first, null));
+    const look = async () => said(await engine().apply(first));
     expect(await look()).toEqual(well(3));
     expect(await look()).toEqual(well(3));
 
@@ -86,14 +86,14 @@ test.each(['the engine that attached', 'an engine that starts'])(
       expect(await look()).toEqual(well(3));
     }
     const { programs, maps } = paths(fixture).revision(first.revision);
-    const before = await engine().apply(first, null);
+    const before = await engine().apply(first);
     unlinkSync(join(programs, 'tc_filter'));
     expect(await look()).toEqual({ ...well(3), drift: ['program_missing'] });
     unlinkSync(join(maps, 'own_counts'));
     expect(await look()).toEqual({ ...well(3), drift: ['map_missing'] });
     unlinkSync(join(paths(fixture).kept, readdirSync(paths(fixture).kept)[0] ?? ''));
     await look();
-    const after = await engine().apply(first, null);
+    const after = await engine().apply(first);
     expect(said(after)).toEqual(well(3));
     expect(after.maps).toEqual(before.maps);
     expect(after.attachments.map(({ program_id: id }) => id)).toEqual(
@@ -106,7 +106,7 @@ test.each(['the engine that attached', 'an engine that starts'])(
 test('an interface that is made anew gets its programs again; while it is gone they wait', async () => {
   using net = makeNetns();
   using fixture = engineFixture();
-  const look = async () => said(await fixture.engine.apply(wanted(net), null));
+  const look = async () => said(await fixture.engine.apply(wanted(net)));
   expect(await look()).toEqual(well(3));
   ip('-n', net.near.name, 'link', 'delete', 'wire');
   expect(await look()).toEqual({
@@ -139,7 +139,7 @@ test('a cgroup that is made anew, and a network namespace', async () => {
       },
     ],
   });
-  const look = async () => said(await fixture.engine.apply(grouped, null));
+  const look = async () => said(await fixture.engine.apply(grouped));
   expect(await look()).toEqual(well(3));
   expect(await look()).toEqual(well(3));
   rmdirSync(group.path);
@@ -171,8 +171,8 @@ test('programs of others stay where they are', async () => {
   using before = await attach(theirs.program('tc_other'), tcx);
   const pin = join(fixture.bpffs.path, 'theirs');
   theirs.program('tc_other').pin(pin);
-  await fixture.engine.apply(wanted(net), null);
-  await fixture.engine.apply(wanted(net, 2), null);
+  await fixture.engine.apply(wanted(net));
+  await fixture.engine.apply(wanted(net, 2));
   const chain = () =>
     (bpftool('net', 'list', 'dev', 'lo') as unknown[]).length >= 0 &&
     JSON.parse(
@@ -186,7 +186,7 @@ test('programs of others stay where they are', async () => {
   expect(fixture.bpffs.tree()).toEqual(['theirs']);
 
   // Also one that stands in a link that was ours: our pin goes, the program stays loaded.
-  await fixture.engine.apply(wanted(net), null);
+  await fixture.engine.apply(wanted(net));
   using link = openLink(linkPins(fixture).xdp ?? '');
   link.update(theirs.program('xdp_filter'));
   await fixture.engine.remove('filter');
@@ -197,14 +197,14 @@ test('programs of others stay where they are', async () => {
 test('a reboot: the pins are gone, everything is attached again', async () => {
   using net = makeNetns();
   using fixture = engineFixture();
-  const look = async () => said(await fixture.engine.apply(wanted(net), null));
+  const look = async () => said(await fixture.engine.apply(wanted(net)));
   expect(await look()).toEqual(well(3));
   fixture.bpffs.forget();
   // To an engine that saw them there it is drift, to one that starts it is not.
   expect(await look()).toEqual({ ...well(3), drift: ['link_missing'] });
   expect(await look()).toEqual(well(3));
   fixture.bpffs.forget();
-  expect(said(await fixture.restart().apply(wanted(net), null))).toEqual(well(3));
+  expect(said(await fixture.restart().apply(wanted(net)))).toEqual(well(3));
 });
 
 test('pins that are gone while a clsact filter runs on: it is ours, and the rest is attached again', async () => {
@@ -219,11 +219,11 @@ test('pins that are gone while a clsact filter runs on: it is ours, and the rest
   ] as const;
   const filters = () =>
     execFileSync('tc', ['-n', net.near.name, 'filter', 'show', 'dev', 'wire', 'egress'], { encoding: 'utf8' });
-  const first = await fixture.engine.apply(deployment({ programs }), null);
+  const first = await fixture.engine.apply(deployment({ programs }));
   const loaded = (state: EngineState) => state.attachments.map(({ program_id: id }) => id);
   fixture.bpffs.forget();
   expect(filters()).toContain(`id ${loaded(first)[1]} `);
-  const again = await fixture.restart().apply(deployment({ programs }), null);
+  const again = await fixture.restart().apply(deployment({ programs }));
   expect(said(again)).toEqual(well(2));
   expect(filters().match(/ id \d+ /g)).toEqual([` id ${loaded(again)[1]} `]);
   // A deployment that fails leaves it as it was.
@@ -236,7 +236,7 @@ test('pins that are gone while a clsact filter runs on: it is ours, and the rest
     netns: net.near.path,
   });
   const [xdp, tc] = programs;
-  const failing = fixture.restart().apply(deployment({ programs: [tc, xdp] }), null);
+  const failing = fixture.restart().apply(deployment({ programs: [tc, xdp] }));
   await expect(failing).rejects.toMatchObject({ code: 'artifacts.hook_busy' });
   expect(filters().match(/ id \d+ /g)).toEqual([` id ${loaded(again)[1]} `]);
 });
@@ -245,12 +245,12 @@ test('half-made things of a crash are cleared away, whatever they are', async ()
   using net = makeNetns();
   using fixture = engineFixture();
   const first = wanted(net);
-  await fixture.engine.apply(first, null);
+  await fixture.engine.apply(first);
   const { revisions, records } = paths(fixture);
   const tree = fixture.bpffs.tree();
-  await fixture.engine.apply(wanted(net, 2), first);
+  await fixture.engine.apply(wanted(net, 2));
   renameSync(join(revisions, wanted(net, 2).revision), join(revisions, `${first.revision}-new`));
   execFileSync('ln', ['-s', 'half', join(records, 'x-w')]);
-  expect(said(await fixture.restart().apply(first, null))).toEqual(well(3));
+  expect(said(await fixture.restart().apply(first))).toEqual(well(3));
   expect(fixture.bpffs.tree()).toEqual(tree);
 });

@@ -74,7 +74,7 @@ test('every kind is put in place, found, replaced and taken off', async () => {
       bytes: async () => ({ objects: new Map([['object.bpf.o', programBytes(object)]]) }),
     });
     const put = async (engine: typeof fixture.engine, number: number) => {
-      const { attachments, drift, waiting } = await engine.apply(version(number), null);
+      const { attachments, drift, waiting } = await engine.apply(version(number));
       expect({ kind, drift, waiting, states: [...new Set(attachments.map(({ state }) => state))] }).toEqual({
         kind,
         drift: [],

@@ -20,7 +20,7 @@ test('tcx: by priority, by anchors, around programs of others, and in another or
     const programs = [
       { name: 'tc_filter', attach: { kind: 'tc', direction: 'ingress', priority, ...at(net), ...more } } as const,
     ];
-    const [id = 0] = ids(await fixture.engine.apply(deployment({ name, version, programs }), null));
+    const [id = 0] = ids(await fixture.engine.apply(deployment({ name, version, programs })));
     return id;
   };
   using theirs = await loadObject(objectBytes('filter'), {
@@ -45,7 +45,7 @@ test('tcx: by priority, by anchors, around programs of others, and in another or
   const programs = [
     { name: 'tc_other', attach: { kind: 'tc', direction: 'ingress', priority: 11, ...at(net) } } as const,
   ];
-  const [eleven = 0] = ids(await restarted.apply(deployment({ name: 'eleven', programs }), null));
+  const [eleven = 0] = ids(await restarted.apply(deployment({ name: 'eleven', programs })));
   expect(await order()).toEqual([other, anchored, tenAgain, after, eleven, ninety, last]);
   for (const name of ['fifty', 'ten', 'ninety', 'anchored', 'after', 'eleven']) await fixture.engine.remove(name);
   expect(await order()).toEqual([other]);
@@ -72,21 +72,21 @@ test('clsact: replaced by handle, moved to another priority, drift repaired, and
         { name: 'tc_filter', attach: { kind: 'tc', direction: 'ingress', mechanism: 'clsact', priority, ...at(net) } },
       ],
     });
-  const first = await fixture.engine.apply(version(1), null);
+  const first = await fixture.engine.apply(version(1));
   expect(first.attachments[0]?.hook).toBe(`clsact ingress on wire in ${net.near.path}`);
   expect(filters(net)).toEqual(['20 tc_filter']);
-  await fixture.engine.apply(version(1, 30, 'second'), null);
-  await fixture.engine.apply(version(2), null);
+  await fixture.engine.apply(version(1, 30, 'second'));
+  await fixture.engine.apply(version(2));
   expect(filters(net)).toEqual(['20 tc_filter', '30 tc_filter']);
-  await fixture.engine.apply(version(3, 40), null);
+  await fixture.engine.apply(version(3, 40));
   expect(filters(net)).toEqual(['30 tc_filter', '40 tc_filter']);
   execFileSync('tc', ['-n', net.near.name, 'filter', 'delete', 'dev', 'wire', 'ingress', 'pref', '40']);
-  const repaired = await fixture.engine.apply(version(3, 40), null);
+  const repaired = await fixture.engine.apply(version(3, 40));
   expect(repaired.drift.map(({ what }) => what)).toEqual(['link_missing']);
   expect(filters(net)).toEqual(['30 tc_filter', '40 tc_filter']);
   execFileSync('tc', ['-n', net.near.name, 'qdisc', 'delete', 'dev', 'wire', 'clsact']);
-  await fixture.restart().apply(version(3, 40), null);
-  await fixture.engine.apply(version(1, 30, 'second'), null);
+  await fixture.restart().apply(version(3, 40));
+  await fixture.engine.apply(version(1, 30, 'second'));
   expect(filters(net)).toEqual(['30 tc_filter', '40 tc_filter']);
   await fixture.engine.remove('filter');
   expect(qdiscs(net)).toContain('clsact');
@@ -102,12 +102,12 @@ test('clsact: two nodes of one machine attach the same artifact to one interface
   const wish = deployment({
     programs: [{ name: 'tc_filter', attach: { kind: 'tc', direction: 'ingress', mechanism: 'clsact', ...at(net) } }],
   });
-  await one.engine.apply(wish, null);
-  await two.engine.apply(wish, null);
+  await one.engine.apply(wish);
+  await two.engine.apply(wish);
   expect(filters(net)).toEqual(['50 tc_filter', '50 tc_filter']);
   await one.engine.remove('filter');
   expect(filters(net)).toEqual(['50 tc_filter']);
-  expect((await two.engine.apply(wish, null)).drift).toEqual([]);
+  expect((await two.engine.apply(wish)).drift).toEqual([]);
   await two.engine.remove('filter');
   expect(filters(net)).toEqual([]);
   // Made by the other node, and another's qdisc is never removed.
@@ -131,19 +131,19 @@ test('kinds that cannot be changed at once: the new is there before the old goes
       maps: [{ name: 'own_counts', keep: true }],
     });
   const links = (state: EngineState) => state.attachments.map(({ link_id: id }) => id);
-  const first = await fixture.engine.apply(version(1), null);
+  const first = await fixture.engine.apply(version(1));
   expect(first.attachments.map(({ state }) => state)).toEqual(Array(5).fill('attached'));
   expect(links(first).at(-1)).toBeUndefined();
   let before = first;
   for (const number of [2, 3, 4]) {
-    const state = await fixture.engine.apply(version(number), null);
+    const state = await fixture.engine.apply(version(number));
     const same = links(state).map((id, index) => id === links(before)[index]);
     expect(same).toEqual([false, false, false, true, true]); // sk_lookup at once; a socket has no link
     expect(new Set([...ids(state), ...ids(before)]).size).toBe(10);
     before = state;
   }
   // Sockets are the process's own: they end with it and are made again by the next.
-  const again = await fixture.restart().apply(version(4), null);
+  const again = await fixture.restart().apply(version(4));
   expect(again.drift).toEqual([]);
   expect(ids(again)).toEqual(ids(before));
   using receiver = await startTraffic(net.near.inside([trafficProgram(), 'receive', '4001']));
@@ -169,7 +169,7 @@ test('globs and the default route: as many as there are, later ones too, and a r
   });
   const where = (state: EngineState) =>
     state.attachments.map(({ interface: name, state: how }) => `${how} ${name ?? ''}`);
-  const look = async (which: typeof globbed) => where(await fixture.engine.apply(which, null));
+  const look = async (which: typeof globbed) => where(await fixture.engine.apply(which));
   expect(await look(globbed)).toEqual(['attached wire']);
   expect(await look(routed)).toEqual(['waiting ']);
   ip('-n', net.near.name, 'link', 'add', 'wg0', 'type', 'veth', 'peer', 'name', 'peer0');
@@ -180,7 +180,7 @@ test('globs and the default route: as many as there are, later ones too, and a r
   ip('-n', net.near.name, 'route', 'delete', 'default');
   expect(await look(routed)).toEqual(['attached wg0']);
   ip('-n', net.near.name, 'route', 'add', 'default', 'dev', 'wire');
-  const moved = await fixture.engine.apply(routed, null);
+  const moved = await fixture.engine.apply(routed);
   expect(where(moved)).toEqual(['attached wire']);
   expect(moved.drift).toEqual([]);
   ip('-n', net.near.name, 'link', 'delete', 'wg0');
@@ -192,20 +192,20 @@ test('an XDP hook that is held: its owner is named, ours or not', async () => {
   using fixture = engineFixture();
   const one = (name: string, program = 'xdp_filter') =>
     deployment({ name, programs: [{ name: program, attach: { kind: 'xdp', mode: 'generic', ...at(net) } }] });
-  await fixture.engine.apply(one('first'), null);
-  const id = ids(await fixture.engine.apply(one('first'), null))[0];
-  await expect(fixture.engine.apply(one('second'), null)).rejects.toMatchObject({
+  await fixture.engine.apply(one('first'));
+  const id = ids(await fixture.engine.apply(one('first')))[0];
+  await expect(fixture.engine.apply(one('second'))).rejects.toMatchObject({
     code: 'artifacts.hook_busy',
     message: `xdp on wire in ${net.near.path} holds one program, and program ${id} (xdp_filter) of artifact 'first' is there: unassign 'first' from this node first.`,
   });
   const tree = fixture.bpffs.tree();
   expect(tree.filter((path) => path.includes('/programs/'))).toHaveLength(1);
   await fixture.engine.remove('first');
-  await fixture.engine.apply(one('second'), null);
+  await fixture.engine.apply(one('second'));
   await fixture.engine.remove('second');
   using theirs = await loadObject(objectBytes('filter'), { programs: [{ name: 'xdp_filter' }] });
   using foreign = await attach(theirs.program('xdp_filter'), { kind: 'xdp', mode: 'generic', ...at(net) });
-  await expect(fixture.engine.apply(one('second'), null)).rejects.toMatchObject({
+  await expect(fixture.engine.apply(one('second'))).rejects.toMatchObject({
     code: 'artifacts.hook_busy',
     message: `xdp on wire in ${net.near.path} holds one program, and program ${theirs.program('xdp_filter').id} (xdp_filter), which is not of Aegis, is there: detach it (bpftool net, ip link), then the daemon tries again.`,
   });
@@ -216,5 +216,5 @@ test('an XDP hook that is held: its owner is named, ours or not', async () => {
       { name: 'xdp_renamed', attach: { kind: 'xdp', ...at(net) } },
     ],
   });
-  await expect(fixture.engine.apply(both, null)).rejects.toMatchObject({ code: 'artifacts.hook_busy' });
+  await expect(fixture.engine.apply(both)).rejects.toMatchObject({ code: 'artifacts.hook_busy' });
 });

@@ -52,19 +52,19 @@ test('a kept map begins with its initial contents and never gets them again; of 
         },
       ],
     });
-  const first = mapId(await fixture.engine.apply(version(1, undefined), null), 'own_counts');
+  const first = mapId(await fixture.engine.apply(version(1, undefined)), 'own_counts');
   expect([value(first, 7), value(first, 8)]).toEqual([70n, 80n]);
   put(first, 7, 71n);
   put(first, 9, 90n);
-  const second = mapId(await fixture.engine.apply(version(2, undefined), null), 'own_counts');
+  const second = mapId(await fixture.engine.apply(version(2, undefined)), 'own_counts');
   expect(second).toBe(first);
   expect([value(second, 7), value(second, 8), value(second, 9)]).toEqual([71n, 80n, 90n]);
-  const third = mapId(await fixture.engine.apply(version(3, 128), null), 'own_counts');
+  const third = mapId(await fixture.engine.apply(version(3, 128)), 'own_counts');
   expect(third).not.toBe(first);
   expect([value(third, 7), value(third, 9)]).toEqual([70n, null]);
-  const fourth = mapId(await fixture.engine.apply(version(4, 128), null), 'own_counts');
+  const fourth = mapId(await fixture.engine.apply(version(4, 128)), 'own_counts');
   expect(fourth).toBe(third);
-  const fifth = mapId(await fixture.engine.apply(version(5, 128, false), null), 'own_counts');
+  const fifth = mapId(await fixture.engine.apply(version(5, 128, false)), 'own_counts');
   expect(fifth).not.toBe(third);
   expect(fixture.bpffs.tree().filter((path) => path.includes('/kept/'))).toEqual([]);
 });
@@ -77,16 +77,13 @@ test('a shared map is one for all, filled once, and goes with the last artifact 
     const { shared: folder } = layout(fixture.bpffs.path, fixture.bpffs.nodeUid);
     return fixture.bpffs.tree().some((path) => path.endsWith('/shared')) ? readdirSync(folder).length : 0;
   };
-  const one = mapId(await fixture.engine.apply(sharing('one'), null), 'own_counts');
+  const one = mapId(await fixture.engine.apply(sharing('one')), 'own_counts');
   put(one, 1, 2n);
-  expect(mapId(await fixture.engine.apply(sharing('two'), null), 'own_counts')).toBe(one);
-  expect(mapId(await fixture.engine.apply(sharing('one', 2), null), 'own_counts')).toBe(one);
+  expect(mapId(await fixture.engine.apply(sharing('two')), 'own_counts')).toBe(one);
+  expect(mapId(await fixture.engine.apply(sharing('one', 2)), 'own_counts')).toBe(one);
   expect(value(one, 1)).toBe(2n);
   await expect(
-    fixture.engine.apply(
-      traced({ name: 'three', maps: [{ name: 'own_counts', share: 'common', max_entries: 5 }] }),
-      null,
-    ),
+    fixture.engine.apply(traced({ name: 'three', maps: [{ name: 'own_counts', share: 'common', max_entries: 5 }] })),
   ).rejects.toMatchObject({
     code: 'artifacts.load_failed',
     message: expect.stringContaining('is not of the shape that map own_counts wants (max_entries: wanted 5, found 64)'),
@@ -110,12 +107,12 @@ test('what does not go into a map is told by its entry, and nothing is left', as
       },
     ],
   });
-  await expect(fixture.engine.apply(wrong, null)).rejects.toMatchObject({
+  await expect(fixture.engine.apply(wrong)).rejects.toMatchObject({
     code: 'artifacts.load_failed',
     message: expect.stringMatching(/^Entry 2 of the initial contents of map 'own_counts' does not go in: /),
   });
   const absent = traced({ maps: [{ name: 'absent', keep: true }] });
-  await expect(fixture.engine.apply(absent, null)).rejects.toMatchObject({
+  await expect(fixture.engine.apply(absent)).rejects.toMatchObject({
     code: 'artifacts.load_failed',
     message: expect.stringContaining('no map absent'),
   });
@@ -136,10 +133,10 @@ test('an artifact of several objects', async () => {
     maps: [{ name: 'kept_counts', object: 'one.bpf.o', keep: true }],
     bytes: async () => ({ objects }),
   };
-  const state = await fixture.engine.apply(several, null);
+  const state = await fixture.engine.apply(several);
   expect(state.attachments.map(({ program }) => program)).toEqual(['trace_getpgid', 'trace_getpgid']);
   expect(state.maps.map(({ name }) => name)).toEqual(['kept_counts', 'kept_counts', 'own_counts', 'own_counts']);
-  expect((await fixture.engine.apply(several, null)).drift).toEqual([]);
+  expect((await fixture.engine.apply(several)).drift).toEqual([]);
   await fixture.engine.remove('filter');
   expect(fixture.bpffs.tree()).toEqual([]);
 });
@@ -156,7 +153,7 @@ test('programs that others call through a program array are loaded with them, an
     bytes: async () => ({ objects: new Map([['calls.bpf.o', programBytes('tail_calls')]]) }),
   });
   for (const number of [1, 2]) {
-    const state = await fixture.engine.apply(version(number), null);
+    const state = await fixture.engine.apply(version(number));
     expect(await ping(net.far, net.near.ipv4)).toBe(1);
     const counters = mapId(state, 'counters');
     expect([value(counters, 0), value(counters, 1)].map((count) => (count ?? 0n) > 0n)).toEqual([true, true]);

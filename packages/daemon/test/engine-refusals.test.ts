@@ -10,7 +10,7 @@ import { deployment, type EngineFixture, engineFixture } from './engine-fixture.
 /** What does not work says so, with a code and the next step, and leaves everything as it was. */
 
 const refusal = async ({ engine }: EngineFixture, wrong: Deployment): Promise<DeployError> => {
-  const thrown = await engine.apply(wrong, null).then(
+  const thrown = await engine.apply(wrong).then(
     () => null,
     (error: unknown) => error,
   );
@@ -124,7 +124,7 @@ test('a failed upgrade puts every hook back to what it ran, whatever it had chan
     links: attachments.map(({ program, hook, link_id: id, program_id: running }) => ({ program, hook, id, running })),
     maps: maps.map(({ name, map_id: id }) => ({ name, id })),
   });
-  const first = facts(await fixture.engine.apply(version(1), null));
+  const first = facts(await fixture.engine.apply(version(1)));
   const tree = fixture.bpffs.tree();
   breaking = true;
   const wrong = await refusal(fixture, version(2));
@@ -134,12 +134,12 @@ test('a failed upgrade puts every hook back to what it ran, whatever it had chan
     3,
   ]);
   expect(fixture.bpffs.tree()).toEqual(tree);
-  const back = await fixture.engine.apply(version(1), null);
+  const back = await fixture.engine.apply(version(1));
   expect(back.drift).toEqual([]);
   expect(facts(back)).toEqual(first);
   breaking = false;
   // The function was renamed: the XDP hook, which holds one, is taken over by its link all the same.
-  const second = await fixture.engine.apply(version(2), null);
+  const second = await fixture.engine.apply(version(2));
   expect(second.attachments[0]).toMatchObject({ program: 'xdp_renamed', link_id: first.links[0]?.id });
 });
 
@@ -148,12 +148,12 @@ test('the mode of an XDP hook is not changed behind its back', async () => {
   using fixture = engineFixture();
   const mode = (number: number, how: 'generic' | 'native' | 'auto') =>
     deployment({ version: number, programs: [{ name: 'xdp_filter', attach: { kind: 'xdp', mode: how, ...at(net) } }] });
-  await fixture.engine.apply(mode(1, 'generic'), null);
+  await fixture.engine.apply(mode(1, 'generic'));
   expect(said(await refusal(fixture, mode(2, 'native')))).toEqual([
     'artifacts.attach_failed',
     "Program 'xdp_filter' runs on wire in mode generic, and the kernel changes the mode of an XDP hook only through a moment without a program: unassign the artifact first, then assign the version with mode native.",
   ]);
-  expect((await fixture.engine.apply(mode(3, 'auto'), null)).attachments).toHaveLength(1);
+  expect((await fixture.engine.apply(mode(3, 'auto'))).attachments).toHaveLength(1);
 });
 
 test('folders that somebody else made are refused, links are not followed', async () => {
@@ -184,10 +184,10 @@ test('runs are counted while statistics are on', async () => {
   const counted = deployment({
     programs: [{ name: 'raw_any', attach: { kind: 'raw_tracepoint', name: 'sys_enter' } }],
   });
-  await fixture.engine.apply(counted, null);
+  await fixture.engine.apply(counted);
   fixture.engine.statistics(true);
   execFileSync('true');
-  const [on] = (await fixture.engine.apply(counted, null)).attachments;
+  const [on] = (await fixture.engine.apply(counted)).attachments;
   fixture.engine.statistics(false);
   expect(on?.run_count).toBeGreaterThan(0);
   expect(on?.run_time_ns).toBeGreaterThan(0);

@@ -33,15 +33,15 @@ test.each(['xdp', 'tcx', 'clsact', 'socket_filter'] as const)(
       ip('-n', net.near.name, 'link', 'set', from, 'name', to);
       ip('-n', net.near.name, 'link', 'set', to, 'up');
     };
-    const first = shown(await fixture.engine.apply(version(1), null));
+    const first = shown(await fixture.engine.apply(version(1)));
     expect(first.attachments).toMatchObject([{ name: 'wire', state: 'attached' }]);
     rename('wire', 'wan0');
-    const renamed = shown(await fixture.engine.apply(version(1), null));
+    const renamed = shown(await fixture.engine.apply(version(1)));
     expect(renamed.attachments).toMatchObject([{ name: 'wan0', state: 'attached' }]);
     if (how === 'xdp' || how === 'tcx') expect(renamed.attachments[0]?.id).toBe(first.attachments[0]?.id);
     expect(renamed.drift).toEqual([]);
     rename('wan0', 'wan1');
-    const later = shown(await fixture.restart().apply(version(2), null));
+    const later = shown(await fixture.restart().apply(version(2)));
     expect(later.attachments).toMatchObject([{ name: 'wan1', state: 'attached' }]);
     if (how === 'clsact') {
       const text = execFileSync('tc', ['-n', net.near.name, 'filter', 'show', 'dev', 'wan1', 'ingress'], {
@@ -50,7 +50,7 @@ test.each(['xdp', 'tcx', 'clsact', 'socket_filter'] as const)(
       expect(text.match(/handle 0x/g)).toHaveLength(1);
     }
     rename('wan1', 'eth0');
-    const gone = shown(await fixture.engine.apply(version(2), null));
+    const gone = shown(await fixture.engine.apply(version(2)));
     expect(gone.attachments).toMatchObject([{ state: 'waiting' }]);
     await fixture.engine.remove('filter');
     expect(fixture.bpffs.tree()).toEqual([]);
@@ -79,7 +79,7 @@ test('two interfaces that swap their names keep what is attached to each', async
   });
   const links = ({ attachments }: EngineState) =>
     attachments.map(({ program, interface: name, link_id: id }) => `${program} ${name} ${id}`).sort();
-  const first = links(await fixture.engine.apply(both, null));
+  const first = links(await fixture.engine.apply(both));
   expect(first).toHaveLength(4);
   for (const [from, to] of [
     ['wire', 'third'],
@@ -90,11 +90,11 @@ test('two interfaces that swap their names keep what is attached to each', async
     at('link', 'set', from, 'name', to);
     at('link', 'set', to, 'up');
   }
-  const swapped = await fixture.engine.apply(both, null);
+  const swapped = await fixture.engine.apply(both);
   const other = (line: string) => line.replace(/wire|wan/, (name) => (name === 'wire' ? 'wan' : 'wire'));
   expect(links(swapped)).toEqual(first.map(other).sort());
   expect(swapped.drift).toEqual([]);
-  expect((await fixture.restart().apply(both, null)).drift).toEqual([]);
+  expect((await fixture.restart().apply(both)).drift).toEqual([]);
   await fixture.engine.remove('filter');
   expect(fixture.bpffs.tree()).toEqual([]);
   expect(execFileSync('tc', ['-n', net.near.name, 'qdisc', 'show'], { encoding: 'utf8' })).not.toContain('clsact');

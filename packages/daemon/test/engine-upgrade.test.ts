@@ -92,7 +92,7 @@ test.each(['xdp', 'tcx', 'clsact', 'cgroup_skb'] as const)(
     };
 
     let current = version(1);
-    const first = await fixture.engine.apply(current, null);
+    const first = await fixture.engine.apply(current);
     using kept = openMap(keptMap(fixture, 'filter'));
     for (let at = 0; at < ENTRIES; at++) kept.update(u32(at), u64(at * 7));
     const inGroup = kind === 'cgroup_skb' ? group.inside : (argv: readonly string[]) => [...argv];
@@ -106,7 +106,7 @@ test.each(['xdp', 'tcx', 'clsact', 'cgroup_skb'] as const)(
     for (let round = 1; round <= UPGRADES; round++) {
       if (round % (UPGRADES / FAILURES) === 0) {
         const how = FAULTS[failed.length % FAULTS.length] ?? 'rejected';
-        const error = await fixture.engine.apply(failing(10_000 + round, how), current).then(
+        const error = await fixture.engine.apply(failing(10_000 + round, how)).then(
           () => null,
           (thrown: unknown) => thrown,
         );
@@ -114,7 +114,7 @@ test.each(['xdp', 'tcx', 'clsact', 'cgroup_skb'] as const)(
         if (error instanceof DeployError) failed.push(error.code);
       }
       const next = version(++upgraded);
-      const state = await fixture.engine.apply(next, current);
+      const state = await fixture.engine.apply(next);
       current = next;
       expect(state.drift).toEqual([]);
       expect(state.attachments[0]?.link_id).toBe(first.attachments[0]?.link_id);
@@ -137,7 +137,7 @@ test.each(['xdp', 'tcx', 'clsact', 'cgroup_skb'] as const)(
     expect(Array.from({ length: ENTRIES }, (_, at) => values.get(at))).toEqual(
       Array.from({ length: ENTRIES }, (_, at) => at * 7),
     );
-    const after = await fixture.engine.apply(current, null);
+    const after = await fixture.engine.apply(current);
     expect(after.attachments).toHaveLength(1);
     expect(after.maps.find((map) => map.name === 'kept_counts')?.map_id).toBe(kept.info().id);
   },

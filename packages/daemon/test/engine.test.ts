@@ -24,7 +24,7 @@ test('a version is put in place, found in place, replaced at once, and taken off
       constants: [PORT],
       maps: [{ name: 'kept_counts', keep: true }],
     });
-  const first = await fixture.engine.apply(version(1), null);
+  const first = await fixture.engine.apply(version(1));
   expect(first.waiting).toBe(false);
   expect(first.drift).toEqual([]);
   expect(first.attachments.map(({ program, hook, state }) => ({ program, hook, state }))).toEqual([
@@ -37,10 +37,10 @@ test('a version is put in place, found in place, replaced at once, and taken off
   ]);
   const folder = statSync(join(fixture.bpffs.path, 'aegis', fixture.bpffs.nodeUid));
   expect([folder.mode & 0o777, folder.uid]).toEqual([0o700, process.geteuid?.()]);
-  expect(await fixture.engine.apply(version(1), null)).toEqual(first);
-  expect((await fixture.restart().apply(version(1), null)).attachments).toEqual(first.attachments);
+  expect(await fixture.engine.apply(version(1))).toEqual(first);
+  expect((await fixture.restart().apply(version(1))).attachments).toEqual(first.attachments);
 
-  const second = await fixture.engine.apply(version(2), version(1));
+  const second = await fixture.engine.apply(version(2));
   const links = (state: typeof first) => state.attachments.map(({ link_id: id }) => id);
   expect(links(second)).toEqual(links(first));
   expect(second.attachments[0]?.program_id).not.toBe(first.attachments[0]?.program_id);

@@ -26,11 +26,11 @@ export const fakeKernel = (): FakeKernel => {
     drift: [],
     reboot: () => kernel.held.clear(),
     engine: async () => ({
-      apply: async (deployment, previous) => {
+      apply: async (deployment) => {
         const { name, version, revision, programs } = deployment;
         const held = kernel.held.get(name);
         if (held?.revision !== revision) {
-          kernel.calls.push(`apply ${name}@${version}${previous ? ` after ${previous.version}` : ''}`);
+          kernel.calls.push(`apply ${name}@${version}`);
           const { objects } = await deployment.bytes();
           const failure = kernel.failing.get(`${name}@${version}`);
           if (failure) throw failure;

@@ -34,7 +34,7 @@ export const reconcile: Section = {
     const pass = async (engine: typeof fixture.engine): Promise<number> => {
       const begin = performance.now();
       for (const one of all) {
-        const { attachments, drift, waiting } = await engine.apply(one, null);
+        const { attachments, drift, waiting } = await engine.apply(one);
         if (attachments.length !== 1 || drift.length > 0 || waiting)
           throw new Error(`${one.name} is not as it was left`);
       }

@@ -40,7 +40,7 @@ export interface EngineState {
 export interface KernelEngine {
   /** Makes the kernel equal to the deployment: nothing when it is already. Loads everything first, then links.
    *  @throws DeployError having put back what was */
-  apply(deployment: Deployment, previous: Deployment | null): Promise<EngineState>;
+  apply(deployment: Deployment): Promise<EngineState>;
   /** Takes everything of this artifact off. Nothing there is fine. */
   remove(name: string): Promise<void>;
   /** Removes pins of ours that belong to none of these artifacts; answers what was removed. */

@@ -73,13 +73,11 @@ export const reconcileLoop = (options: ReconcileOptions) => {
   };
   /** The engine's calls, with a point before and after each at which the process may die. */
   const apply = async (stored: StoredDeployment, bytes: Bytes | null): Promise<EngineState> => {
-    const before = deployments.applied.get(stored.body.name);
-    const previous = before && before.revision !== stored.revision ? deployments.deploymentOf(before) : null;
     const fresh = { bytes };
     const kernel = await engine();
     faults.at('daemon.before-deploy.apply');
     try {
-      return await kernel.apply(deployments.deploymentOf(stored, fresh), previous);
+      return await kernel.apply(deployments.deploymentOf(stored, fresh));
     } finally {
       fresh.bytes = null; // whoever keeps the deployment does not keep its objects
       faults.at('daemon.after-deploy.apply');
