@@ -6,7 +6,7 @@ import type { KeyPair } from './keys.ts';
 
 const Instant = z.iso.datetime();
 
-export const DirectiveKind = z.enum(['command.run', 'command.cancel', 'artifacts.assign']);
+export const DirectiveKind = z.enum(['command.run', 'command.cancel', 'artifacts.assign', 'backups.config']);
 export type DirectiveKind = z.infer<typeof DirectiveKind>;
 
 export const Directive = z.strictObject({

@@ -9,6 +9,7 @@ export const PAYLOAD_TYPES = {
   directive: 'application/vnd.aegis.directive.v1+json',
   trust: 'application/vnd.aegis.trust.v1+json',
   report: 'application/vnd.aegis.report.v1+json',
+  manifest: 'application/vnd.aegis.manifest.v1+json',
 } as const;
 export type PayloadType = (typeof PAYLOAD_TYPES)[keyof typeof PAYLOAD_TYPES];
 

@@ -2,6 +2,7 @@ import * as z from 'zod/mini';
 import { AegisError } from '../errors.ts';
 import { validate } from '../validation.ts';
 import { artifactTypes } from './artifact-types.ts';
+import { backupTypes } from './backup-types.ts';
 import { composeTypes, dockerTypes } from './container-types.ts';
 import { type CommandType, commandType, type NodeTools, type ProcessPlan, TimeLimits } from './process-plan.ts';
 
@@ -101,6 +102,7 @@ const TYPES: Readonly<Record<string, CommandType>> = {
   ...dockerTypes,
   ...composeTypes,
   ...artifactTypes,
+  ...backupTypes,
 };
 
 export const COMMAND_TYPES: readonly string[] = Object.keys(TYPES);

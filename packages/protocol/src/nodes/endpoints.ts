@@ -1,4 +1,5 @@
 import * as z from 'zod/mini';
+import { Envelope } from '../access/dsse.ts';
 import { endpoint } from '../endpoint.ts';
 import { NextCursor, Page } from '../paging.ts';
 import {
@@ -162,3 +163,20 @@ const health = (path: string) =>
   });
 export const healthz = health('/healthz');
 export const healthLong = health('/health');
+
+/** Everything that this node is to obey as desired state, of all domains: it holds what it understands. */
+export const nodeDesired = endpoint({
+  id: 'nodeDesired',
+  door: 'agent-svc',
+  method: 'GET',
+  path: '/v1/desired',
+  caller: 'node',
+  tag,
+  summary: "A node's desired state: signed directives, tombstones that it has not confirmed included",
+  response: z.object({
+    directives: z.array(Envelope),
+    /** The desired-state revision that this answer shows. */
+    revision: z.int(),
+    trust_version: z.int(),
+  }),
+});
