@@ -1,7 +1,7 @@
 import { execFileSync, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { appendFileSync, chmodSync, copyFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { formatMinisignPublicKey } from '@aegis/protocol/access/minisign';
+import { formatMinisignPublicKey, parseMinisignPublicKey } from '@aegis/protocol/access/minisign';
 import { formatMinisignSecretKey, generateMinisignKey } from '@aegis/protocol/access/minisign-secret-key';
 import { ManifestSource } from '@aegis/protocol/artifacts/manifest';
 import { validate } from '@aegis/protocol/validation';
@@ -26,7 +26,8 @@ const sha256 = (file: string) =>
     .digest('hex');
 const artifacts = (...args: string[]) => author.aegis(['artifacts', ...args]);
 const refused = (sentence: string, code = 2) => ({ code, stdout: '', stderr: `aegis: ${sentence}\n` });
-const idOf = (pub: string) => /minisign public key ([0-9A-F]{16})/.exec(readFileSync(author.at(pub), 'utf8'))?.[1];
+/** Not as the stock program's comment says it: there an id has no leading zeros. */
+const idOf = (pub: string) => parseMinisignPublicKey(readFileSync(author.at(pub), 'utf8')).minisignId;
 
 test.each(['tc', 'xdp', 'cgroup_skb', 'tracepoint'])(
   'a %s template builds without a warning and packs',
