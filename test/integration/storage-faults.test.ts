@@ -40,12 +40,14 @@ test("the node's disk fills while a command writes: it is slowed, nothing is los
     const submit = (cmd: string) =>
       fleet.api.submit({ targets: 'web-1', output_limit_bytes: 0, command_type: 'RunCommand', payload: { cmd } });
     // The server is out of reach, so output stays on the node; the ballast leaves room for a few MiB of it.
-    const run = await submit('sleep 0.5; seq 1 4000000; echo done >&2');
+    const cut = join(mount, 'cut');
+    const run = await submit(`until [ -e ${cut} ]; do sleep 0.05; done; seq 1 4000000; echo done >&2`);
     await waitFor('the command to run', async () => (await run.executions())[0]?.state === 'running');
     const ballast = join(mount, 'ballast');
     fleet.network.cut();
     mkdirSync(join(mount, 'x'));
     writeFileSync(ballast, Buffer.alloc(12 * 1024 * 1024));
+    writeFileSync(cut, '');
     await waitFor('the disk to be full', () => freeBytes(mount) < 64 * 1024, 60_000);
     fleet.network.mend();
     rmSync(ballast);

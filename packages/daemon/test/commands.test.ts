@@ -1,9 +1,11 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { readStatus } from '@aegis/native/execution-folder';
 import { signDirective } from '@aegis/protocol/access/directive';
 import { expect, test } from 'vitest';
 import { type StoredExecution, startContractServer } from './contract-server.ts';
+import { heldCommand } from './held-command.ts';
 import { testNode } from './test-node.ts';
 import { waitFor } from './wait-for.ts';
 
@@ -121,9 +123,12 @@ test('a daemon that comes back follows what runs, and reports what ended meanwhi
   const first = await node.start();
   const running = server.submit({ cmd: 'for i in 1 2 3 4 5 6; do echo $i; sleep 0.2; done' });
   await waitFor('live output', () => server.output(running).length > 0);
-  const quick = server.submit({ cmd: 'sleep 0.2; echo done' });
+  const held = heldCommand(node.dataDir, { after: 'echo done' });
+  const quick = server.submit({ cmd: held.cmd });
   await waitFor('it to run', () => quick.state === 'running');
   await first.close();
+  held.go();
+  await waitFor('it to end without a daemon', () => readStatus(join(node.dataDir, 'executions', quick.id)) !== null);
   await node.start();
   expect(await final(quick)).toMatchObject({ state: 'succeeded' });
   expect(await final(running)).toMatchObject({ state: 'succeeded' });

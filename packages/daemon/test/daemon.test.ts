@@ -10,6 +10,7 @@ import { controlDaemon, controlSocketPath } from '../src/control.ts';
 import type { HttpDoor } from '../src/platform/http/door.ts';
 import { nodeHttpDoor } from '../src/platform/http/door.ts';
 import { startContractServer } from './contract-server.ts';
+import { heldCommand } from './held-command.ts';
 import { testNode } from './test-node.ts';
 import { waitFor } from './wait-for.ts';
 
@@ -35,13 +36,13 @@ test('status and drain over the control socket; nonsense is refused', async () =
   expect(JSON.parse(String(answer))).toMatchObject({ error: { code: 'http.malformed' } });
   socket.destroy();
 
-  const running = server.submit({ cmd: 'sleep 0.4; echo x' });
+  const held = heldCommand(node.dataDir, { after: 'echo x' });
+  const running = server.submit({ cmd: held.cmd });
   await waitFor('it to run', () => running.state === 'running');
-  expect(await controlDaemon(node.dataDir, { op: 'drain', timeout_sec: 10 })).toMatchObject({
-    drained: true,
-    draining: true,
-    running: 0,
-  });
+  const drained = controlDaemon(node.dataDir, { op: 'drain', timeout_sec: 60 });
+  await waitFor('the drain', () => daemon.status().draining);
+  held.go();
+  expect(await drained).toMatchObject({ drained: true, draining: true, running: 0 });
   expect(running.state).toBe('succeeded');
   await daemon.close();
   await expect(controlDaemon(node.dataDir, { op: 'status' })).rejects.toMatchObject({ code: 'cli.unreachable' });
@@ -107,12 +108,14 @@ test('the launcher dies: another is started, commands go on', async () => {
   await using server = await startContractServer();
   await using node = testNode(server);
   const daemon = await node.start();
-  const running = server.submit({ cmd: 'echo a; sleep 0.6; echo b' });
+  const held = heldCommand(node.dataDir, { before: 'echo a', after: 'echo b' });
+  const running = server.submit({ cmd: held.cmd });
   await waitFor('it to run', () => running.state === 'running');
   const pid = daemon.status().launcher_pid;
   process.kill(pid ?? 0, 'SIGKILL');
   await waitFor('another launcher', () => daemon.status().launcher_pid !== pid);
   const next = server.submit({ cmd: 'echo c' });
+  held.go();
   await waitFor('both to end', () => running.state === 'succeeded' && next.state === 'succeeded');
   expect(server.output(running).toString()).toBe('a\nb\n');
 });
@@ -183,12 +186,14 @@ test('the process: ready line, readiness and watchdog for systemd, SIGTERM leave
   await waitFor('READY and WATCHDOG', () => heard.includes('READY=1') && heard.includes('WATCHDOG=1'));
 
   const marker = join(node.dataDir, 'marker');
-  const command = server.submit({ cmd: `sleep 0.7; echo done | tee ${marker}` });
+  const held = heldCommand(node.dataDir, { after: `echo done | tee ${marker}` });
+  const command = server.submit({ cmd: held.cmd });
   await waitFor('it to run', () => command.state === 'running');
   child.kill('SIGTERM');
   const [code] = await once(child, 'exit');
   expect(code).toBe(0);
-  expect(heard).toContain('STOPPING=1');
+  await waitFor('STOPPING', () => heard.includes('STOPPING=1'));
+  held.go();
   await waitFor(
     'the command to end without a daemon',
     () => existsSync(marker) && readFileSync(marker, 'utf8') === 'done\n',

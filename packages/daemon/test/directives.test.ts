@@ -7,6 +7,7 @@ import { expect, test } from 'vitest';
 import { directiveVerifier } from '../src/access/verify-directive.ts';
 import type { Clock } from '../src/platform/clock.ts';
 import { startContractServer } from './contract-server.ts';
+import { heldCommand } from './held-command.ts';
 import { testNode } from './test-node.ts';
 import { waitFor } from './wait-for.ts';
 
@@ -221,7 +222,8 @@ test('time jumps a day forward and back: nothing runs twice, everything ends', a
   await using server = await startContractServer();
   await using node = testNode(server);
   await node.start({ clock });
-  const running = server.submit({ cmd: 'echo x; sleep 0.5; echo y' });
+  const held = heldCommand(node.dataDir, { before: 'echo x', after: 'echo y' });
+  const running = server.submit({ cmd: held.cmd });
   await waitFor('it to run', () => running.state === 'running');
   offset = 24 * HOUR;
   const late = server.submit({ cmd: 'echo late' });
@@ -235,6 +237,7 @@ test('time jumps a day forward and back: nothing runs twice, everything ends', a
     state: 'refused',
     error: { code: 'access.stale_directive' },
   });
+  held.go();
   await waitFor('the first to end', () => running.state === 'succeeded');
   expect(server.output(running).toString()).toBe('x\ny\n');
   offset = 0;
