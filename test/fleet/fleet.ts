@@ -1,6 +1,5 @@
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -8,6 +7,7 @@ import { type BadNetwork, startBadNetwork } from '../faults/bad-network.ts';
 import { type ManagedProcess, managedProcess } from '../faults/process.ts';
 import { waitFor } from '../faults/wait.ts';
 import { type Api, apiOf } from './api.ts';
+import { freePort } from './free-port.ts';
 import { endExecutionsBelow } from './leftovers.ts';
 
 /** A fleet of real processes (one server, its daemons, a bad network between them) in temporary folders on loopback. */
@@ -45,18 +45,6 @@ export interface FleetOptions {
 
 export const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
 export const aegis = join(root, 'bin', 'aegis');
-
-export const freePort = (): Promise<number> =>
-  new Promise((resolve, reject) => {
-    const probe = createServer();
-    probe.once('error', reject);
-    probe.listen(0, '127.0.0.1', () => {
-      const address = probe.address();
-      probe.close(() =>
-        address && typeof address === 'object' ? resolve(address.port) : reject(new Error('no port')),
-      );
-    });
-  });
 
 /** Only what a program needs: nothing that a person has set may reach it. */
 export const cleanEnv = (home: string, more: Readonly<Record<string, string>> = {}): Record<string, string> => ({

@@ -13,7 +13,8 @@ import { testClient } from '../../packages/server/test/test-client.ts';
 import { type ManagedProcess, managedProcess } from '../faults/process.ts';
 import { waitFor } from '../faults/wait.ts';
 import { apiOf } from '../fleet/api.ts';
-import { aegis, cleanEnv, freePort, root } from '../fleet/fleet.ts';
+import { aegis, cleanEnv, root } from '../fleet/fleet.ts';
+import { freePort } from '../fleet/free-port.ts';
 
 /** The curl calls of the seed documents, to the letter but for ports and placeholders, against `aegis server start --dev`; and a poller in
  *  another language. */

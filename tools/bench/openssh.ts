@@ -3,7 +3,7 @@ import { closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync, write
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { waitFor } from '../../test/faults/wait.ts';
-import { freePort } from '../../test/fleet/fleet.ts';
+import { freePort } from '../../test/fleet/free-port.ts';
 import { runProcess } from './stopwatch.ts';
 
 /** Debian's OpenSSH on loopback alone, with keys of its own in a temporary folder and otherwise Debian's defaults. Nothing of the

@@ -1,11 +1,11 @@
 import { execFile, execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import pg from 'pg';
+import { freePort } from '../../../test/fleet/free-port.ts';
 
 /** A throwaway PostgreSQL cluster, real in all that counts (fsync on): a temporary folder, a free loopback port, the programs of
  *  Debian's `postgresql` package, run as the user postgres when we are root (it refuses to run as root). */
@@ -110,15 +110,3 @@ const binaries = (): string => {
     throw new Error("these tests need PostgreSQL's programs: run 'apt-get install postgresql' (bin/setup does it)");
   return found;
 };
-
-const freePort = (): Promise<number> =>
-  new Promise((resolve, reject) => {
-    const server = createServer();
-    server.once('error', reject);
-    server.listen(0, '127.0.0.1', () => {
-      const address = server.address();
-      server.close(() =>
-        address && typeof address === 'object' ? resolve(address.port) : reject(new Error('no port')),
-      );
-    });
-  });
