@@ -14,9 +14,10 @@ export interface BadNetwork extends AsyncDisposable {
   delayUpTo(ms: number): void;
   /** Each request reaches the server twice; the daemon sees the second answer. */
   duplicateEverything(): void;
-  /** This share of the answers is lost after the server has given them. */
+  /** This share of the answers is lost after the server has given them: one of each 1/share, at a random place among them, so that
+   *  a short run has its losses too. */
   loseAnswers(share: number): void;
-  /** This share of the requests never reaches the server. */
+  /** This share of the requests, likewise, never reaches the server. */
   loseRequests(share: number): void;
   /** Requests and lost answers so far, to prove that the fault took place. */
   readonly counts: { requests: number; duplicated: number; lostAnswers: number; lostRequests: number };
@@ -30,6 +31,25 @@ export const seededRandom = (seed: number): (() => number) => {
     let mixed = Math.imul(state ^ (state >>> 15), state | 1);
     mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
     return ((mixed ^ (mixed >>> 14)) >>> 0) / 4_294_967_296;
+  };
+};
+
+const losses = (random: () => number) => {
+  let of = 0;
+  let nth = 0;
+  let lost = 0;
+  return {
+    share: (share: number): void => {
+      of = share > 0 ? Math.round(1 / share) : 0;
+      nth = 0;
+    },
+    next: (): boolean => {
+      if (of === 0) return false;
+      if (nth === 0) lost = Math.floor(random() * of);
+      const hit = nth === lost;
+      nth = (nth + 1) % of;
+      return hit;
+    },
   };
 };
 
@@ -48,8 +68,8 @@ export const startBadNetwork = async (upstream: string, seed = 1): Promise<BadNe
   let isCut = false;
   let delayMs = 0;
   let duplicate = false;
-  let answerLoss = 0;
-  let requestLoss = 0;
+  const answers = losses(random);
+  const requests = losses(random);
 
   const forward = (from: IncomingMessage, body: Buffer, signal: AbortSignal): Promise<Answer> =>
     new Promise((resolve, reject) => {
@@ -81,7 +101,7 @@ export const startBadNetwork = async (upstream: string, seed = 1): Promise<BadNe
     const body = await bytesOf(from);
     counts.requests++;
     if (delayMs > 0) await sleep(random() * delayMs);
-    if (isCut || random() < requestLoss) {
+    if (isCut || requests.next()) {
       counts.lostRequests++;
       from.socket.destroy();
       return;
@@ -92,7 +112,7 @@ export const startBadNetwork = async (upstream: string, seed = 1): Promise<BadNe
       await forward(from, body, gone.signal);
     }
     const answer = await forward(from, body, gone.signal);
-    if (isCut || random() < answerLoss) {
+    if (isCut || answers.next()) {
       counts.lostAnswers++;
       from.socket.destroy();
       return;
@@ -126,8 +146,8 @@ export const startBadNetwork = async (upstream: string, seed = 1): Promise<BadNe
       isCut = false;
       delayMs = 0;
       duplicate = false;
-      answerLoss = 0;
-      requestLoss = 0;
+      answers.share(0);
+      requests.share(0);
     },
     delayUpTo: (ms) => {
       delayMs = ms;
@@ -135,12 +155,8 @@ export const startBadNetwork = async (upstream: string, seed = 1): Promise<BadNe
     duplicateEverything: () => {
       duplicate = true;
     },
-    loseAnswers: (share) => {
-      answerLoss = share;
-    },
-    loseRequests: (share) => {
-      requestLoss = share;
-    },
+    loseAnswers: answers.share,
+    loseRequests: requests.share,
     [Symbol.asyncDispose]: async () => {
       for (const socket of sockets) socket.destroy();
       agent.destroy();
