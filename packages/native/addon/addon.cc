@@ -1,32 +1,15 @@
 // The calls that Node.js lacks. TypeScript checks arguments and owns policy; here are only descriptors and system calls.
-#include <napi.h>
+#include "arguments.hpp"
 
-#include <cerrno>
 #include <cstddef>
-#include <cstring>
 #include <fcntl.h>
 #include <string>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <unistd.h>
-#include <utility>
+
+using aegis::Descriptor;
 
 namespace {
-
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  [[nodiscard]] int get() const { return fd_; }
-  [[nodiscard]] bool valid() const { return fd_ >= 0; }
-
- private:
-  int fd_;
-};
 
 void throwErrno(Napi::Env env, const std::string& what) {
   const int number = errno;
@@ -73,6 +56,11 @@ Napi::Value lockHeld(const Napi::CallbackInfo& info) {
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("sdNotify", Napi::Function::New(env, sdNotify, "sdNotify"));
   exports.Set("lockHeld", Napi::Function::New(env, lockHeld, "lockHeld"));
+  aegis::exportOpening(env, exports);
+  aegis::exportDirectories(env, exports);
+  aegis::exportContents(env, exports);
+  aegis::exportXattrs(env, exports);
+  aegis::exportChanges(env, exports);
   return exports;
 }
 

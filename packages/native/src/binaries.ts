@@ -4,8 +4,9 @@ import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { FileAddon } from './files.ts';
 
-export type NativeAddon = {
+export type NativeAddon = FileAddon & {
   /** One datagram to a socket path, '@' first for an abstract one. */
   sdNotify: (socket: string, state: string) => boolean;
   /** Whether someone else holds a lock on the file (F_OFD_GETLK); false when there is no file. */
@@ -35,4 +36,4 @@ export const loadAddon = (env: NodeJS.ProcessEnv = process.env): NativeAddon => 
 };
 
 const isAddon = (value: unknown): value is NativeAddon =>
-  typeof value === 'object' && value !== null && 'sdNotify' in value && 'lockHeld' in value;
+  typeof value === 'object' && value !== null && 'lockHeld' in value && 'utimesAt' in value;
