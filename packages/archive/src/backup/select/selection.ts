@@ -11,14 +11,15 @@ export interface Candidate {
   path: Buffer;
   kind: EntryKind;
   size: number;
-  device: bigint;
+  /** Major × 2^32 + minor. */
+  device: number;
 }
 
 export interface DirectoryView {
   path: Buffer;
-  device: bigint;
+  device: number;
   /** The device of the source below which it was found. */
-  sourceDevice: bigint;
+  sourceDevice: number;
   has(name: Buffer): boolean;
   /** The first bytes of a regular file in it, at most `limit`; null when there is none, or it cannot be read. */
   read(name: Buffer, limit: number): Buffer | null;
