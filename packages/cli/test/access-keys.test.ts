@@ -9,16 +9,15 @@ import { parseMinisignSecretKey } from '@aegis/protocol/access/minisign-secret-k
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { waitFor } from '../../../test/faults/wait.ts';
 import { startTestServer, type TestServer } from '../../server/test/start-test-server.ts';
-import { type BuiltCli, builtCli } from './cli-process.ts';
+import { cliOfFile, refused } from './cli-process.ts';
 
 /** `aegis access keys` with the real server, and with the stock minisign beside it. */
 
-let cli: BuiltCli;
+const cli = cliOfFile();
 let server: TestServer;
 let folder: string;
 let env: Record<string, string>;
 beforeAll(async () => {
-  cli = await builtCli();
   server = await startTestServer();
   const { token } = await server.as('admin').call(createToken, { body: { name: 'cli', role: 'admin' } });
   env = { AEGIS_SERVER: server.url, AEGIS_TOKEN: token };
@@ -27,14 +26,9 @@ beforeAll(async () => {
 afterAll(async () => {
   rmSync(folder, { recursive: true, force: true });
   await server?.close();
-  cli?.[Symbol.dispose]();
 });
 
-const keys = async (args: readonly string[], stdin = '') => {
-  const { code, stdout, stderr } = await cli.run(['access', 'keys', ...args], { env, stdin });
-  return { code, stdout: String(stdout), stderr };
-};
-const refused = (sentence: string, code = 2) => ({ code, stdout: '', stderr: `aegis: ${sentence}\n` });
+const keys = (args: readonly string[], stdin = '') => cli.text(['access', 'keys', ...args], { env, stdin });
 const minisign = (...args: string[]): void => {
   const { status, stderr, error } = spawnSync('minisign', args, { cwd: folder, encoding: 'utf8' });
   if (error)

@@ -1,8 +1,9 @@
-import { spawnSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { type BuiltCli, builtCli } from './cli-process.ts';
+import { type BuiltCli, builtCli, type Said } from './cli-process.ts';
 
 /** The CLI in a folder of its own, with an artifact made from a template and built, as its author would have it. */
 export interface ArtifactFolder extends Disposable {
@@ -14,11 +15,10 @@ export interface ArtifactFolder extends Disposable {
   /** `init` and `make`. */
   build(name: string, kind?: string): Promise<void>;
   edit(file: string, change: (manifest: Record<string, unknown>) => void): void;
-}
-export interface Said {
-  code: number | null;
-  stdout: string;
-  stderr: string;
+  /** Of a file in the folder. */
+  sha256(name: string): string;
+  /** `NAME.pub` and `NAME.key`, by the stock minisign, without a password. */
+  newKey(name: string): void;
 }
 
 /** The loader, as an installation has it beside the bundle. */
@@ -28,14 +28,8 @@ export const artifactFolder = async (): Promise<ArtifactFolder> => {
   const cli = await builtCli();
   const folder = mkdtempSync(join(tmpdir(), 'aegis-artifacts-'));
   const at = (name: string) => join(folder, name);
-  const aegis: ArtifactFolder['aegis'] = async (args, { env = {}, stdin = '' } = {}) => {
-    const { code, stdout, stderr } = await cli.run(args, {
-      env: { AEGIS_NATIVE_DIR: LOADER, ...env },
-      stdin,
-      cwd: folder,
-    });
-    return { code, stdout: String(stdout), stderr };
-  };
+  const aegis: ArtifactFolder['aegis'] = (args, { env = {}, stdin = '' } = {}) =>
+    cli.text(args, { env: { AEGIS_NATIVE_DIR: LOADER, ...env }, stdin, cwd: folder });
   return {
     cli,
     folder,
@@ -51,11 +45,31 @@ export const artifactFolder = async (): Promise<ArtifactFolder> => {
       change(manifest);
       writeFileSync(at(file), JSON.stringify(manifest));
     },
+    sha256: (name) =>
+      createHash('sha256')
+        .update(readFileSync(at(name)))
+        .digest('hex'),
+    newKey: (name) =>
+      void execFileSync('minisign', ['-G', '-W', '-p', at(`${name}.pub`), '-s', at(`${name}.key`)], {
+        encoding: 'utf8',
+      }),
     [Symbol.dispose]: () => {
       rmSync(folder, { recursive: true, force: true });
       cli[Symbol.dispose]();
     },
   };
+};
+
+/** What `packedFolder` packed. */
+export const BUNDLE = 'block-icmp-1.0.0.tar.zst';
+
+/** A folder in which `block-icmp` is built and packed. */
+export const packedFolder = async (): Promise<ArtifactFolder> => {
+  const author = await artifactFolder();
+  await author.build('block-icmp');
+  const { code, stderr } = await author.aegis(['artifacts', 'pack', 'block-icmp']);
+  if (code !== 0 || stderr !== '') throw new Error(`packing failed: ${stderr}`);
+  return author;
 };
 
 export const make = (folder: string): void => {

@@ -9,9 +9,9 @@ import { formatMinisignPublicKey, signMinisign } from '@aegis/protocol/access/mi
 import type { Artifact } from '@aegis/protocol/artifacts/endpoints';
 import { ManifestSource } from '@aegis/protocol/artifacts/manifest';
 import { trustedCommentOf } from '@aegis/protocol/artifacts/signature';
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test } from 'vitest';
 import * as z from 'zod/mini';
-import { type BuiltCli, builtCli } from './cli-process.ts';
+import { cliOfFile } from './cli-process.ts';
 import { reply, scriptedServer } from './scripted-server.ts';
 
 /** A registry that lies: what it names, sizes and hands out is not believed before the bundle itself says so. */
@@ -20,13 +20,9 @@ const ID = '01981c2e-7f3a-7bd2-a4c1-3f0e8f1d2b6a';
 const { privateKey, publicRaw } = generateKeyPair();
 const minisignId = randomBytes(8).toString('hex').toUpperCase();
 
-let cli: BuiltCli;
+const cli = cliOfFile();
 let root: string;
 let folder: string;
-beforeAll(async () => {
-  cli = await builtCli();
-});
-afterAll(() => cli[Symbol.dispose]());
 beforeEach(() => {
   root = mkdtempSync(join(tmpdir(), 'aegis-hostile-'));
   folder = join(root, 'work');
@@ -68,8 +64,8 @@ const registryOf = async (claims: Partial<Artifact>, bytes: Buffer, signature: s
   });
 };
 const pull = async (url: string, ...args: string[]) => {
-  const { code, stdout, stderr } = await cli.run(['artifacts', 'pull', '--server', url, ...args], { cwd: folder });
-  return { code, stdout: String(stdout), stderr, written: readdirSync(folder), beside: readdirSync(root) };
+  const said = await cli.text(['artifacts', 'pull', '--server', url, ...args], { cwd: folder });
+  return { ...said, written: readdirSync(folder), beside: readdirSync(root) };
 };
 const nothing = (stderr: string) => ({ code: 1, stdout: '', stderr, written: ['release.pub'], beside: ['work'] });
 

@@ -1,72 +1,40 @@
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { spawn } from 'node:child_process';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { release as kernelRelease } from 'node:os';
-import { join } from 'node:path';
 import { ATTACH_KINDS } from '@aegis/protocol/artifacts/attach-point';
 import type { KernelReport } from '@aegis/protocol/artifacts/status';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { waitFor } from '../../../test/faults/wait.ts';
 import { aegis } from '../../../test/fleet/fleet.ts';
-import { type NamespaceFleet, startNamespaceFleet } from '../../../test/fleet/namespace-fleet.ts';
+import type { NamespaceFleet } from '../../../test/fleet/namespace-fleet.ts';
 import { type Outcome, pings } from '../../../test/fleet/namespaces.ts';
 import type { MeasuredAttachments } from '../src/artifacts/attachments-text.ts';
 import { make } from './artifact-folder.ts';
-import { ran } from './cli-process.ts';
+import { type NodeStage, nodeStage } from './node-stage.ts';
 
 /** The command line over a real kernel: server and daemon in a network namespace, what the templates make attached there, and looked into
  *  from both ends: through the server, and on the node without it. */
 
-let fleet: NamespaceFleet;
-const at = (name: string) => join(fleet.folder, name);
 const BLOCKED = '192.0.2.9';
 
-const release = (name: string, version: string): void => {
-  const manifest = JSON.parse(readFileSync(at(`${name}/aegis.json`), 'utf8')) as {
-    programs: { attach: { interface?: string } }[];
-  };
-  for (const { attach } of manifest.programs) if (attach.interface !== undefined) attach.interface = 'up*';
-  writeFileSync(at(`${name}/aegis.json`), JSON.stringify({ ...manifest, version }));
-  const bundle = at(`${name}-${version}.tar.zst`);
-  fleet.aegis('artifacts', 'pack', at(name), '-o', bundle);
-  fleet.aegis('artifacts', 'sign', bundle, '--key', at('release.key'));
-  fleet.aegis('artifacts', 'push', bundle);
-};
-
+let stage: NodeStage;
+let fleet: NamespaceFleet;
 beforeAll(async () => {
-  fleet = await startNamespaceFleet({ daemonFlags: ['--set', 'kernel_report_delay_sec=0'] });
-  fleet.aegis('access', 'keys', 'create', 'release', '--no-password', '--out', fleet.folder);
-  fleet.aegis('access', 'keys', 'add', at('release.pub'), '--usage', 'artifacts');
-  for (const [name, kind] of [
-    ['block-icmp', 'tc'],
-    ['exec-watch', 'tracepoint'],
-  ] as const) {
-    fleet.aegis('artifacts', 'init', name, '--kind', kind, '--dir', at(name));
-    make(at(name));
-    release(name, '1.0.0');
-  }
-  release('block-icmp', '1.1.0');
+  stage = await nodeStage({ 'block-icmp': 'tc' });
+  ({ fleet } = stage);
+  stage.release('block-icmp', '1.1.0');
 });
 afterAll(async () => {
   fleet?.tryAegis('unassign', '--wait', 'block-icmp', 'web-1');
-  await fleet?.[Symbol.asyncDispose]();
+  await stage?.[Symbol.asyncDispose]();
 });
 
-const local = (...args: string[]) => fleet.tryAegis('daemon', ...args, '--data-dir', fleet.node.dataDir);
+const at = (name: string) => stage.at(name);
+const local = (...args: string[]) => stage.local(...args);
 const reaches = () => pings(fleet.network.node, BLOCKED);
 const packets = (): number =>
   fleet.json<{ entries: { value: { packets: number } }[] }>('artifacts', 'maps', 'block-icmp', 'dropped', '-n', 'web-1')
     .entries[0]?.value.packets ?? 0;
-/** Processes of the node's own aegis that read for a command. */
-const readers = (): string[] =>
-  readdirSync('/proc').filter((pid) => {
-    try {
-      const argv = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0');
-      return argv.includes('events') && argv.includes(fleet.node.dataDir) && argv.includes('--json');
-    } catch {
-      return false; // no process, or gone meanwhile
-    }
-  });
-
 test('assign, count, look into it from both ends', () => {
   expect(reaches()).toBe(true);
   expect(fleet.aegis('assign', '--wait', '--set', `target_ip=${BLOCKED}`, 'block-icmp@1.0.0', 'web-1')).toBe(
@@ -302,130 +270,6 @@ test('whoever is neither root nor the daemon is told so', () => {
     });
 });
 
-const streaming = (argv: readonly string[]): { child: ChildProcess; lines: () => Record<string, unknown>[] } => {
-  const [file = '', ...args] = fleet.network.node.argv(aegis, ...argv);
-  const child = spawn(file, args, { env: fleet.env, stdio: ['ignore', 'pipe', 'pipe'] });
-  let heard = '';
-  child.stdout?.on('data', (piece: Buffer) => {
-    heard += piece.toString('utf8');
-  });
-  return {
-    child,
-    lines: () =>
-      heard
-        .split('\n')
-        .slice(0, -1)
-        .map((line) => JSON.parse(line) as Record<string, unknown>),
-  };
-};
-
-test.each([
-  ['through the server', () => ['artifacts', 'events', 'exec-watch', '--node', 'web-1']],
-  ['on the node', () => ['daemon', 'events', 'exec-watch', '--data-dir', fleet.node.dataDir]],
-])('events stream decoded, %s, until Ctrl-C, and nothing is left running', async (_, argv) => {
-  fleet.aegis('assign', '--wait', 'exec-watch', 'web-1');
-  const { child, lines } = streaming(argv());
-  const end = ran(child);
-  await waitFor('an event of /bin/true', () => {
-    execFileSync('true');
-    return lines().some(({ comm }) => comm === 'true');
-  });
-  expect(lines().find(({ comm }) => comm === 'true')).toEqual({
-    at_ns: expect.any(Number),
-    pid: expect.any(Number),
-    uid: 0,
-    comm: 'true',
-  });
-  child.kill('SIGINT');
-  expect((await end).code).toBe(130);
-  await waitFor('its reader to be gone', () => readers().length === 0);
-});
-
-test("a reader's pipe that is closed ends the stream on the node too", async () => {
-  const { child, lines } = streaming(['artifacts', 'events', 'exec-watch', '--node', 'web-1', '--map', 'events']);
-  const end = new Promise((resolve) => child.once('exit', resolve));
-  await waitFor('an event', () => {
-    execFileSync('true');
-    return lines().length > 0;
-  });
-  child.stdout?.destroy();
-  await waitFor('the end', () => {
-    execFileSync('true');
-    return child.exitCode !== null;
-  });
-  expect(await end).toBe(0);
-  await waitFor('its reader to be gone', () => readers().length === 0);
-});
-
-test('a ring buffer cannot be listed, and a taken-off artifact ends its stream', async () => {
-  expect(local('maps', 'exec-watch', 'events')).toEqual({
-    status: 1,
-    stdout: '',
-    stderr: "aegis: The map 'events' is a ringbuf: 'events' reads it, its records cannot be listed.\n",
-  });
-  const { child, lines } = streaming(['artifacts', 'events', 'exec-watch', '--node', 'web-1']);
-  const end = ran(child);
-  await waitFor('an event', () => {
-    execFileSync('true');
-    return lines().length > 0;
-  });
-  expect(fleet.aegis('unassign', '--wait', 'exec-watch', 'web-1')).toContain('detached');
-  expect((await end).code).toBe(0);
-});
-
-test('a stream follows an upgrade; of several ring buffers one is named', async () => {
-  const source = at('exec-watch/exec_watch.bpf.c');
-  const more = [
-    'struct {',
-    '__uint(type, BPF_MAP_TYPE_RINGBUF);',
-    '__uint(max_entries, 4096);',
-    '} more SEC(".maps");',
-  ];
-  writeFileSync(source, readFileSync(source, 'utf8').replace('SEC("tracepoint', `${more.join('\n')}\nSEC("tracepoint`));
-  make(at('exec-watch'));
-  release('exec-watch', '1.1.0');
-  fleet.aegis('assign', '--wait', 'exec-watch@1.0.0', 'web-1');
-  const { child, lines } = streaming(['artifacts', 'events', 'exec-watch', '--node', 'web-1', '--map', 'events']);
-  const end = ran(child);
-  const mapId = () =>
-    (JSON.parse(local('maps', 'exec-watch', '--json').stdout) as { maps: { name: string; id: number }[] }).maps.find(
-      ({ name }) => name === 'events',
-    )?.id;
-  const before = mapId();
-  await waitFor('an event', () => {
-    execFileSync('true');
-    return lines().length > 0;
-  });
-  fleet.aegis('assign', '--wait', 'exec-watch@1.1.0', 'web-1');
-  expect(mapId()).not.toBe(before);
-  await waitFor("an event of the new version's ring buffer", () => {
-    execFileSync('sha256sum', ['/dev/null']);
-    return lines().some(({ comm }) => comm === 'sha256sum');
-  });
-  child.kill('SIGINT');
-  expect((await end).code).toBe(130);
-  expect(local('events', 'exec-watch')).toEqual({
-    status: 2,
-    stdout: '',
-    stderr: "aegis: The artifact 'exec-watch' has several ring buffers: choose one of events, more with --map.\n",
-  });
-  expect(local('events', 'exec-watch', '--map', 'started_by_uid')).toEqual({
-    status: 1,
-    stdout: '',
-    stderr: "aegis: The map 'started_by_uid' is no ring buffer; these are: events, more.\n",
-  });
-  const env = { ...fleet.env, AEGIS_NATIVE_DIR: '/nowhere' };
-  const blind = fleet.network.node.run([aegis, 'daemon', 'maps', 'exec-watch', '--data-dir', fleet.node.dataDir], {
-    env,
-  });
-  expect(blind).toEqual({
-    status: 1,
-    stdout: '',
-    stderr: 'aegis: eBPF cannot be used here: aegis_bpf.node is not built (looked in /nowhere): run bin/setup.\n',
-  });
-  fleet.aegis('unassign', '--wait', 'exec-watch', 'web-1');
-});
-
 test('a node that counts runs reports them, and the status shows them', async () => {
   await fleet.daemon.stop();
   await fleet.daemon.start({
@@ -461,7 +305,7 @@ test('a version that the verifier rejects leaves the old one, and the status tel
   const good = readFileSync(source, 'utf8');
   writeFileSync(source, good.replace('(void *)(ip + 1) >', '(void *)(eth + 1) >'));
   make(at('block-icmp'));
-  release('block-icmp', '1.2.0');
+  stage.release('block-icmp', '1.2.0');
   const failed = fleet.tryAegis('assign', '--wait', 'block-icmp@1.2.0', 'web-1');
   expect({ status: failed.status, stderr: failed.stderr }).toEqual({
     status: 1,

@@ -4,13 +4,13 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Artifact, NodeArtifact } from '@aegis/protocol/artifacts/endpoints';
 import type { KernelReport } from '@aegis/protocol/artifacts/status';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { waitFor } from '../../../test/faults/wait.ts';
 import { serverApi } from '../src/api/client.ts';
 import { readRemotely } from '../src/artifacts/remote-read.ts';
 import { pause } from '../src/surroundings.ts';
 import { standardOutput } from '../src/ui/output.ts';
-import { type BuiltCli, builtCli, ran } from './cli-process.ts';
+import { cliOfFile, ran } from './cli-process.ts';
 import {
   answer,
   chunk,
@@ -27,16 +27,9 @@ import {
 
 /** What a real server says only on a bad day, and what a person sees on a terminal. */
 
-let cli: BuiltCli;
-beforeAll(async () => {
-  cli = await builtCli();
-});
-afterAll(() => cli[Symbol.dispose]());
+const cli = cliOfFile();
 
-const aegis = async (args: readonly string[], url: string) => {
-  const { code, stdout, stderr } = await cli.run(args, { env: { AEGIS_SERVER: url }, cwd: cli.home });
-  return { code, stdout: String(stdout), stderr };
-};
+const aegis = (args: readonly string[], url: string) => cli.text(args, { env: { AEGIS_SERVER: url }, cwd: cli.home });
 
 const UID = '01981c2e-7f3a-7bd2-a4c1-3f0e8f1d2b6b';
 const node = {

@@ -3,18 +3,15 @@ import { writeFileSync } from 'node:fs';
 import { createServer, type IncomingHttpHeaders } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type ArtifactFolder, artifactFolder } from './artifact-folder.ts';
+import { type ArtifactFolder, BUNDLE, packedFolder } from './artifact-folder.ts';
 
 /** Signing through Vault's transit engine. There is no Vault here: a small HTTP server answers as its documentation says the engine does
  *  (POST /v1/:mount/sign/:name, X-Vault-Token, errors as {"errors": […]}), and signs for real. */
 
 const TOKEN = 'hvs.TopSecretTokenOfAPipeline';
-const BUNDLE = 'block-icmp-1.0.0.tar.zst';
 let author: ArtifactFolder;
 beforeAll(async () => {
-  author = await artifactFolder();
-  await author.build('block-icmp');
-  expect(await author.aegis(['artifacts', 'pack', 'block-icmp'])).toMatchObject({ code: 0 });
+  author = await packedFolder();
 });
 afterAll(() => author?.[Symbol.dispose]());
 

@@ -3,19 +3,29 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll } from 'vitest';
 import { buildCli } from '../build.ts';
 
 /** Runs the real bundle in a process of its own. Built once for each test file, so that no test sees an old one; inside the package, so that
  *  node_modules is found. */
 const here = dirname(fileURLToPath(import.meta.url));
 
-export interface BuiltCli extends Disposable {
+export interface Cli {
   /** Folder of the bundles. */
-  dist: string;
+  readonly dist: string;
   /** An empty HOME. */
-  home: string;
+  readonly home: string;
   start(args: readonly string[], env?: Record<string, string>, cwd?: string): ChildProcess;
-  run(args: readonly string[], more?: { env?: Record<string, string>; stdin?: string; cwd?: string }): Promise<Ran>;
+  run(args: readonly string[], more?: Surroundings): Promise<Ran>;
+  /** The same for output that is text. */
+  text(args: readonly string[], more?: Surroundings): Promise<Said>;
+}
+export interface BuiltCli extends Cli, Disposable {}
+
+interface Surroundings {
+  env?: Record<string, string>;
+  stdin?: string;
+  cwd?: string;
 }
 
 export interface Ran {
@@ -24,6 +34,39 @@ export interface Ran {
   stdout: Buffer;
   stderr: string;
 }
+
+export interface Said {
+  code: number | null;
+  stdout: string;
+  stderr: string;
+}
+
+/** What a refusal leaves: one sentence, and nothing else. */
+export const refused = (sentence: string, code = 2): Said => ({ code, stdout: '', stderr: `aegis: ${sentence}\n` });
+
+/** For all tests of a file: built before the first, gone after the last. */
+export const cliOfFile = (): Cli => {
+  let built: BuiltCli | null = null;
+  beforeAll(async () => {
+    built = await builtCli();
+  });
+  afterAll(() => built?.[Symbol.dispose]());
+  const there = (): BuiltCli => {
+    if (!built) throw new Error('the command line is built in beforeAll: no earlier than that');
+    return built;
+  };
+  return {
+    get dist() {
+      return there().dist;
+    },
+    get home() {
+      return there().home;
+    },
+    start: (...asked) => there().start(...asked),
+    run: (...asked) => there().run(...asked),
+    text: (...asked) => there().text(...asked),
+  };
+};
 
 export const builtCli = async (): Promise<BuiltCli> => {
   const dist = join(here, '..', 'build', `test-${process.pid}-${Date.now()}`);
@@ -35,14 +78,19 @@ export const builtCli = async (): Promise<BuiltCli> => {
       env: { PATH: process.env.PATH, HOME: home, TERM: 'xterm', ...env },
       stdio: ['pipe', 'pipe', 'pipe'],
     });
+  const run: BuiltCli['run'] = async (args, { env, stdin, cwd } = {}) => {
+    const child = start(args, env, cwd);
+    child.stdin?.end(stdin ?? '');
+    return await ran(child);
+  };
   return {
     dist,
     home,
     start,
-    run: async (args, { env, stdin, cwd } = {}) => {
-      const child = start(args, env, cwd);
-      child.stdin?.end(stdin ?? '');
-      return await ran(child);
+    run,
+    text: async (...asked) => {
+      const { code, stdout, stderr } = await run(...asked);
+      return { code, stdout: stdout.toString('utf8'), stderr };
     },
     [Symbol.dispose]: () => {
       rmSync(dist, { recursive: true, force: true });

@@ -1,21 +1,15 @@
 import { chownSync, lstatSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type BuiltCli, builtCli } from './cli-process.ts';
+import { afterAll, expect, test } from 'vitest';
+import { cliOfFile } from './cli-process.ts';
 
 /** Root's hands on a data directory that belongs to the server's user, as after `systemctl start aegis-server`. */
 
 const NOBODY = 65_534;
 const folder = mkdtempSync(join(tmpdir(), 'aegis-data-owner-'));
-let cli: BuiltCli;
-beforeAll(async () => {
-  cli = await builtCli();
-});
-afterAll(() => {
-  cli[Symbol.dispose]();
-  rmSync(folder, { recursive: true, force: true });
-});
+const cli = cliOfFile();
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 const owners = (path: string): Record<string, number> =>
   Object.fromEntries(

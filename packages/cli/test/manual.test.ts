@@ -3,21 +3,14 @@ import { existsSync, mkdtempSync, readdirSync, statSync, symlinkSync, writeFileS
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { VERSION } from '@aegis/protocol/version';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { COMMANDS, wordsOf } from '../src/command-table.ts';
 import { loadCommand } from '../src/oclif.ts';
-import { type BuiltCli, builtCli, ran } from './cli-process.ts';
+import { cliOfFile, ran } from './cli-process.ts';
 
-let cli: BuiltCli;
-beforeAll(async () => {
-  cli = await builtCli();
-});
-afterAll(() => cli[Symbol.dispose]());
+const cli = cliOfFile();
 
-const text = async (args: readonly string[], env = {}) => {
-  const { code, stdout, stderr } = await cli.run(args, { env });
-  return { code, stdout: String(stdout), stderr };
-};
+const text = (args: readonly string[], env = {}) => cli.text(args, { env });
 
 test.each([['--version'], ['-v'], ['version']])('%s', async (word) => {
   const stdout = `aegis/${VERSION} ${process.platform}-${process.arch} node-${process.version}\n`;

@@ -1,9 +1,9 @@
 import { chmodSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Node } from '@aegis/protocol/nodes/node';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { waitFor } from '../../../test/faults/wait.ts';
-import { type BuiltCli, builtCli, ran } from './cli-process.ts';
+import { cliOfFile, ran } from './cli-process.ts';
 import {
   COMMAND_ID,
   chunk,
@@ -18,16 +18,9 @@ import {
   stream,
 } from './scripted-server.ts';
 
-let cli: BuiltCli;
-beforeAll(async () => {
-  cli = await builtCli();
-});
-afterAll(() => cli[Symbol.dispose]());
+const cli = cliOfFile();
 
-const text = async (args: readonly string[], env: Record<string, string>) => {
-  const { code, stdout, stderr } = await cli.run(args, { env });
-  return { code, stdout: String(stdout), stderr };
-};
+const text = (args: readonly string[], env: Record<string, string>) => cli.text(args, { env });
 
 const node = (name: string, more: Partial<Node> = {}): Node => ({
   uid: '01981c2e-7f3a-7bd2-a4c1-3f0e8f1d2b6b',

@@ -2,20 +2,16 @@ import { createHash } from 'node:crypto';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { waitFor } from '../../../test/faults/wait.ts';
 import { type Fleet, startFleet } from '../../../test/fleet/fleet.ts';
-import { type BuiltCli, builtCli, ran } from './cli-process.ts';
+import { cliOfFile, ran } from './cli-process.ts';
 
 /** The command line against the real server and real daemons. */
 
-let cli: BuiltCli;
+const cli = cliOfFile();
 let fleet: Fleet;
 beforeAll(async () => {
-  cli = await builtCli();
   fleet = await startFleet({ nodes: 2 });
 });
-afterAll(async () => {
-  await fleet?.[Symbol.asyncDispose]();
-  cli?.[Symbol.dispose]();
-});
+afterAll(() => fleet?.[Symbol.asyncDispose]());
 
 const env = () => ({ AEGIS_SERVER: fleet.url, AEGIS_TOKEN: fleet.token });
 const sha256 = (bytes: Buffer | string) => createHash('sha256').update(bytes).digest('hex');
@@ -95,7 +91,7 @@ test('logs -f without a command follows what comes', async () => {
 
 test('nodes, labels, maintenance, retirement', async () => {
   const text = async (...args: string[]) => {
-    const { code, stdout, stderr } = await cli.run(args, { env: env() });
+    const { code, stdout, stderr } = await cli.text(args, { env: env() });
     return `${code} ${stdout}${stderr}`;
   };
   expect(await text('nodes', 'label', 'web-2', 'env=test', 'rack=7')).toBe('0 env=test\nrack=7\n');

@@ -1,10 +1,9 @@
 import type { LogLine } from '@aegis/protocol/commands/endpoints';
 import type { Execution } from '@aegis/protocol/commands/submission';
-import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type BuiltCli, builtCli, ran } from './cli-process.ts';
+import { expect, test } from 'vitest';
+import { cliOfFile, ran } from './cli-process.ts';
 import {
   answer,
-  CANCEL,
   chunk,
   command,
   ended,
@@ -18,11 +17,7 @@ import {
   stream,
 } from './scripted-server.ts';
 
-let cli: BuiltCli;
-beforeAll(async () => {
-  cli = await builtCli();
-});
-afterAll(() => cli[Symbol.dispose]());
+const cli = cliOfFile();
 
 const oneNode = (all: readonly LogLine[]) =>
   scriptedServer({
@@ -177,28 +172,6 @@ test('a submission whose answer was lost is repeated under the same idempotency 
   expect(new Set(keys).size).toBe(1);
 });
 
-test('a reader that goes away ends it quietly and cancels the command', async () => {
-  await using server = await scriptedServer({
-    [SUBMIT]: (_, response) => reply(response, answer(1), 202),
-    [LOGS]: (_, response) => {
-      response.writeHead(200, { 'content-type': 'application/x-ndjson' });
-      let offset = 0;
-      const more = () => {
-        const line = lines([chunk('y\n'.repeat(50_000), offset)]);
-        offset += 100_000;
-        if (!response.destroyed) response.write(line, () => setImmediate(more));
-      };
-      more();
-    },
-    [CANCEL]: (_, response) => reply(response, command('cancelled', { cancelled: 1 })),
-  });
-  const child = cli.start([...submit, '--', 'yes'], { AEGIS_SERVER: server.url });
-  child.stdout?.once('data', () => child.stdout?.destroy());
-  const { code, stderr } = await ran(child);
-  expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
-  expect(server.requests.at(-1)?.path).toMatch(/\/cancel$/);
-});
-
 test('several nodes: whole lines behind node│, streams apart, a table at the end', async () => {
   await using server = await scriptedServer({
     [SUBMIT]: (_, response) => reply(response, answer(2), 202),
@@ -267,169 +240,4 @@ test('--json: a line for each chunk and state, the result last', async () => {
     ],
   });
   expect({ code, stderr }).toEqual({ code: 3, stderr: '' });
-});
-
-test('SIGINT without a terminal cancels, follows to the end, and answers 130', async () => {
-  let finish: (() => void) | null = null;
-  await using server = await scriptedServer({
-    [SUBMIT]: (_, response) => reply(response, answer(1), 202),
-    [LOGS]: (_, response) => {
-      response.writeHead(200, { 'content-type': 'application/x-ndjson' });
-      response.write(lines([chunk('started\n', 0)]));
-      finish = () =>
-        response.end(
-          lines([chunk('cleaned up\n', 8), ...ended([execution('cancelled', { signal: 'SIGTERM' })], 'cancelled')]),
-        );
-    },
-    [CANCEL]: (_, response) => {
-      reply(response, command('running', { running: 1 }));
-      finish?.();
-    },
-  });
-  const child = cli.start([...submit, '--', 'sleep', '100'], { AEGIS_SERVER: server.url });
-  child.stdout?.once('data', () => child.kill('SIGINT'));
-  const { code, stdout, stderr } = await ran(child);
-  expect({ code, stdout: String(stdout), stderr }).toEqual({
-    code: 130,
-    stdout: 'started\ncleaned up\n',
-    stderr: 'aegis: cancelling; Ctrl-C again lets go of it.\naegis: web-1: cancelled.\n',
-  });
-});
-
-test('--on-interrupt detach lets go at once', async () => {
-  await using server = await scriptedServer({
-    [SUBMIT]: (_, response) => reply(response, answer(1), 202),
-    [LOGS]: (_, response) =>
-      void response.writeHead(200, { 'content-type': 'application/x-ndjson' }).write(lines([chunk('x', 0)])),
-  });
-  const child = cli.start([...submit, '--on-interrupt', 'detach', '--', 'sleep', '100'], { AEGIS_SERVER: server.url });
-  child.stdout?.once('data', () => child.kill('SIGINT'));
-  const { code, stderr } = await ran(child);
-  expect({ code, stderr }).toEqual({
-    code: 130,
-    stderr: `aegis: let go of the command; it goes on. Follow it again: aegis logs -f ${command('running', {}).command_id}\n`,
-  });
-  expect(server.requests.map(({ path }) => path)).not.toContain(CANCEL.slice(5));
-});
-
-test('what the command line says is what is submitted', async () => {
-  await using server = await scriptedServer({ [SUBMIT]: (_, response) => reply(response, answer(1), 202) });
-  const args = [
-    '-t',
-    'web-1',
-    '-t',
-    'site=fra',
-    '--detach',
-    '--stdin',
-    '-',
-    '--user',
-    'bob',
-    '--cwd',
-    '/srv',
-    '--env',
-    'A=1=2',
-    '--env',
-    'HOME_IS',
-  ];
-  const rest = [
-    '--umask',
-    '027',
-    '--timeout',
-    '15m',
-    '--grace',
-    '3',
-    '--priority',
-    'high',
-    '--ttl',
-    '2h',
-    '--at',
-    '2027-01-01T00:00:00+01:00',
-  ];
-  const last = [
-    '--retries',
-    '2',
-    '--delivery',
-    'at-least-once',
-    '--output-limit-bytes',
-    '0',
-    '--idempotency-key',
-    'k',
-    '--correlation-id',
-    'c',
-  ];
-  const { code, stdout } = await cli.run(
-    ['submit', ...args, ...rest, ...last, '--', 'cat', '-', '--json', '--', '--help'],
-    {
-      env: { AEGIS_SERVER: server.url, AEGIS_TOKEN: 'aegis_1_secret', HOME_IS: 'here' },
-      stdin: 'in',
-    },
-  );
-  expect({ code, stdout: String(stdout) }).toEqual({ code: 0, stdout: `${answer(1).command_id}\n` });
-  expect(JSON.parse(server.requests[0]?.body ?? '')).toEqual({
-    command_type: 'RunCommand',
-    payload: {
-      argv: ['cat', '-', '--json', '--', '--help'],
-      stdin: 'in',
-      stdin_encoding: 'utf8',
-      user: 'bob',
-      cwd: '/srv',
-      umask: '027',
-      env: { A: '1=2', HOME_IS: 'here' },
-      timeout_sec: 900,
-      grace_sec: 3,
-    },
-    targets: ['web-1', 'site=fra'],
-    priority: 'high',
-    delivery: 'at-least-once',
-    max_retries: 2,
-    ttl_sec: 7200,
-    scheduled_at: '2026-12-31T23:00:00.000Z',
-    idempotency_key: 'k',
-    correlation_id: 'c',
-    output_limit_bytes: 0,
-  });
-  expect(server.requests[0]?.headers.authorization).toBe('Bearer aegis_1_secret');
-});
-
-test('a verb takes its parameters by name', async () => {
-  await using server = await scriptedServer({ [SUBMIT]: (_, response) => reply(response, answer(1), 202) });
-  const args = [
-    '--arg',
-    'all=true',
-    '--arg',
-    'name=web',
-    '--arg',
-    'tail=5',
-    '--arg',
-    'id:="7"',
-    '--arg',
-    'env={"A":"b"}',
-  ];
-  await cli.run(['submit', '-t', 'web-1', '-d', '--verb', 'docker.run', ...args], {
-    env: { AEGIS_SERVER: server.url },
-  });
-  const { idempotency_key, ...body } = JSON.parse(server.requests[0]?.body ?? '');
-  expect(idempotency_key).toMatch(/^[0-9a-f-]{36}$/);
-  expect(body).toEqual({
-    verb: 'docker.run',
-    args: { all: true, name: 'web', tail: 5, id: '7', env: { A: 'b' } },
-    targets: ['web-1'],
-  });
-});
-
-test.each([
-  [['submit', '--', 'true'], 'Missing required flag target. See --help.'],
-  [['submit', '-t', 'x'], "Nothing to run: write the command after --, or use --shell 'STRING' or --verb VERB."],
-  [['submit', '-t', 'x', '--'], 'Nothing follows --; write the command there.'],
-  [['submit', '-t', 'x', '--shell', 'a', '--', 'b'], 'Give one of: a command after --, --shell, --verb.'],
-  [['submit', '-t', 'x', 'ls', '-l'], 'Nonexistent flag: -l. See --help.'],
-  [['submit', '-t', 'x', 'ls'], 'Write the command after --: aegis submit --target … -- ls'],
-  [['submit', '-t', 'x', '--timeout', 'soon', '--', 'a'], '--timeout soon: not a time; write 90, 90s, 15m, 2h or 7d.'],
-  [
-    ['submit', '-t', 'x', '--token', 'aegis_1_secret', '--', 'a'],
-    "A token on the command line can be read by everyone on this machine. Put it into AEGIS_TOKEN, a file (--token-file) or a context ('aegis context set').",
-  ],
-])('%j is wrong usage', async (args, sentence) => {
-  const { code, stdout, stderr } = await cli.run(args);
-  expect({ code, stdout: String(stdout), stderr }).toEqual({ code: 2, stdout: '', stderr: `aegis: ${sentence}\n` });
 });
