@@ -13,6 +13,7 @@ import { directiveVerifier } from './access/verify-directive.ts';
 import type { KernelEngine } from './artifacts/deployment.ts';
 import { type ArtifactsStatus, artifactsService } from './artifacts/service.ts';
 import type { ArtifactView } from './artifacts/view.ts';
+import { desiredLoop } from './channel/desired-loop.ts';
 import { pollCarrier } from './channel/poll-carrier.ts';
 import { accountLookup } from './commands/process-spec.ts';
 import { commandsRepository } from './commands/repository.ts';
@@ -178,12 +179,10 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
 
     const artifacts = artifactsService({
       dataDir: config.data_dir,
-      nodeUid: identity.uid,
       journal,
       client: registry,
       verify: verifier.verifyDesired,
       artifactKeys: trust.artifactKeys,
-      refreshTrust: trust.refreshIfNewer,
       loadEngine: options.kernelEngine ?? (() => loadKernelEngine(identity.uid, config, { clock, faults, log })),
       kernelReport: options.probeKernel
         ? {
@@ -202,6 +201,17 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
       random,
       faults,
       log,
+    });
+
+    const stopping = new AbortController();
+    const desired = desiredLoop({
+      client,
+      journal,
+      refreshTrust: trust.refreshIfNewer,
+      takers: { 'artifacts.assign': artifacts.take },
+      backoff: backoff({ random }),
+      log,
+      signal: stopping.signal,
     });
 
     let draining = false;
@@ -272,8 +282,8 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
       offers: commands.accept,
       hasRoom: commands.hasRoom,
       hasBacklog: commands.hasBacklog,
-      desiredRevision: artifacts.desiredRevision,
-      desired: artifacts.desired,
+      desiredRevision: desired.known,
+      desired: desired.wake,
       reachable: (reachable) => {
         if (!reachable) return;
         artifacts.reached();
@@ -288,6 +298,8 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
       clearInterval(tidyTimer);
       carrier.endOffers();
       await control.close();
+      stopping.abort();
+      await desired.stopped();
       await Promise.all([commands.stop(FLUSH_MS), artifacts.stop()]);
       await carrier.stop();
       for (const one of toClose.reverse()) one();
@@ -303,7 +315,7 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
       drain,
       undrain,
       attachments: artifacts.views,
-      desiredRevision: artifacts.heldRevision,
+      desiredRevision: desired.held,
       reconcile: artifacts.reconcile,
       prove: journal.prove,
       close: closeOnce,

@@ -62,10 +62,8 @@ export const startArtifactServer = async () => {
     keys,
     more: [
       {
-        pattern: /^GET \/artifacts\/for-host\/([^/]+)$/,
-        handle: () => ({
-          json: { artifacts: [], total: directives.length, directives, revision, trust_version: trust.version },
-        }),
+        pattern: /^GET \/v1\/desired$/,
+        handle: () => ({ json: { directives, revision, trust_version: trust.version } }),
       },
       {
         pattern: /^GET \/artifacts\/([^/]+)\/binary$/,

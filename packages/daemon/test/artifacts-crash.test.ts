@@ -104,11 +104,11 @@ const live = async (crashAt: string | null): Promise<Life> => {
 test('stopped anywhere in a deployment, the kernel comes to be as wished', async () => {
   const { points } = await live(null);
   const own = points.filter((point) =>
-    /deploy|store|desired|attached|detached|artifact|Artifact|forHost|ForHost/.test(point),
+    /deploy|store|desired|attached|detached|artifact|Artifact|nodeDesired/.test(point),
   );
-  for (const name of ['desired', 'attached', 'detached', 'artifact-report-sent'])
+  for (const name of ['desired', 'desired-revision', 'attached', 'detached', 'artifact-report-sent'])
     expect(own).toEqual(expect.arrayContaining([`daemon.before-commit.${name}#1`, `daemon.after-commit.${name}#1`]));
-  for (const name of ['artifactsForHost', 'artifactBinary', 'postArtifactStatus'])
+  for (const name of ['nodeDesired', 'artifactBinary', 'postArtifactStatus'])
     expect(own).toEqual(expect.arrayContaining([`daemon.before-send.${name}#1`, `daemon.after-send.${name}#1`]));
   for (const name of ['deploy.apply', 'deploy.remove', 'deploy.sweep', 'store.bundle'])
     expect(own).toEqual(expect.arrayContaining([`daemon.before-${name}#1`, `daemon.after-${name}#1`]));

@@ -62,12 +62,12 @@ test('a restored server with an older revision is read again, and one that names
   await using node = testNode(server);
   const kernel = fakeKernel();
   await node.start({ kernelEngine: kernel.engine, flags: { poll_wait_sec: 0 } });
-  const fetches = () => server.requests.filter((key) => key.includes('/artifacts/for-host/')).length;
+  const fetches = () => server.requests.filter((key) => key.endsWith('/v1/desired')).length;
   server.setRevision(9);
   await waitFor('the fetch', () => fetches() === 1);
   server.setRevision(4);
   await waitFor('the fetch of the older', () => fetches() === 2);
-  server.setDesired(12); // for-host still says 4
+  server.setDesired(12); // the answer still says 4
   await waitFor('another fetch', () => fetches() === 3);
   const polls = server.requests.length;
   await waitFor('some polls', () => server.requests.length > polls + 20);
@@ -85,7 +85,7 @@ test('a node without artifacts has no folder for them and loads nothing', async 
     },
   });
   server.give([]);
-  await waitFor('the fetch', () => server.requests.some((key) => key.includes('/artifacts/for-host/')));
+  await waitFor('the fetch', () => server.requests.some((key) => key.endsWith('/v1/desired')));
   const command = server.submit({ cmd: 'true' });
   await waitFor('a command', () => command.state === 'succeeded');
   await daemon.reconcile();
@@ -186,7 +186,7 @@ test('a journal without room takes nothing, and everything once there is some', 
     ],
   });
   server.assign(huge);
-  await waitFor('some tries', () => server.requests.filter((key) => key.includes('/for-host/')).length > 2);
+  await waitFor('some tries', () => server.requests.filter((key) => key.endsWith('/v1/desired')).length > 2);
   expect(kernel.calls).toEqual([]);
   const command = server.submit({ cmd: 'echo on' });
   await waitFor('the command', () => command.state === 'succeeded');

@@ -36,7 +36,7 @@ export const hostileStage = async (): Promise<HostileStage> => {
   const steady = server.bodyOf(await server.publish({ name: 'steady' }));
   server.give([server.signed(server.directiveOf(steady, 5))]);
   await waitFor('the steady one', () => server.last('steady')?.state === 'attached');
-  const fetched = () => server.requests.filter((key) => key.includes('/for-host/')).length;
+  const fetched = () => server.requests.filter((key) => key.endsWith('/v1/desired')).length;
   return {
     server,
     daemon,

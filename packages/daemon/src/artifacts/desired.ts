@@ -208,9 +208,9 @@ export const desiredState = (options: DesiredOptions) => {
       const refusal = refusals.get(name);
       return refusal && refusal.generation === rows.get(name)?.generation ? refusal.reason : undefined;
     },
-    /** Journals what is good of these, together with the revision that they are. Answers the names that changed.
+    /** Journals what is good of these. Answers the names that changed.
      *  @throws AegisError journal.full | journal.failed: then nothing was taken */
-    take: async (directives: readonly unknown[], revision: number): Promise<string[]> => {
+    take: async (directives: readonly unknown[]): Promise<string[]> => {
       const accepted = new Map<string, Omit<DesiredRow, 'done'>>();
       const refused = new Map<string, Refusal>();
       const unheard = new Map<string, { reason: Reason; directives: number }>();
@@ -237,6 +237,7 @@ export const desiredState = (options: DesiredOptions) => {
       for (const { reason, directives } of unheard.values())
         log.warn({ code: reason.code, directives }, `refused a directive of desired state: ${reason.message}`);
       const reports = [...refused.values()].map(reportOf);
+      if (accepted.size === 0 && reports.length === 0) return [];
       await journal.group('desired', () => {
         for (const row of accepted.values()) {
           repository.putDesired(row);
@@ -244,7 +245,6 @@ export const desiredState = (options: DesiredOptions) => {
         }
         for (const { address, report } of reports)
           repository.putReport('refusal', address, report, report.generation !== rows.get(report.name)?.generation);
-        state.setRevision(revision);
       });
       for (const row of accepted.values()) {
         rows.set(row.name, { ...row, done: false });

@@ -175,9 +175,6 @@ export const artifactsState = ({ db }: Pick<Journal, 'db'>) => {
     ).run(key, value);
   };
   return {
-    /** The revision of the desired state whose directives are journaled. */
-    revision: (): number => Number(read('desired_revision') ?? 0),
-    setRevision: (revision: number): void => write('desired_revision', String(revision)),
     /** Desired state of an object that is not known here is refused when it was issued at or before this. */
     floorMs: (): number => Number(read('desired_floor_ms') ?? Number.NEGATIVE_INFINITY),
     setFloorMs: (ms: number): void => write('desired_floor_ms', String(ms)),

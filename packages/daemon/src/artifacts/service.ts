@@ -1,12 +1,11 @@
 /** artifacts: which eBPF programs this node runs. Takes assignments by signed directives, fetches and verifies bundles, makes the kernel
- *  equal to what is wished and says how it is; called by the carrier (another revision), the control socket and daemon.ts.
+ *  equal to what is wished and says how it is; called by the loop over desired state, the control socket and daemon.ts.
  *  Invariant: nothing is loaded that was not assigned by a directive in the journal, signed by a trusted key and verified in the very bytes
  *  that are loaded; what runs goes on without this process and without a server. Must not: delay commands, touch in the kernel what is
  *  not its own, or cost a node without artifacts more than this file (`work.ts` is loaded with the first). */
 import type { KernelReport } from '@aegis/protocol/artifacts/status';
 import type { AegisError } from '@aegis/protocol/errors';
 import { backoff } from '../platform/http/backoff.ts';
-import { desiredLoop } from './desired-loop.ts';
 import { sendKernelReport } from './kernel-report.ts';
 import type { ReconcileStatus } from './reconcile-item.ts';
 import { artifactsState } from './repository.ts';
@@ -14,9 +13,6 @@ import { type ArtifactView, artifactViews } from './view.ts';
 import type { ArtifactsWork, WorkOptions } from './work.ts';
 
 export interface ArtifactsOptions extends Omit<WorkOptions, 'state' | 'signal'> {
-  nodeUid: string;
-  /** Fetches the trust bundle when this version is newer. @throws Unreachable, or AegisError when what came is refused */
-  refreshTrust(version: number): Promise<void>;
   kernelReport: { of: string; probe(): Promise<KernelReport>; delayMs: number } | null;
 }
 
@@ -57,26 +53,11 @@ export const artifactsService = (options: ArtifactsOptions) => {
     });
   };
 
-  const fetching = desiredLoop({
-    client,
-    nodeUid: options.nodeUid,
-    refreshTrust: options.refreshTrust,
-    held: state.revision,
-    take: async (directives, revision) => {
-      if (directives.length === 0 && !work) await journal.group('desired', () => state.setRevision(revision));
-      else await (await load()).take(directives, revision);
-    },
-    backoff: backoff({ random }),
-    log,
-    signal,
-  });
-
   return {
     /** Before the carrier: what the journal holds is attached again without a server. */
     start: loadWhenBusy,
-    desiredRevision: fetching.known,
-    heldRevision: state.revision,
-    desired: fetching.wake,
+    /** Journals what is good of these directives, and sets about it. */
+    take: async (directives: readonly unknown[]): Promise<void> => (await load()).take(directives),
     /** The server answers for the first time since it did not. */
     reached: (): void => {
       if (reported || !kernelReport) return;
@@ -105,7 +86,6 @@ export const artifactsService = (options: ArtifactsOptions) => {
     /** Waits for the call into the kernel that is under way; programs stay attached. */
     stop: async (): Promise<void> => {
       stopping.abort();
-      await fetching.stopped();
       await (await loading?.catch(() => null))?.stopped();
     },
   };

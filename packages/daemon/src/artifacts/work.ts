@@ -157,10 +157,10 @@ export const artifactsWork = async (options: WorkOptions) => {
       loop.start();
       status.kick();
     },
-    /** Journals what is good of these with their revision, and sets about it.
+    /** Journals what is good of these, and sets about it.
      *  @throws AegisError journal.full | journal.failed: then nothing was taken */
-    take: async (directives: readonly unknown[], revision: number): Promise<void> => {
-      const names = await desired.take(directives, revision);
+    take: async (directives: readonly unknown[]): Promise<void> => {
+      const names = await desired.take(directives);
       loop.changed(names);
       if (names.length > 0) status.kick();
     },
