@@ -2,10 +2,11 @@
 import type { Transaction } from 'kysely';
 import type { AccessTables } from './access/tables.ts';
 import type { ArtifactsTables } from './artifacts/tables.ts';
+import type { BackupsTables } from './backups/tables.ts';
 import type { CommandsTables } from './commands/tables.ts';
 import type { NodesTables } from './nodes/tables.ts';
 import type { Storage as AnyStorage } from './platform/storage/storage.ts';
 
-export type Tables = AccessTables & NodesTables & CommandsTables & ArtifactsTables;
+export type Tables = AccessTables & NodesTables & CommandsTables & ArtifactsTables & BackupsTables;
 export type Storage = AnyStorage<Tables>;
 export type Tx = Transaction<Tables>;
