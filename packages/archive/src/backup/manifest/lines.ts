@@ -5,6 +5,8 @@
 import * as z from 'zod/mini';
 
 export const MANIFEST_FORMAT = 'aegis-backup-1';
+/** Of a path, and of a link's target: deeper trees than this cannot be recorded. */
+export const MAX_PATH_BYTES = 256 * 1024;
 
 export const ENTRY_KINDS = [
   'file',
