@@ -32,11 +32,12 @@ export interface ManifestOptions {
   header: Readonly<Record<string, unknown>>;
   /** None: not encrypted. */
   recipients: readonly string[];
+  /** Of zstd; half of the bytes are digests, which no level packs. */
   level?: number;
 }
 
 /** @throws AegisError backups.bad_recipient */
-export const manifestWriter = (sink: ByteSink, { header, recipients, level = 3 }: ManifestOptions): ManifestWriter => {
+export const manifestWriter = (sink: ByteSink, { header, recipients, level = 1 }: ManifestOptions): ManifestWriter => {
   const age = recipients.length > 0 ? ageEncrypter(recipients) : null;
   const hash = createHash('sha256');
   const params = { [constants.ZSTD_c_compressionLevel]: level, [constants.ZSTD_c_checksumFlag]: 1 };
