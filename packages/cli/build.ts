@@ -22,6 +22,7 @@ const SEPARATE: Readonly<Record<string, string>> = {
   '../artifacts/pack.ts': './artifact-doors.cjs',
   '../artifacts/sign.ts': './artifact-doors.cjs',
   '../artifacts/verify.ts': './artifact-doors.cjs',
+  '../backups/spec-file.ts': './backup-doors.cjs',
   '@aegis/server/config': './server-doors.cjs',
   '@aegis/server/offline': './server-doors.cjs',
   '@aegis/daemon/config': './daemon-doors.cjs',
@@ -32,7 +33,7 @@ const SEPARATE: Readonly<Record<string, string>> = {
 const separateBundles: Plugin = {
   name: 'separate-bundles',
   setup(bundle) {
-    bundle.onResolve({ filter: /^@aegis\/|live-view|\.\/artifacts\// }, ({ path, kind }) => {
+    bundle.onResolve({ filter: /^@aegis\/|live-view|\.\/(?:artifacts|backups)\// }, ({ path, kind }) => {
       const file = kind === 'dynamic-import' && Object.hasOwn(SEPARATE, path) ? SEPARATE[path] : undefined;
       return file ? { path: file, external: true } : null;
     });
@@ -144,6 +145,7 @@ const bundleInto = async (outdir: string): Promise<void> => {
     build({ ...node, ...into, entryPoints: { server: source('server-entry.ts') } }),
     build({ ...node, ...into, entryPoints: { daemon: source('daemon-entry.ts') } }),
     build({ ...node, ...doors(outdir, './artifact-doors.cjs') }),
+    build({ ...node, ...doors(outdir, './backup-doors.cjs') }),
     build({ ...node, ...doors(outdir, './server-doors.cjs') }),
     build({ ...node, ...doors(outdir, './daemon-doors.cjs') }),
   ]);

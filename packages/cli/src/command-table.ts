@@ -5,10 +5,11 @@ import type { AegisConfig } from './oclif.ts';
  *  loaded when one of its commands runs (or its help is asked for), so that `aegis submit` does not pay for the others.
  *  The key is the id as oclif writes it; the summary is shown in the manual and heads the command's own help. */
 
-export type Group = 'run' | 'artifacts' | 'fleet' | 'server' | 'node' | 'setup';
+export type Group = 'run' | 'artifacts' | 'backups' | 'fleet' | 'server' | 'node' | 'setup';
 export const GROUPS: Readonly<Record<Group, string>> = {
   run: 'RUN COMMANDS',
   artifacts: 'EBPF ARTIFACTS',
+  backups: 'BACKUPS',
   fleet: 'FLEET',
   server: 'SERVER',
   node: 'NODE',
@@ -32,6 +33,9 @@ const entry = (group: Group, summary: string, load: () => Promise<unknown>): Tab
 const author = () => import('./topics/artifacts-author.ts');
 const registry = () => import('./topics/artifacts-registry.ts');
 const live = () => import('./topics/artifacts-live.ts');
+const configs = () => import('./topics/backups-configs.ts');
+const configFiles = () => import('./topics/backups-configs-files.ts');
+const configNodes = () => import('./topics/backups-configs-nodes.ts');
 const commands = () => import('./topics/commands.ts');
 const context = () => import('./topics/context.ts');
 const kernel = () => import('./topics/daemon-kernel.ts');
@@ -112,6 +116,40 @@ export const COMMANDS: Readonly<Record<string, TableEntry>> = {
     'artifacts',
     "Measure an artifact's runs on a node",
     async () => (await live()).ArtifactsMeasure,
+  ),
+  'backups:configs:create': entry(
+    'backups',
+    'Say what is backed up, where to and when',
+    async () => (await configs()).BackupsConfigsCreate,
+  ),
+  'backups:configs:edit': entry('backups', 'Change a configuration', async () => (await configs()).BackupsConfigsEdit),
+  'backups:configs:list': entry('backups', 'List configurations', async () => (await configs()).BackupsConfigsList),
+  'backups:configs:show': entry('backups', 'Show one configuration', async () => (await configs()).BackupsConfigsShow),
+  'backups:configs:apply': entry(
+    'backups',
+    'Make configurations be as files say',
+    async () => (await configFiles()).BackupsConfigsApply,
+  ),
+  'backups:configs:diff': entry(
+    'backups',
+    'Compare files with the server',
+    async () => (await configFiles()).BackupsConfigsDiff,
+  ),
+  'backups:configs:assign': entry(
+    'backups',
+    'Let more nodes make it',
+    async () => (await configNodes()).BackupsConfigsAssign,
+  ),
+  'backups:configs:unassign': entry(
+    'backups',
+    'Take nodes off it',
+    async () => (await configNodes()).BackupsConfigsUnassign,
+  ),
+  'backups:configs:probe': entry('backups', 'Try a destination', async () => (await configNodes()).BackupsConfigsProbe),
+  'backups:configs:delete': entry(
+    'backups',
+    'Remove a configuration; its archives stay',
+    async () => (await configs()).BackupsConfigsDelete,
   ),
   'nodes:list': entry('fleet', 'List nodes', async () => (await nodes()).NodesList),
   'nodes:show': entry('fleet', 'Show one node', async () => (await nodes()).NodesShow),
@@ -202,6 +240,8 @@ export const TOPICS: Readonly<Record<string, string>> = {
   access: 'Say whom the fleet trusts',
   'access:keys': 'Make keys, and say which of them nodes trust',
   artifacts: 'Make, sign and publish eBPF artifacts, and watch them on nodes',
+  backups: 'Back up folders of nodes, and restore them',
+  'backups:configs': 'Say what is backed up, where to, when and by whom',
   commands: 'Look at submitted commands, cancel and retry them',
   nodes: 'Look at the machines of the fleet and change what is known of them',
   server: 'Set up and run the control server',

@@ -1,0 +1,159 @@
+import type { BackupSpec, Credentials } from '@aegis/protocol/backups/config';
+import type { ConfigAnswer } from '@aegis/protocol/backups/endpoints';
+import { AegisError } from '@aegis/protocol/errors';
+import * as Flags from '@oclif/core/flags';
+import type { Api } from '../api/client.ts';
+import { routes } from '../api/routes.ts';
+import { credentialsOf } from '../backups/credentials.ts';
+import { ServerCommand, serverFlags } from '../base-command.ts';
+import { plainText } from '../ui/plain-text.ts';
+import { answerText, changeFlags, credentialFlags } from './backups-configs.ts';
+
+/** What of a file differs from the server, as `diff` says by its exit code. Not 1: that means failed. */
+const DIFFERS = 3;
+
+const FILES =
+  "A file is TOML or JSON and holds one configuration, or several under 'configs' (deploy/examples/backup.toml has every field). Fields that are not there have their defaults; a field that nobody knows is refused.";
+
+interface Planned {
+  file: string;
+  spec: BackupSpec;
+  answer: ConfigAnswer;
+  /** There is none of this name yet. */
+  created: boolean;
+}
+
+/** Every configuration of every file, compared with the server; nothing is changed. */
+const planOf = async (api: Api, files: readonly string[]): Promise<Planned[]> => {
+  const { specsIn } = await import('../backups/spec-file.ts');
+  const { readSpecFile } = await import('../backups/edit-spec.ts');
+  const wanted = files.flatMap((file) => specsIn(readSpecFile(file), file).map((spec) => ({ file, spec })));
+  const twice = wanted.find(({ spec }, index) => wanted.findIndex((one) => one.spec.name === spec.name) !== index);
+  if (twice)
+    throw new AegisError(
+      'backups.bad_config',
+      `'${twice.spec.name}' stands in more than one place; the other one is in ${plainText(twice.file)}. Decide for one.`,
+    );
+  const planned: Planned[] = [];
+  for (const { file, spec } of wanted) {
+    try {
+      const created = !(await exists(api, spec.name));
+      const answer = await api.call(routes.putConfig, {
+        params: { id: spec.name },
+        body: { spec, probe: false, dry_run: true },
+      });
+      planned.push({ file, spec, answer, created });
+    } catch (error) {
+      if (!(error instanceof AegisError) || files.length === 1) throw error;
+      throw new AegisError(error.code, `${file}: ${error.message}`, { details: error.details, cause: error });
+    }
+  }
+  return planned;
+};
+
+const exists = async (api: Api, name: string): Promise<boolean> => {
+  try {
+    await api.call(routes.showConfig, { params: { id: name } });
+    return true;
+  } catch (error) {
+    if (error instanceof AegisError && error.code === 'backups.unknown_config') return false;
+    throw error;
+  }
+};
+
+export class BackupsConfigsApply extends ServerCommand {
+  static override description =
+    `Makes configurations be as files say: creates what is not there, changes what differs, and shows each difference. What is equal is left alone. First all files are read and compared; when one is refused, nothing is changed. ${FILES}
+
+Exit code: 0 when all is as the files say, 1 failed, 2 a bad file or wrong usage; with --dry-run 0 when nothing would change and 3 when something would.`;
+  static override usage = ['backups configs apply FILE... [FLAGS]'];
+  static override examples = [
+    { description: 'What would change', command: 'aegis backups configs apply backups/*.toml --dry-run' },
+    { description: 'Do it', command: 'aegis backups configs apply backups/*.toml' },
+    {
+      description: 'From a generator, with the key from the environment',
+      command: 'make-config | aegis backups configs apply - --credentials-from-env',
+    },
+  ];
+  static override strict = false;
+  static override flags = { ...credentialFlags, ...changeFlags, ...serverFlags };
+
+  async run(): Promise<number | undefined> {
+    const { flags, argv } = await this.parse(BackupsConfigsApply);
+    const files = filesOf(argv);
+    const credentials = credentialsOf(flags, this.around.env);
+    return await this.withApi(flags, async (api) => {
+      const planned = await planOf(api, files);
+      if (flags['dry-run']) return await this.show(planned, flags.json);
+      const done: Planned[] = [];
+      for (const plan of planned) {
+        done.push({ ...plan, answer: await this.apply(api, plan, flags.probe, credentials) });
+        if (!flags.json) await this.print(planText(done.at(-1) ?? plan, false));
+      }
+      if (flags.json) await this.printJson({ configs: done.map(planJson) });
+      return undefined;
+    });
+  }
+
+  private async apply(
+    api: Api,
+    { spec, answer, created }: Planned,
+    probe: boolean,
+    credentials: Credentials | undefined,
+  ): Promise<ConfigAnswer> {
+    const given = credentials && spec.destination.kind === 's3' ? { credentials } : {};
+    if (!answer.changed && !('credentials' in given)) return answer;
+    const condition = created ? {} : { if_revision: answer.config.revision };
+    return await api.call(routes.putConfig, {
+      params: { id: spec.name },
+      body: { spec, probe, ...condition, ...given },
+    });
+  }
+
+  private async show(planned: readonly Planned[], json: boolean): Promise<number> {
+    if (json) await this.printJson({ dry_run: true, configs: planned.map(planJson) });
+    else await this.print(planned.map((plan) => planText(plan, true)).join(''));
+    return planned.some(({ answer }) => answer.changed) ? DIFFERS : 0;
+  }
+}
+
+const planText = ({ answer, created }: Planned, dryRun: boolean): string => answerText(answer, dryRun, created);
+const planJson = ({ file, answer, created }: Planned) => ({ file, created, ...answer });
+
+const filesOf = (argv: readonly unknown[]): string[] => {
+  const files = argv.map(String);
+  if (files.length === 0) throw new AegisError('cli.usage', 'Name at least one file (-: standard input).');
+  return files;
+};
+
+export class BackupsConfigsDiff extends ServerCommand {
+  static override description =
+    `Shows how files differ from the server's configurations, as 'apply --dry-run' does: '+' would be new, '-' would go, '~' would be another. ${FILES}
+
+Exit code: 0 when nothing differs, 3 when something does, 1 failed, 2 a bad file or wrong usage.`;
+  static override usage = ['backups configs diff FILE... [FLAGS]'];
+  static override examples = [
+    { description: 'One file', command: 'aegis backups configs diff etc.toml' },
+    {
+      description: 'Whether anybody changed something by hand',
+      command: 'aegis backups configs diff backups/*.toml || echo differs',
+    },
+  ];
+  static override strict = false;
+  static override flags = {
+    quiet: Flags.boolean({ char: 'q', summary: 'Say nothing: the exit code tells' }),
+    ...serverFlags,
+  };
+
+  async run(): Promise<number> {
+    const { flags, argv } = await this.parse(BackupsConfigsDiff);
+    const files = filesOf(argv);
+    return await this.withApi(flags, async (api) => {
+      const planned = await planOf(api, files);
+      const differing = planned.filter(({ answer }) => answer.changed);
+      if (flags.json) await this.printJson({ configs: planned.map(planJson) });
+      else if (!flags.quiet) await this.print(differing.map((plan) => planText(plan, true)).join(''));
+      return differing.length > 0 ? DIFFERS : 0;
+    });
+  }
+}
