@@ -23,6 +23,13 @@ export const rawPublicKey = (key: KeyObject): Buffer => {
   return Buffer.from(x, 'base64url');
 };
 
+/** For what node:crypto does not do with a KeyObject (sealed-box.ts). */
+export const rawPrivateKey = (key: KeyObject): Buffer => {
+  const { d } = key.export({ format: 'jwk' });
+  if (d === undefined) throw new RangeError('not an Ed25519 or X25519 private key');
+  return Buffer.from(d, 'base64url');
+};
+
 export interface KeyPair {
   privateKey: KeyObject;
   publicRaw: Buffer;
