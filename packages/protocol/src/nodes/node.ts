@@ -41,6 +41,10 @@ export const Node = z.object({
   maintenance: z.boolean(),
   keyless: z.boolean(),
   key_id: z.nullable(z.string()),
+  /** Of the key that signs its reports and backups: 32 raw bytes, base64; `key_id` is their SHA-256. Operators pin it (`aegis nodes trust`). */
+  public_key: z.optional(z.nullable(z.string())),
+  /** What is sealed to it only the node can open: an X25519 key, 32 raw bytes, base64. */
+  sealing_key: z.optional(z.nullable(z.string())),
   site: z.nullable(z.string()),
   labels: Labels,
   attrs: Attrs,

@@ -98,6 +98,8 @@ export const nodesService = (parts: {
       maintenance,
       keyless: row.keyless === 1,
       key_id: row.key_id,
+      public_key: row.public_key?.toString('base64') ?? null,
+      sealing_key: row.sealing_key?.toString('base64') ?? null,
       site: row.site,
       labels: JSON.parse(row.labels) as Labels,
       attrs: JSON.parse(row.attrs) as Node['attrs'],
