@@ -22,6 +22,7 @@ const SEPARATE: Readonly<Record<string, string>> = {
   '../artifacts/pack.ts': './artifact-doors.cjs',
   '../artifacts/sign.ts': './artifact-doors.cjs',
   '../artifacts/verify.ts': './artifact-doors.cjs',
+  '../backups/identities.ts': './backup-doors.cjs',
   '../backups/spec-file.ts': './backup-doors.cjs',
   '@aegis/server/config': './server-doors.cjs',
   '@aegis/server/offline': './server-doors.cjs',

@@ -36,6 +36,7 @@ const live = () => import('./topics/artifacts-live.ts');
 const configs = () => import('./topics/backups-configs.ts');
 const configFiles = () => import('./topics/backups-configs-files.ts');
 const configNodes = () => import('./topics/backups-configs-nodes.ts');
+const runs = () => import('./topics/backups-runs.ts');
 const commands = () => import('./topics/commands.ts');
 const context = () => import('./topics/context.ts');
 const kernel = () => import('./topics/daemon-kernel.ts');
@@ -151,6 +152,17 @@ export const COMMANDS: Readonly<Record<string, TableEntry>> = {
     'Remove a configuration; its archives stay',
     async () => (await configs()).BackupsConfigsDelete,
   ),
+  'backups:list': entry('backups', 'List what can be restored', async () => (await runs()).BackupsList),
+  'backups:runs': entry('backups', 'List runs, or watch them', async () => (await runs()).BackupsRuns),
+  'backups:show': entry('backups', 'Show one run', async () => (await runs()).BackupsShow),
+  'backups:log': entry('backups', 'Print what was logged of a run', async () => (await runs()).BackupsLog),
+  'backups:cancel': entry('backups', 'End a run', async () => (await runs()).BackupsCancel),
+  'backups:forget': entry('backups', 'Apply retention now, or show it', async () => (await runs()).BackupsForget),
+  'backups:key:generate': entry(
+    'backups',
+    'Make the secret that opens backups',
+    async () => (await import('./topics/backups-key.ts')).BackupsKeyGenerate,
+  ),
   'nodes:list': entry('fleet', 'List nodes', async () => (await nodes()).NodesList),
   'nodes:show': entry('fleet', 'Show one node', async () => (await nodes()).NodesShow),
   'nodes:label': entry('fleet', "Set or remove a node's labels", async () => (await nodes()).NodesLabel),
@@ -160,6 +172,11 @@ export const COMMANDS: Readonly<Record<string, TableEntry>> = {
     async () => (await nodes()).NodesMaintenance,
   ),
   'nodes:retire': entry('fleet', 'Retire a node for good', async () => (await nodes()).NodesRetire),
+  'nodes:trust': entry(
+    'fleet',
+    "Pin a node's keys, for restoring what it backed up",
+    async () => (await import('./topics/nodes-trust.ts')).NodesTrust,
+  ),
   'access:keys:create': entry('fleet', 'Make a key pair that signs', async () => (await accessKeys()).AccessKeysCreate),
   'access:keys:add': entry('fleet', 'Let a key sign artifacts', async () => (await accessKeys()).AccessKeysAdd),
   'access:keys:list': entry('fleet', 'List the keys that nodes trust', async () => (await accessKeys()).AccessKeysList),
@@ -242,6 +259,7 @@ export const TOPICS: Readonly<Record<string, string>> = {
   artifacts: 'Make, sign and publish eBPF artifacts, and watch them on nodes',
   backups: 'Back up folders of nodes, and restore them',
   'backups:configs': 'Say what is backed up, where to, when and by whom',
+  'backups:key': 'Make keys for encrypted backups',
   commands: 'Look at submitted commands, cancel and retry them',
   nodes: 'Look at the machines of the fleet and change what is known of them',
   server: 'Set up and run the control server',
