@@ -57,6 +57,10 @@ export interface DaemonOptions {
 export interface DaemonStatus extends CommandsStatus {
   uid: string;
   name: string;
+  /** Of the key that signs; `aegis nodes trust` pins it. */
+  key_id: string;
+  /** Raw bytes, base64: what is sealed to it opens here alone. */
+  sealing_key: string;
   fleet: string;
   server: string;
   version: string;
@@ -220,6 +224,8 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
       return {
         uid: identity.uid,
         name: identity.name,
+        key_id: keys.signing.keyId,
+        sealing_key: keys.sealing.publicRaw.toString('base64'),
         fleet: identity.fleet,
         server: identity.server,
         version: VERSION,
