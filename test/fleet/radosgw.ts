@@ -23,6 +23,8 @@ export interface Radosgw extends AsyncDisposable {
   readonly proxyable: { host: string; port: number };
   /** Makes a bucket: by default of a new name. `objectLock` needs it at its birth. */
   bucket(name?: string, options?: { objectLock?: boolean }): Promise<string>;
+  /** Empties a bucket at once and for good, its space too. */
+  empty(bucket: string): Promise<void>;
   /** A client with the credentials above (or what is given), which does not try again. */
   s3(change?: S3ClientConfig): S3Client;
   /** Another user of the gateway, with nothing of the first one's. */
@@ -36,17 +38,19 @@ export const RADOSGW_REGION = 'us-east-1';
 const ACCESS_KEY = 'AEGISTESTKEY00000001';
 const SECRET_KEY = 'aegis/test+secret/0123456789abcdefghijkl';
 const ROLE = 'backups';
+const GIB = 1024 ** 3;
 const READY_DEADLINE_MS = 60_000;
 
 const exec = promisify(execFile);
 
-export const startRadosgw = async (): Promise<Radosgw> => {
+/** @param options.bytes what it can hold */
+export const startRadosgw = async ({ bytes = 2 * GIB }: { bytes?: number } = {}): Promise<Radosgw> => {
   const folder = mkdtempSync(join(tmpdir(), 'aegis-radosgw-'));
   const [port, monitorV2, monitorV1] = [await freePort(), await freePort(), await freePort()];
   for (const name of ['mon.a', 'osd.0', 'rgw', 'run', 'log']) mkdirSync(join(folder, name));
   const fsid = randomUUID();
   const conf = join(folder, 'ceph.conf');
-  writeFileSync(conf, configuration({ folder, fsid, port, monitorV2, monitorV1 }));
+  writeFileSync(conf, configuration({ folder, fsid, port, monitorV2, monitorV1, bytes }));
   const children: ChildProcess[] = [];
   const output = createWriteStream(join(folder, 'log', 'output'), { flags: 'a' });
   const log = () => readFileSync(join(folder, 'log', 'output'), 'utf8').slice(-4000);
@@ -136,6 +140,11 @@ export const startRadosgw = async (): Promise<Radosgw> => {
         await client.s3.send(new CreateBucketCommand({ Bucket: name, ObjectLockEnabledForBucket: objectLock }));
         return name;
       },
+      empty: async (bucket) => {
+        await admin('bucket', 'rm', '--bucket', bucket, '--purge-objects', '--bypass-gc');
+        using client = disposable(s3());
+        await client.s3.send(new CreateBucketCommand({ Bucket: bucket }));
+      },
       user: async (name) => {
         const keys = { accessKey: `KEY${randomUUID().slice(0, 8)}`, secretKey: randomUUID() };
         await createUser(name, keys.accessKey, keys.secretKey);
@@ -181,9 +190,10 @@ interface Place {
   port: number;
   monitorV2: number;
   monitorV1: number;
+  bytes: number;
 }
 /** Small, without authentication between its own parts, and in no hurry for nothing: each line saves time or memory. */
-const configuration = ({ folder, fsid, port, monitorV2, monitorV1 }: Place): string => `
+const configuration = ({ folder, fsid, port, monitorV2, monitorV1, bytes }: Place): string => `
 [global]
 fsid = ${fsid}
 mon_host = [v2:127.0.0.1:${monitorV2},v1:127.0.0.1:${monitorV1}]
@@ -215,7 +225,7 @@ mon_data = ${folder}/mon.$id
 [osd]
 osd_data = ${folder}/osd.$id
 osd_objectstore = memstore
-memstore_device_bytes = 4294967296
+memstore_device_bytes = ${bytes}
 osd_class_load_list = *
 osd_class_default_list = *
 osd_op_num_shards = 1
