@@ -138,8 +138,10 @@ export interface BackupsTables {
   };
   /** Lines of runs, and of nodes outside of any run. */
   backups_log: {
-    /** UUIDv7: the order in which they came. */
+    /** Of what a line says, so that one that is sent twice is stored once. */
     id: string;
+    /** UUIDv7: the order in which they came. */
+    came: string;
     node_uid: string | null;
     run_id: string | null;
     /** By the node's clock. */

@@ -159,6 +159,7 @@ export const migration0006: Migration = {
     await tx.schema
       .createTable('backups_log')
       .addColumn('id', orderedText, (column) => column.primaryKey())
+      .addColumn('came', orderedText, (column) => column.notNull())
       .addColumn('node_uid', orderedText)
       .addColumn('run_id', orderedText)
       .addColumn('at', 'bigint', (column) => column.notNull())
@@ -166,8 +167,8 @@ export const migration0006: Migration = {
       .addColumn('message', 'text', (column) => column.notNull())
       .addColumn('metadata', 'text')
       .execute();
-    await tx.schema.createIndex('backups_log_run').on('backups_log').columns(['run_id', 'id']).execute();
-    await tx.schema.createIndex('backups_log_node').on('backups_log').columns(['node_uid', 'id']).execute();
+    await tx.schema.createIndex('backups_log_run').on('backups_log').columns(['run_id', 'came']).execute();
+    await tx.schema.createIndex('backups_log_node').on('backups_log').columns(['node_uid', 'came']).execute();
 
     await tx.schema
       .createTable('backups_audit')

@@ -1,0 +1,73 @@
+import { parseRecipient } from '@aegis/archive/backup/age/keys';
+import type { BackupSpec } from '@aegis/protocol/backups/config';
+import type { PresentConfig } from '@aegis/protocol/backups/directive';
+import { AegisError } from '@aegis/protocol/errors';
+import { isUuid } from '@aegis/protocol/ids';
+import { checkSchedule } from './schedule.ts';
+
+/** What is wrong with a configuration beyond its schema, and what nodes are told of one. */
+
+/** Of one configuration as nodes get it, and of all of one node: they have to fit into one answer that a daemon reads. */
+export const MAX_BODY_BYTES = 512 * 1024;
+export const MAX_BYTES_PER_NODE = 3 * 1024 * 1024;
+
+/** @param hasCredentials of its own @throws AegisError backups.bad_config, backups.bad_recipient */
+export const checkSpec = (spec: BackupSpec, hasCredentials: boolean, now: number): void => {
+  if (isUuid(spec.name)) throw bad('name: a name that looks like an id could not be told from one. Choose a word.');
+  if (spec.schedule) checkSchedule(spec.schedule, now);
+  for (const recipient of spec.encryption.recipients) parseRecipient(recipient);
+  const { destination } = spec;
+  if (destination.kind === 's3' && destination.access === 'static' && !hasCredentials)
+    throw bad(
+      "destination.access = 'static' hands the configuration's own credentials to its nodes, and it has none. Give it credentials, or use 'signed'.",
+    );
+  if (destination.kind === 'file' && hasCredentials)
+    throw bad(
+      "A configuration with a 'file' destination has no use for credentials. Leave them out, or set them to null.",
+    );
+  if (destination.kind === 'file') {
+    const inside = spec.sources.find((source) => below(source, destination.path));
+    if (inside !== undefined)
+      throw bad(
+        `sources: ${inside} lies inside the destination ${destination.path}. An archive of archives grows without end: choose another folder.`,
+      );
+  }
+};
+
+/** @throws AegisError backups.bad_config */
+export const bodyOf = (configId: string, spec: BackupSpec): string => {
+  const { name, paused } = spec;
+  const body: PresentConfig = {
+    state: 'present',
+    config_id: configId,
+    name,
+    paused,
+    work: {
+      sources: spec.sources,
+      exclude: spec.exclude,
+      destination: spec.destination,
+      type: spec.type,
+      compression: spec.compression,
+      encryption: spec.encryption,
+      schedule: spec.schedule,
+      bandwidth: spec.bandwidth,
+      hooks: spec.hooks,
+      limits: spec.limits,
+      retries: spec.retries,
+      tags: spec.tags,
+    },
+  };
+  const text = JSON.stringify(body);
+  if (Buffer.byteLength(text) > MAX_BODY_BYTES)
+    throw bad(
+      `The configuration is larger than the ${MAX_BODY_BYTES / 1024} KiB that a node takes. Put long lists of patterns into exclude.files on the node.`,
+    );
+  return text;
+};
+
+const below = (path: string, folder: string): boolean => {
+  const [inner, outer] = [partsOf(path), partsOf(folder)];
+  return outer.every((part, at) => inner[at] === part);
+};
+const partsOf = (path: string): string[] => path.split('/').filter((part) => part !== '');
+const bad = (sentence: string): AegisError => new AegisError('backups.bad_config', sentence);

@@ -1,0 +1,97 @@
+import { sql } from 'kysely';
+import { forUpdate } from '../platform/storage/for-update.ts';
+import type { Storage, Tx } from '../tables.ts';
+import type { ConfigRow } from './tables.ts';
+
+/** The SQL of configurations. Whoever changes one, or an assignment of it, locks its row first. */
+
+/** What a comparison of desired state needs of a configuration. */
+export type ConfigTargets = Pick<ConfigRow, 'id' | 'targets' | 'revision'>;
+
+export const configsRepository = (storage: Storage) => {
+  const { read } = storage;
+  const live = () => read.selectFrom('backups_configs').selectAll().where('deleted_at', 'is', null);
+  return {
+    byId: (id: string): Promise<ConfigRow | undefined> => live().where('id', '=', id).executeTakeFirst(),
+    byName: (name: string): Promise<ConfigRow | undefined> => live().where('name', '=', name).executeTakeFirst(),
+    /** Also a deleted one, of several with the name the newest: its runs are still there. */
+    everBy: (key: 'id' | 'name', text: string): Promise<ConfigRow | undefined> =>
+      read
+        .selectFrom('backups_configs')
+        .selectAll()
+        .where(key, '=', text)
+        .orderBy(sql`deleted_at is not null`)
+        .orderBy('deleted_at', 'desc')
+        .limit(1)
+        .executeTakeFirst(),
+    byIds: async (ids: readonly string[]): Promise<Map<string, ConfigRow>> => {
+      if (ids.length === 0) return new Map();
+      const rows = await read
+        .selectFrom('backups_configs')
+        .selectAll()
+        .where('id', 'in', [...new Set(ids)])
+        .execute();
+      return new Map(rows.map((row) => [row.id, row]));
+    },
+    /** Live ones, by name. @param nodeUid those that this node has */
+    page: (limit: number, after?: readonly [string, string], nodeUid?: string): Promise<ConfigRow[]> => {
+      let rows = live().orderBy('name').orderBy('id').limit(limit);
+      if (nodeUid !== undefined)
+        rows = rows.where('id', 'in', (of) =>
+          of
+            .selectFrom('backups_assignments')
+            .select('config_id')
+            .where('node_uid', '=', nodeUid)
+            .where('present', '=', 1),
+        );
+      return (
+        after ? rows.where((where) => where(where.refTuple('name', 'id'), '>', where.tuple(after[0], after[1]))) : rows
+      ).execute();
+    },
+    /** Every live one. */
+    all: (): Promise<ConfigRow[]> => live().orderBy('id').execute(),
+    targets: (): Promise<ConfigTargets[]> =>
+      read
+        .selectFrom('backups_configs')
+        .select(['id', 'targets', 'revision'])
+        .where('deleted_at', 'is', null)
+        .where('mode', '=', 'agent')
+        .orderBy('id')
+        .execute(),
+    /** A deleted one too. */
+    lock: (tx: Tx, id: string): Promise<ConfigRow | undefined> =>
+      forUpdate(storage, tx.selectFrom('backups_configs').selectAll().where('id', '=', id)).executeTakeFirst(),
+    countIn: async (tx: Tx): Promise<number> => {
+      const { count } = await tx
+        .selectFrom('backups_configs')
+        .select(({ fn }) => fn.countAll<number>().as('count'))
+        .where('deleted_at', 'is', null)
+        .executeTakeFirstOrThrow();
+      return Number(count);
+    },
+    /** Of another live configuration. */
+    nameTakenIn: async (tx: Tx, name: string, butBy: string): Promise<boolean> =>
+      (await tx
+        .selectFrom('backups_configs')
+        .select('id')
+        .where('name', '=', name)
+        .where('id', '<>', butBy)
+        .where('deleted_at', 'is', null)
+        .executeTakeFirst()) !== undefined,
+    /** False: the name is taken. */
+    insert: async (tx: Tx, row: ConfigRow): Promise<boolean> => {
+      const { numInsertedOrUpdatedRows } = await tx
+        .insertInto('backups_configs')
+        .values(row)
+        .onConflict((conflict) => conflict.doNothing())
+        .executeTakeFirst();
+      return numInsertedOrUpdatedRows === 1n;
+    },
+    update: async (tx: Tx, id: string, change: Partial<Omit<ConfigRow, 'id'>>): Promise<void> => {
+      await tx.updateTable('backups_configs').set(change).where('id', '=', id).execute();
+    },
+    read,
+    write: storage.write,
+  };
+};
+export type ConfigsRepository = ReturnType<typeof configsRepository>;
