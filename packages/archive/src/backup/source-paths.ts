@@ -1,0 +1,39 @@
+import { ownProblem, type Problem } from './source-problem.ts';
+
+/** Paths of sources, as bytes: absolute while the scan goes, relative to `/` in the archive. */
+
+const SLASH = 0x2f;
+const ROOT = Buffer.from('/');
+const DOT = Buffer.from('.');
+
+export const childPath = (directory: Buffer, name: Buffer): Buffer => {
+  const from = directory.length === 1 ? 1 : directory.length + 1;
+  const path = Buffer.allocUnsafe(from + name.length);
+  directory.copy(path);
+  path[from - 1] = SLASH;
+  name.copy(path, from);
+  return path;
+};
+
+/** As the archive has it. */
+export const storedPath = (absolute: Buffer): Buffer => (absolute.length === 1 ? DOT : absolute.subarray(1));
+
+/** Where a name is looked up, and the name; of the root, its own `.`. */
+export const splitPath = (absolute: Buffer): { directory: Buffer; name: Buffer } => {
+  if (absolute.length === 1) return { directory: ROOT, name: DOT };
+  const slash = absolute.lastIndexOf(SLASH);
+  return { directory: slash === 0 ? ROOT : absolute.subarray(0, slash), name: absolute.subarray(slash + 1) };
+};
+
+/** Sorted by bytes, so that a source comes before those below it; each once, slashes that mean nothing taken out. */
+export const sourcePaths = (sources: readonly Buffer[]): { paths: Buffer[]; problems: Problem[] } => {
+  const problems: Problem[] = [];
+  const texts = new Set<string>();
+  for (const source of sources) {
+    const text = source.toString('latin1');
+    const parts = text.split('/').filter((part) => part !== '' && part !== '.');
+    if (text.startsWith('/') && !parts.includes('..') && !text.includes('\0')) texts.add(`/${parts.join('/')}`);
+    else problems.push(ownProblem(source, 'bad_source', 'is no absolute path without ..'));
+  }
+  return { paths: [...texts].sort().map((text) => Buffer.from(text, 'latin1')), problems };
+};
