@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import { makeRepository, PASSWORD, type ResticRepository } from './restic-repository.ts';
 
 /** Debian's restic over a repository of its own, as the reference of selection and retention. */
 
@@ -10,23 +11,24 @@ const MOST_BYTES = 64 * 1024 * 1024;
 const running = promisify(execFile);
 
 export interface Restic {
+  repository: ResticRepository;
   /** Stdout, a char a byte. */
   run(args: readonly string[], env?: Readonly<Record<string, string>>): Promise<string>;
   [Symbol.dispose](): void;
 }
 
-export const startRestic = async (): Promise<Restic> => {
-  const repository = mkdtempSync(join(tmpdir(), 'aegis-restic-'));
+export const startRestic = (): Restic => {
+  const folder = mkdtempSync(join(tmpdir(), 'aegis-restic-'));
+  const repository = makeRepository(folder);
   const run: Restic['run'] = async (args, env = {}) => {
     const { stdout } = await running('restic', ['--no-cache', ...args], {
-      env: { ...process.env, TZ: 'UTC', ...env, RESTIC_REPOSITORY: repository, RESTIC_PASSWORD: 'reference' },
+      env: { ...process.env, TZ: 'UTC', ...env, RESTIC_REPOSITORY: folder, RESTIC_PASSWORD: PASSWORD },
       encoding: 'latin1',
       maxBuffer: MOST_BYTES,
     });
     return stdout;
   };
-  await run(['init', '--quiet']);
-  return { run, [Symbol.dispose]: () => rmSync(repository, { recursive: true, force: true }) };
+  return { repository, run, [Symbol.dispose]: () => rmSync(folder, { recursive: true, force: true }) };
 };
 
 /** The files (and, with a slash at the end, directories) that a backup of `source` would have, a char a byte; restic does not list what is neither. */
