@@ -75,6 +75,14 @@ const KEYS = {
   'artifacts.cache_bytes': whole(16 * MIB, 1024 * 1024 * MIB, 64 * MIB), // at least the largest bundle
   'artifacts.max_artifacts': whole(1, 1_000_000, 10_000),
   'artifacts.max_assignments_per_node': whole(1, 10_000, 256),
+  'backups.max_configs': whole(1, 100_000, 1000),
+  'backups.max_configs_per_node': whole(1, 1000, 100),
+  'backups.max_runs_per_node': whole(10, 1_000_000, 2000),
+  'backups.max_running_per_node': whole(1, 1000, 50),
+  'backups.log_lines_per_run': whole(10, 1_000_000, 1000),
+  'backups.log_lines_per_node': whole(10, 1_000_000, 10_000),
+  'backups.lost_after_sec': whole(60, 30 * 86_400, 15 * 60),
+  'backups.offline_lost_after_sec': whole(60, 90 * 86_400, 86_400),
   'nodes.offline_after_sec': whole(2, 86_400, 90),
   'nodes.degraded_after_sec': whole(1, 86_400, 45),
   'nodes.token_ttl_sec': whole(60, 30 * 86_400, 86_400),
@@ -103,6 +111,7 @@ export const ServerConfig = z.strictObject({
   rate_limits: z.strictObject(group('rate_limits')),
   commands: z.strictObject(group('commands')),
   artifacts: z.strictObject(group('artifacts')),
+  backups: z.strictObject(group('backups')),
   nodes: z.strictObject(group('nodes')),
 });
 export type ServerConfig = z.infer<typeof ServerConfig>;
@@ -269,6 +278,13 @@ const finish = (config: ServerConfig, origins: Record<string, Origin>): void => 
     const missing = config.tls_cert === null ? 'tls_cert' : 'tls_key';
     throw refused(missing, null, origins[missing] ?? 'default', 'tls_cert and tls_key together, or neither');
   }
+  if (config.backups.offline_lost_after_sec < config.backups.lost_after_sec)
+    throw refused(
+      'backups.offline_lost_after_sec',
+      config.backups.offline_lost_after_sec,
+      origins['backups.offline_lost_after_sec'] ?? 'default',
+      `not less than backups.lost_after_sec (${config.backups.lost_after_sec})`,
+    );
   if (config.nodes.degraded_after_sec >= config.nodes.offline_after_sec)
     throw refused(
       'nodes.degraded_after_sec',

@@ -11,6 +11,7 @@ import { authenticator } from './access/authenticate.ts';
 import { createFleetKeys, type FleetKeys, loadFleetKeys } from './access/fleet-keys.ts';
 import { keysService } from './access/keys-service.ts';
 import { nodeTokens } from './access/node-tokens.ts';
+import { createPrivateFile, readPrivateFile } from './access/private-files.ts';
 import { accessRepository } from './access/repository.ts';
 import { accessRoutes } from './access/routes.ts';
 import { tokensService } from './access/tokens-service.ts';
@@ -18,6 +19,10 @@ import { trustOf } from './access/trust.ts';
 import { artifactsRoutes } from './artifacts/routes.ts';
 import { type ArtifactsService, artifactsService } from './artifacts/service.ts';
 import { blobSweepLoop } from './artifacts/sweep-loop.ts';
+import { backupsRoutes } from './backups/routes.ts';
+import { backupsNodeRoutes } from './backups/routes-nodes.ts';
+import { accessByKind, folderAccess } from './backups/run-access.ts';
+import { type BackupsService, backupsService } from './backups/service.ts';
 import { nodeTopic } from './commands/changes.ts';
 import { expiryLoop } from './commands/expiry-loop.ts';
 import { logRoutes } from './commands/routes-logs.ts';
@@ -38,7 +43,7 @@ import { sweepLoop } from './nodes/sweep-loop.ts';
 import { openServerStorage, requireFleetKeys } from './offline.ts';
 import { openBlobs } from './platform/blobs.ts';
 import { processBus } from './platform/bus.ts';
-import { type Clock, systemClock } from './platform/clock.ts';
+import { type Clock, isoTime, systemClock } from './platform/clock.ts';
 import { bodyBudget } from './platform/http/body-budget.ts';
 import { healthRoutes } from './platform/http/health-routes.ts';
 import { type Listener, listen, type Tls } from './platform/http/listener.ts';
@@ -59,6 +64,7 @@ export interface RunningServer extends AsyncDisposable {
   storage: Storage;
   commands: CommandsService;
   artifacts: ArtifactsService;
+  backups: BackupsService;
   nodes: NodesService;
   /** Resolves when all is closed; safe to call again. */
   close(): Promise<void>;
@@ -135,6 +141,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     ...shared,
     allowed: config.nodes.keyless,
     tokenTtlSec: config.nodes.keyless_token_ttl_sec,
+    changed: nodes.changed,
   });
   const bus = processBus();
   const blobs = await openBlobs({
@@ -170,6 +177,42 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
   trust.onChange(artifacts.desired.announceTrust);
   // A crash may have come between the change and the telling. The first version is what every node enrolled with.
   if (trust.current().version > 1) await artifacts.desired.announceTrust(trust.current().version);
+  const backups = backupsService({
+    storage,
+    dataDir,
+    keyFile: { read: readPrivateFile, create: createPrivateFile },
+    signer: { fleet: keys.fleet, key: keys.server },
+    nodes: {
+      candidates: nodes.candidates,
+      candidate: nodes.candidate,
+      activeIn: async (tx, uids) => new Set((await rows.activeIn(tx, uids)).map(({ uid }) => uid)),
+      onlineOf: nodes.onlineOf,
+      lastSeen: nodes.lastSeen,
+      find: nodes.show,
+      keysOf: nodes.keysOf,
+    },
+    desired: artifacts.desired,
+    reach: () => ({
+      access: accessByKind(folderAccess),
+      probe: async () => ({ at: isoTime(clock.now()), ok: true, conditional_writes: true, notes: [] }),
+    }),
+    forgetFor: async () => [],
+    onEnd: () => undefined,
+    clock,
+    newId,
+    log,
+    limits: {
+      maxConfigs: config.backups.max_configs,
+      maxConfigsPerNode: config.backups.max_configs_per_node,
+      maxRunsPerNode: config.backups.max_runs_per_node,
+      maxUnderWayPerNode: config.backups.max_running_per_node,
+      logLinesPerRun: config.backups.log_lines_per_run,
+      logLinesPerNode: config.backups.log_lines_per_node,
+      lostAfterMs: config.backups.lost_after_sec * 1000,
+      offlineLostAfterMs: config.backups.offline_lost_after_sec * 1000,
+    },
+  });
+  nodes.onChange(backups.reconciler.nodeChanged);
   const commands = commandsService({
     storage,
     bus,
@@ -193,9 +236,12 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     },
   });
   nodes.onRetire({ inTransaction: commands.cancel.nodeRetired, afterwards: commands.cancel.wakeLate });
-  nodes.onRetire({ inTransaction: artifacts.nodeRetired, afterwards: () => undefined });
+  nodes.onRetire({ inTransaction: artifacts.nodeRetired, afterwards: () => undefined }); // it locks the node's desired state for the next
+  nodes.onRetire({ inTransaction: backups.nodeRetired, afterwards: () => undefined });
   blobSweepLoop(artifacts.library.sweep, stopping.signal, log);
   expiryLoop(commands.expiry, stopping.signal, log);
+  backups.reconciler.start(stopping.signal);
+  backups.loss.start(stopping.signal);
   presenceLoop(nodes, stopping.signal, log);
   sweepLoop(registrations, clock, stopping.signal, log);
   maintenanceLoop(storage, stopping.signal, log);
@@ -203,8 +249,15 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
   // Listeners.
   const routes: Route[] = [
     ...accessRoutes({ rootFingerprint: keys.rootFingerprint, trust, keys: keysService(trust), tokens }),
-    ...nodesRoutes(nodes, enrolment, keyless),
+    ...nodesRoutes(nodes, enrolment, keyless, async (node) => {
+      const trust_version = trust.current().version;
+      const revision = await artifacts.desired.storedRevisionOf(node.uid); // before the rows: they may be newer, never older
+      const directives = [...(await artifacts.directivesFor(node)), ...(await backups.directivesFor(node))];
+      return { directives, revision, trust_version };
+    }),
     ...artifactsRoutes(artifacts),
+    ...backupsRoutes(backups),
+    ...backupsNodeRoutes(backups),
     ...nodeRoutes(commands),
     ...operatorRoutes(commands),
     ...logRoutes(commands),
@@ -266,6 +319,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     storage,
     commands,
     artifacts,
+    backups,
     nodes,
     close,
     [Symbol.asyncDispose]: close,

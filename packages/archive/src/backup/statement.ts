@@ -1,10 +1,4 @@
-import {
-  type Envelope,
-  openEnvelope,
-  PAYLOAD_TYPES,
-  Envelope as SignedEnvelope,
-  signEnvelope,
-} from '@aegis/protocol/access/dsse';
+import { Envelope, openEnvelope, PAYLOAD_TYPES, signEnvelope } from '@aegis/protocol/access/dsse';
 import { type KeyPair, publicKeyFromRaw } from '@aegis/protocol/access/keys';
 import { RunTotals } from '@aegis/protocol/backups/run';
 import { AegisError } from '@aegis/protocol/errors';
@@ -77,7 +71,7 @@ export const openStatement = (
 
 const envelopeIn = (bytes: Buffer): Envelope => {
   try {
-    return z.parse(SignedEnvelope, JSON.parse(bytes.toString('utf8')));
+    return z.parse(Envelope, JSON.parse(bytes.toString('utf8')));
   } catch {
     throw bad('statement.json is not a DSSE envelope');
   }

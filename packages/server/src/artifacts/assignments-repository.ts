@@ -52,6 +52,12 @@ export const assignmentsRepository = (storage: Storage) => {
      set revision = artifacts_desired.revision + 1, trust_version = excluded.trust_version
      where artifacts_desired.trust_version < excluded.trust_version returning node_uid, revision`,
   );
+  const bump = rowInserts(
+    kind,
+    'artifacts_desired',
+    DESIRED,
+    `on conflict (node_uid) do update set revision = artifacts_desired.revision + 1 returning node_uid, revision`,
+  );
   const saveAssignments = rowInserts(
     kind,
     'artifacts_assignments',
@@ -116,6 +122,14 @@ export const assignmentsRepository = (storage: Storage) => {
     },
     save: async (tx: Tx, assignments: readonly AssignmentRow[], desired: readonly DesiredRow[]): Promise<void> => {
       if (assignments.length > 0) await together(tx, [saveAssignments(assignments), saveDesired(desired)]);
+    },
+    /** Counts a change of each, for whatever kind of desired state, and locks their rows in this order.
+     *  @param uids in their order */
+    bump: async (tx: Tx, uids: readonly string[]): Promise<[string, number][]> => {
+      if (uids.length === 0) return [];
+      const rows = uids.map((node_uid) => ({ node_uid, revision: 1, present: 0, bytes: 0, trust_version: 0 }));
+      const [changed = []] = await together(tx, [bump(rows)]);
+      return (changed as { node_uid: string; revision: number }[]).map((row) => [row.node_uid, row.revision]);
     },
     /** Counts a change of those that have not been woken for this version of the trust bundle; answers their new revisions. */
     announceTrust: async (tx: Tx, uids: readonly string[], version: number): Promise<[string, number][]> => {

@@ -37,6 +37,11 @@ export const desiredState = (on: {
       if (known && known.revision >= held && on.clock.now() - known.at <= on.keepMs) return known.revision;
       return keep(uid, await on.repository.revisionOf(uid));
     },
+    /** Part of a transaction that changes another kind of desired state; `changed` after its commit.
+     *  @param uids in their order */
+    bump: on.repository.bump,
+    /** As the database has it now. */
+    storedRevisionOf: on.repository.revisionOf,
     /** After the commit. */
     changed,
     forget: (uid: string): void => {

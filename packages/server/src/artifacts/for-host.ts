@@ -76,7 +76,7 @@ export const forHostService = (on: {
     return (known.find(({ uid }) => uid === host) ?? known[0])?.uid;
   };
 
-  return async (actor: Actor, host: string): Promise<ForHost> => {
+  const forHost = async (actor: Actor, host: string): Promise<ForHost> => {
     const version = on.signers.version();
     const uid = actor.kind === 'node' ? ownUid(actor, host) : await uidOf(host);
     if (uid === undefined) return { artifacts: [], total: 0, directives: [], revision: 0, trust_version: version };
@@ -93,6 +93,12 @@ export const forHostService = (on: {
       revision,
       trust_version: version,
     };
+  };
+  return {
+    forHost,
+    /** What the node itself is to obey. */
+    directivesFor: async ({ uid, keyId }: NodeActor): Promise<Envelope[]> =>
+      keyId === null ? [] : directivesOf(keyId, (await assignments.ofHost(uid)).rows),
   };
 };
 export type ForHostService = ReturnType<typeof forHostService>;

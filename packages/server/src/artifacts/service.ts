@@ -88,7 +88,7 @@ export const artifactsService = (on: {
       nodes,
       clock,
     }),
-    forHost: forHostService({
+    ...forHostService({
       assignments,
       templateOf: templates(repository.manifestOf),
       signers: known,

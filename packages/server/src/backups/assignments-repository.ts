@@ -158,11 +158,6 @@ export const assignmentsRepository = (storage: Storage) => {
           : rows
       ).execute();
     },
-    /** Nothing of a node stays. The caller holds its desired state. */
-    forget: async (tx: Tx, uid: string): Promise<void> => {
-      for (const table of ['backups_assignments', 'backups_reports', 'backups_grants'] as const)
-        await tx.deleteFrom(table).where('node_uid', '=', uid).execute();
-    },
     write: storage.write,
   };
 };

@@ -20,6 +20,8 @@ export const keylessService = (parts: {
   newId: () => string;
   allowed: boolean;
   tokenTtlSec: number;
+  /** Told of each node that is new. */
+  changed: (uid: string) => void;
 }) => ({
   /** An admin, the dev mode, or a join token as bearer may. Under the dev mode the same name gets the same answer again. */
   register: async (
@@ -42,6 +44,7 @@ export const keylessService = (parts: {
       if (!(await parts.nodes.insert(tx, made))) throw nameTaken(wanted.node_id);
       return made;
     });
+    parts.changed(row.uid);
     return { node_id: row.name, token: parts.tokens.issue(row.uid, row.created_at, parts.tokenTtlSec).token };
   },
 });

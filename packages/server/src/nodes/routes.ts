@@ -1,11 +1,21 @@
+import type { ResponseOf } from '@aegis/protocol/endpoint';
 import * as api from '@aegis/protocol/nodes/endpoints';
+import type { NodeActor } from '../platform/http/actor.ts';
 import { type Route, route } from '../platform/http/route.ts';
 import type { EnrolmentService } from './enrolment-service.ts';
 import type { KeylessService } from './keyless-service.ts';
 import type { NodesService } from './service.ts';
 
+/** What a node is to obey, from all domains. */
+export type DesiredOf = (node: NodeActor) => Promise<ResponseOf<typeof api.nodeDesired>>;
+
 /** nodes/routes: the HTTP door of the nodes domain. No rules and no SQL here. */
-export const nodesRoutes = (nodes: NodesService, enrolment: EnrolmentService, keyless: KeylessService): Route[] => {
+export const nodesRoutes = (
+  nodes: NodesService,
+  enrolment: EnrolmentService,
+  keyless: KeylessService,
+  desiredOf: DesiredOf,
+): Route[] => {
   const limited = { limitedAs: 'enrolment' } as const;
   return [
     route(
@@ -22,5 +32,6 @@ export const nodesRoutes = (nodes: NodesService, enrolment: EnrolmentService, ke
     route(api.apiShowNode, ({ params }) => nodes.show(params.id)),
     route(api.apiPatchNode, ({ params, body }) => nodes.patch(params.id, body)),
     route(api.apiRetireNode, ({ params }) => nodes.retire(params.id)),
+    route(api.nodeDesired, ({ actor }) => desiredOf(actor)),
   ];
 };

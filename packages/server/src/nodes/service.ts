@@ -2,7 +2,7 @@
  *  by authentication (is this node active?) and, through parameters, by commands (targets, signs of life).
  *  Invariant: a uid is never reused, a name belongs to one node that is not retired, a key to one node for ever.
  *  It must not know what commands are: what happens to them at a retirement comes in as a hook. */
-import { looksLikeSelector, matchSelector, parseSelector } from '@aegis/protocol/commands/selector';
+import { looksLikeSelector, matchSelector, parseSelector, type Selectable } from '@aegis/protocol/commands/selector';
 import { AegisError } from '@aegis/protocol/errors';
 import { isUuid } from '@aegis/protocol/ids';
 import type { NodeList, NodePatch, NodeQuery } from '@aegis/protocol/nodes/endpoints';
@@ -25,6 +25,13 @@ export interface TargetNode {
   keyless: boolean;
   /** The target's text that matched it first. */
   matchedBy: string;
+}
+
+/** A node as a selector sees it. */
+export interface Candidate extends Selectable {
+  uid: string;
+  /** Null for a keyless poller. */
+  keyId: string | null;
 }
 
 /** What others need of a node at each request; kept for a moment, see `KEPT`. */
@@ -58,6 +65,7 @@ export const nodesService = (parts: {
 }) => {
   const { repository, presence, clock } = parts;
   const hooks: RetireHook[] = [];
+  const listeners: ((uid: string) => void)[] = [];
   const kept = new Map<string, { node: KnownNode; at: number }>();
 
   const byUid = async (uid: string): Promise<KnownNode | null> => {
@@ -69,6 +77,10 @@ export const nodesService = (parts: {
     if (kept.size >= KEPT_NODES) kept.delete(kept.keys().next().value ?? '');
     kept.set(uid, { node, at: clock.now() });
     return node;
+  };
+  const changed = (uid: string): void => {
+    kept.delete(uid);
+    for (const listener of listeners) listener(uid);
   };
   const find = async (id: string): Promise<NodeRow> => {
     const row = (isUuid(id) ? await repository.byUid(id) : undefined) ?? (await repository.byName(id));
@@ -82,7 +94,7 @@ export const nodesService = (parts: {
       if (row) await work(tx, row);
       return repository.byUidIn(tx, uid);
     });
-    kept.delete(uid);
+    changed(uid);
     if (!after) throw new AegisError('nodes.unknown_node', `No node '${id}'. See 'aegis nodes list'.`);
     return shown(after);
   };
@@ -162,8 +174,21 @@ export const nodesService = (parts: {
       return seen;
     },
     /** Forgets what is kept of a node, after another part of the domain has changed it. */
-    changed: (uid: string): void => {
-      kept.delete(uid);
+    changed,
+    /** Told of each node that is new or whose facts changed, once that is durable. Must not throw. */
+    onChange: (listener: (uid: string) => void): void => {
+      listeners.push(listener);
+    },
+    /** Every node as a selector sees it. */
+    candidates: async (): Promise<Candidate[]> => (await repository.targets()).map((row) => candidateOf(presence, row)),
+    candidate: async (uid: string): Promise<Candidate | null> => {
+      const row = (await repository.targetsNamed([uid])).find((one) => one.uid === uid);
+      return row ? candidateOf(presence, row) : null;
+    },
+    /** Raw public keys, of a retired node too. */
+    keysOf: async (uid: string): Promise<{ publicKey: Buffer | null; sealingKey: Buffer | null } | null> => {
+      const row = await repository.byUid(uid);
+      return row ? { publicKey: row.public_key, sealingKey: row.sealing_key } : null;
     },
     onRetire: (hook: RetireHook): void => {
       hooks.push(hook);
@@ -292,6 +317,11 @@ const statusOfRow = (presence: Presence, row: TargetRow): NodeStatus =>
     lastSeen: row.last_seen,
   });
 
+const candidateOf = (presence: Presence, row: TargetRow): Candidate => ({
+  ...selectable(presence, row),
+  uid: row.uid,
+  keyId: row.key_id,
+});
 const selectable = (presence: Presence, row: TargetRow) => ({
   name: row.name,
   site: row.site,

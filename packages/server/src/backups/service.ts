@@ -1,0 +1,155 @@
+/** backups: what is backed up, by whom, where to and when, and what became of it. Owns configurations, who carries them out (as desired
+ *  state), destinations with their credentials, runs and their logs; called by its routes, by the nodes' polls and by what happens to nodes.
+ *  Invariant: a generation is one text; a good run is proven by its node's signature and by the objects themselves; a run stays where it was
+ *  written. It must not know how nodes are enrolled or polls wait, nor hand a credential to anyone but the node that it is sealed to. */
+import type { Clock } from '../platform/clock.ts';
+import type { Log } from '../platform/log.ts';
+import { oneAtATime } from '../platform/one-at-a-time.ts';
+import type { Storage, Tx } from '../tables.ts';
+import { assignmentChanges } from './assignments.ts';
+import { assignmentsRepository } from './assignments-repository.ts';
+import { auditService } from './audit.ts';
+import { configViews } from './config-views.ts';
+import { configsService, type ProbeDestination } from './configs.ts';
+import { configsRepository } from './configs-repository.ts';
+import { type CredentialVault, credentialVault, type KeyFile } from './credentials.ts';
+import { type DestinationsRepository, destinationsRepository } from './destinations-repository.ts';
+import { directivesFor, type Signer } from './directives.ts';
+import { logService } from './log.ts';
+import { lossDetection } from './loss-loop.ts';
+import type { DesiredDoor, NodeDoor } from './node-door.ts';
+import { reconciler } from './reconcile.ts';
+import { reportsService } from './reports.ts';
+import { reportsRepository } from './reports-repository.ts';
+import { retireNode } from './retirement.ts';
+import type { RunAccess } from './run-access.ts';
+import { type ForgetFor, runEndService } from './run-end.ts';
+import { runsService } from './runs.ts';
+import { runsListing } from './runs-listing.ts';
+import { runsPruning } from './runs-pruning.ts';
+import { type RunsRepository, runsRepository } from './runs-repository.ts';
+
+export interface BackupLimits {
+  maxConfigs: number;
+  maxConfigsPerNode: number;
+  /** Records of runs, of one node under one configuration. */
+  maxRunsPerNode: number;
+  maxUnderWayPerNode: number;
+  logLinesPerRun: number;
+  logLinesPerNode: number;
+  lostAfterMs: number;
+  offlineLostAfterMs: number;
+}
+
+/** The domain's rows and secrets, for its own parts. */
+export interface BackupParts {
+  storage: Storage;
+  runs: RunsRepository;
+  destinations: DestinationsRepository;
+  vault: CredentialVault;
+  audit: ReturnType<typeof auditService>;
+  nodes: NodeDoor;
+  clock: Clock;
+  newId: () => string;
+  log: Log;
+}
+
+export const backupsService = (on: {
+  storage: Storage;
+  dataDir: string;
+  keyFile: KeyFile;
+  signer: Signer;
+  nodes: NodeDoor;
+  desired: DesiredDoor;
+  /** What the way to S3 is made of. */
+  reach: (parts: BackupParts) => { access: RunAccess; probe: ProbeDestination };
+  forgetFor: ForgetFor;
+  /** After each end of a run, a loss too. Must not throw. */
+  onEnd: (runId: string) => void;
+  clock: Clock;
+  newId: () => string;
+  log: Log;
+  limits: BackupLimits;
+}) => {
+  const { storage, nodes, desired, clock, newId, log, limits } = on;
+  const configs = configsRepository(storage);
+  const destinations = destinationsRepository(storage);
+  const assignments = assignmentsRepository(storage);
+  const reports = reportsRepository(storage);
+  const runs = runsRepository(storage);
+  const vault = credentialVault(on.dataDir, on.keyFile);
+  const audit = auditService({ storage, clock, newId, log });
+  const parts: BackupParts = { storage, runs, destinations, vault, audit, nodes, clock, newId, log };
+  const { access, probe } = on.reach(parts);
+  const inTurn = oneAtATime();
+  const lines = logService({
+    storage,
+    clock,
+    newId,
+    maxPerRun: limits.logLinesPerRun,
+    maxPerNode: limits.logLinesPerNode,
+  });
+  const changes = assignmentChanges({
+    assignments,
+    desired,
+    nodes,
+    newId,
+    maxPerNode: limits.maxConfigsPerNode,
+  });
+  const began = runsService({
+    runs,
+    configs,
+    destinations,
+    assignments,
+    access,
+    pruning: runsPruning({ log: lines, clock, maxPerNode: limits.maxRunsPerNode }),
+    log: lines,
+    nodes,
+    clock,
+    maxUnderWayPerNode: limits.maxUnderWayPerNode,
+  });
+  return {
+    parts,
+    lines,
+    configs: configsService({
+      configs,
+      destinations,
+      changes,
+      views: configViews({ destinations, assignments, runs }),
+      nodes,
+      desired,
+      vault,
+      probe,
+      inTurn,
+      clock,
+      newId,
+      maxConfigs: limits.maxConfigs,
+    }),
+    reconciler: reconciler({ configs, assignments, changes, nodes, desired, inTurn, clock, log }),
+    directivesFor: directivesFor({ assignments, signer: on.signer, clock, newId }),
+    report: reportsService({ reports, configs, assignments, changes, desired, clock }),
+    runs: began,
+    endRun: runEndService({
+      runs,
+      access,
+      nodes,
+      audit,
+      placeOfRun: began.placeOfRun,
+      forgetFor: on.forgetFor,
+      onEnd: on.onEnd,
+      clock,
+    }),
+    listing: runsListing({ runs, configs, destinations, assignments, reports, log: lines, nodes, clock }),
+    loss: lossDetection({
+      runs,
+      nodes,
+      onEnd: on.onEnd,
+      rules: { lostAfterMs: limits.lostAfterMs, offlineLostAfterMs: limits.offlineLostAfterMs },
+      clock,
+      log,
+    }),
+    /** Part of the transaction that retires a node, which holds its desired state. */
+    nodeRetired: (tx: Tx, uid: string): Promise<void> => retireNode(tx, uid, clock.now()),
+  };
+};
+export type BackupsService = ReturnType<typeof backupsService>;
