@@ -36,6 +36,7 @@ const live = () => import('./topics/artifacts-live.ts');
 const configs = () => import('./topics/backups-configs.ts');
 const configFiles = () => import('./topics/backups-configs-files.ts');
 const configNodes = () => import('./topics/backups-configs-nodes.ts');
+const look = () => import('./topics/backups-look.ts');
 const runs = () => import('./topics/backups-runs.ts');
 const commands = () => import('./topics/commands.ts');
 const context = () => import('./topics/context.ts');
@@ -152,11 +153,25 @@ export const COMMANDS: Readonly<Record<string, TableEntry>> = {
     'Remove a configuration; its archives stay',
     async () => (await configs()).BackupsConfigsDelete,
   ),
+  'backups:run': entry(
+    'backups',
+    'Run a configuration now',
+    async () => (await import('./topics/backups-run.ts')).BackupsRun,
+  ),
+  'backups:restore': entry(
+    'backups',
+    'Restore a backup here or on a node',
+    async () => (await import('./topics/backups-restore.ts')).BackupsRestore,
+  ),
   'backups:list': entry('backups', 'List what can be restored', async () => (await runs()).BackupsList),
   'backups:runs': entry('backups', 'List runs, or watch them', async () => (await runs()).BackupsRuns),
   'backups:show': entry('backups', 'Show one run', async () => (await runs()).BackupsShow),
   'backups:log': entry('backups', 'Print what was logged of a run', async () => (await runs()).BackupsLog),
   'backups:cancel': entry('backups', 'End a run', async () => (await runs()).BackupsCancel),
+  'backups:ls': entry('backups', 'List what a backup holds', async () => (await look()).BackupsLs),
+  'backups:cat': entry('backups', 'Write one file of a backup', async () => (await look()).BackupsCat),
+  'backups:diff': entry('backups', 'Compare two backups', async () => (await look()).BackupsDiff),
+  'backups:verify': entry('backups', 'Check a backup whole, or a sample', async () => (await look()).BackupsVerify),
   'backups:forget': entry('backups', 'Apply retention now, or show it', async () => (await runs()).BackupsForget),
   'backups:key:generate': entry(
     'backups',

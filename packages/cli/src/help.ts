@@ -67,6 +67,17 @@ FROM C TO THE KERNEL
 
   The key: 'aegis access keys create', once. The guide: docs/artifacts.md.
 `,
+  backups: `
+A FIRST BACKUP
+  aegis backups configs create etc --source /etc --to file:///var/backups \\
+      --node NODE --schedule @daily --keep-daily 7
+  aegis backups run etc --node NODE --follow
+  aegis backups list
+  aegis nodes trust NODE
+  aegis backups restore latest:etc@NODE --node NODE --target /tmp/etc
+
+  To S3, encrypted, and without Aegis: docs/backups.md.
+`,
 };
 
 const topicText = (topic: string): string => {

@@ -2,9 +2,11 @@ import { randomUUID } from 'node:crypto';
 import { AegisError, isErrorCode } from '@aegis/protocol/errors';
 import type { Api } from '../api/client.ts';
 import { routes } from '../api/routes.ts';
+import { cancelQuietly } from '../api/submitting.ts';
 import { exitStatus } from '../following/exit-status.ts';
 import { interrupts } from '../following/interrupts.ts';
 import { endText } from '../following/raw-sink.ts';
+import { saidError } from '../following/said-error.ts';
 import { followSession } from '../following/session.ts';
 import type { Outcome } from '../following/sink.ts';
 import type { Surroundings } from '../surroundings.ts';
@@ -112,7 +114,7 @@ const tooMuch = ({ mostBytes, node, verb }: RemoteRead): AegisError =>
 /** @throws AegisError unless it succeeded */
 const refuse = ({ executions }: Outcome, stderr: string, { node }: RemoteRead): void => {
   if (exitStatus(executions, false) === 0) return;
-  const said = errorIn(stderr);
+  const said = saidError(stderr);
   if (said) throw said;
   const [execution] = executions;
   const why = execution ? endText(execution) : null;
@@ -122,28 +124,4 @@ const refuse = ({ executions }: Outcome, stderr: string, { node }: RemoteRead): 
     why ??
       `${node} could not be asked (${stderr.trim().slice(0, 500) || 'it said nothing'}). See 'aegis nodes show ${node}'.`,
   );
-};
-
-const isRecord = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null;
-
-const errorIn = (stderr: string): AegisError | null => {
-  for (const line of stderr.split('\n')) {
-    try {
-      const value: unknown = JSON.parse(line);
-      const error = isRecord(value) && isRecord(value.error) ? value.error : {};
-      if (typeof error.code === 'string' && isErrorCode(error.code) && typeof error.message === 'string')
-        return new AegisError(error.code, error.message, { details: isRecord(error.details) ? error.details : {} });
-    } catch {
-      // a word for people
-    }
-  }
-  return null;
-};
-
-const cancelQuietly = async (api: Api, id: string): Promise<void> => {
-  try {
-    await api.call(routes.cancelCommand, { params: { id }, body: {} });
-  } catch {
-    // It has ended meanwhile, or cannot be reached: nobody is left to tell.
-  }
 };

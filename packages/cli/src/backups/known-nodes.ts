@@ -67,13 +67,15 @@ export const readKnownNodes = (path: string): KnownNode[] => {
       throw invalid(path, 'is no file that holds known nodes. Put a file of yours in its place.');
     if ((mode & 0o022) !== 0 || ![0, process.getuid?.()].includes(uid))
       throw invalid(path, `can be written by others, who could have anything restored. Run: chmod 600 ${path}`);
-    return readFileSync(fd, 'utf8')
-      .split('\n')
-      .flatMap((line, at) => nodeOfLine(line, at + 1, path));
+    return nodesOfText(readFileSync(fd, 'utf8'), path);
   } finally {
     closeSync(fd);
   }
 };
+
+/** @throws AegisError config.invalid */
+export const nodesOfText = (text: string, path: string): KnownNode[] =>
+  text.split('\n').flatMap((line, at) => nodeOfLine(line, at + 1, path));
 
 const nodeOfLine = (line: string, number: number, path: string): KnownNode[] => {
   if (line.trim() === '' || line.startsWith('#')) return [];

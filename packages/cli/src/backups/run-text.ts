@@ -2,7 +2,8 @@ import type { Decision, RunLogLine } from '@aegis/protocol/backups/endpoints';
 import type { Run, RunProgress } from '@aegis/protocol/backups/run';
 import { plainText } from '../ui/plain-text.ts';
 import { facts, table } from '../ui/table.ts';
-import { ago, byteCount, duration, took } from '../ui/time.ts';
+import { ago, byteCount, took } from '../ui/time.ts';
+import { amountText, progressOf } from './progress-view.ts';
 import { shortIds } from './run-reference.ts';
 
 /** Runs as people read them. */
@@ -10,32 +11,7 @@ import { shortIds } from './run-reference.ts';
 export const canBeRestored = ({ state, removed_at }: Pick<Run, 'state' | 'removed_at'>): boolean =>
   (state === 'completed' || state === 'completed_with_errors') && removed_at === null;
 
-/** `archiving 41% of 1.1 GiB, 96 MiB/s, 7s left` */
-export const progressText = (progress: RunProgress): string => {
-  const { phase, bytes, bytes_total, bytes_per_sec, files, errors } = progress;
-  const share = shareOf(progress);
-  const amount =
-    share === null || bytes_total === undefined
-      ? byteCount(bytes)
-      : `${Math.floor(share * 100)}% of ${byteCount(bytes_total)}`;
-  const left = leftMs(progress);
-  return [
-    `${phase} ${amount}`,
-    `${files} ${files === 1 ? 'file' : 'files'}`,
-    ...(bytes_per_sec ? [`${byteCount(bytes_per_sec)}/s`] : []),
-    ...(left === null ? [] : [`${duration(left)} left`]),
-    ...(errors > 0 ? [`${errors} ${errors === 1 ? 'error' : 'errors'}`] : []),
-  ].join(', ');
-};
-
-/** How much of it is done, 0 to 1; null while nobody knows how much there is. */
-export const shareOf = ({ bytes, bytes_total }: Pick<RunProgress, 'bytes' | 'bytes_total'>): number | null =>
-  bytes_total === undefined || bytes_total <= 0 ? null : Math.min(1, bytes / bytes_total);
-
-const leftMs = ({ bytes, bytes_total, bytes_per_sec }: RunProgress): number | null =>
-  bytes_total === undefined || !bytes_per_sec || bytes >= bytes_total
-    ? null
-    : ((bytes_total - bytes) / bytes_per_sec) * 1000;
+const progressText = (progress: RunProgress): string => amountText(progressOf(progress));
 
 const noteOf = (run: Run): string => {
   if (run.state === 'running') return run.progress ? progressText(run.progress) : '';

@@ -1,12 +1,12 @@
 /** topics: one class per command: parses, calls the server or a door of server and daemon, prints. Loaded by command-table.ts alone.
  *  Invariant: results on stdout, everything else on stderr, one JSON document (or NDJSON) under --json.
  *  Must not hold what two commands need: that stands in api/, following/ or ui/. */
-import { randomUUID } from 'node:crypto';
-import type { Submission, SubmitAnswer } from '@aegis/protocol/commands/submission';
+import type { SubmitAnswer } from '@aegis/protocol/commands/submission';
 import { AegisError } from '@aegis/protocol/errors';
 import * as Flags from '@oclif/core/flags';
-import { type Api, mayHaveArrived } from '../api/client.ts';
+import type { Api } from '../api/client.ts';
 import { routes } from '../api/routes.ts';
+import { cancelQuietly, submitted } from '../api/submitting.ts';
 import { refuseTokenOnArgv, ServerCommand, serverFlags } from '../base-command.ts';
 import { askOnTerminal } from '../following/ask-terminal.ts';
 import { EXIT, exitStatus } from '../following/exit-status.ts';
@@ -21,8 +21,6 @@ import { submissionFlags, submissionOf } from '../submission-flags.ts';
 import { ReaderGone } from '../ui/output.ts';
 import { plainText } from '../ui/plain-text.ts';
 import { table } from '../ui/table.ts';
-
-const SUBMIT_FOR_MS = 30_000;
 
 export class Submit extends ServerCommand {
   static override description =
@@ -90,32 +88,13 @@ Ctrl-C asks whether to cancel the command or to detach from it (--on-interrupt d
         `Write the command after --: aegis submit --target … -- ${plainText(extra.join(' '))}`,
       );
     const submission = submissionOf(flags, remote, this.around);
-    const body = { ...submission, idempotency_key: submission.idempotency_key ?? randomUUID() };
     return await this.withApi(flags, async (api) => {
-      const answer = await this.submit(api, body);
+      const answer = await submitted(api, submission, this.around);
       if (answer.command_id === null) return await this.showTargets(answer, flags.json);
       if (flags.detach) return flags.json ? await this.printJson(answer) : await this.print(`${answer.command_id}\n`);
       const title = plainText(flags.shell ?? remote?.join(' ') ?? flags.verb ?? '');
       return await this.follow(api, answer, answer.command_id, title, flags);
     });
-  }
-
-  /** Repeated under the same idempotency key when the answer was lost, so that no command is submitted twice. */
-  private async submit(api: Api, body: Partial<Submission>): Promise<SubmitAnswer> {
-    const giveUp = this.around.now() + SUBMIT_FOR_MS;
-    let sent = false;
-    for (let tries = 0; ; tries++) {
-      try {
-        return await api.call(routes.submitCommand, { body });
-      } catch (error) {
-        sent ||= mayHaveArrived(error);
-        const code = error instanceof AegisError ? error.code : null;
-        const again = code === 'http.unavailable' || (sent && code === 'cli.unreachable');
-        if (!again || this.around.now() > giveUp) throw sent ? unknownSubmission(error) : error;
-        const wanted = error instanceof AegisError ? (error.retryAfterSec ?? 0) * 1000 : 0;
-        await this.around.pause(Math.max(Math.min(wanted, 5000), Math.min(2000, 50 * 2 ** tries)));
-      }
-    }
   }
 
   private async showTargets({ targets }: SubmitAnswer, json: boolean): Promise<undefined> {
@@ -207,20 +186,3 @@ Ctrl-C asks whether to cancel the command or to detach from it (--on-interrupt d
     await this.note(`${who}; the command waits until ${expires_at}.`);
   }
 }
-
-const unknownSubmission = (error: unknown): unknown => {
-  if (!(error instanceof AegisError)) return error;
-  return new AegisError(
-    error.code,
-    `${error.message} Whether the command was submitted is unknown; see 'aegis commands list'.`,
-    { cause: error, details: { ...error.details, unknown: true } },
-  );
-};
-
-const cancelQuietly = async (api: Api, id: string): Promise<void> => {
-  try {
-    await api.call(routes.cancelCommand, { params: { id }, body: {} });
-  } catch {
-    // It has ended meanwhile, or cannot be reached: the reader is gone, nobody is left to tell.
-  }
-};
