@@ -187,6 +187,11 @@ export const COMMANDS: Readonly<Record<string, TableEntry>> = {
     async () => (await nodes()).NodesMaintenance,
   ),
   'nodes:retire': entry('fleet', 'Retire a node for good', async () => (await nodes()).NodesRetire),
+  'nodes:logs': entry(
+    'fleet',
+    'Print what a node logged of its backups',
+    async () => (await import('./topics/nodes-logs.ts')).NodesLogs,
+  ),
   'nodes:trust': entry(
     'fleet',
     "Pin a node's keys, for restoring what it backed up",

@@ -57,6 +57,7 @@ export const routes = {
   showRun: route<typeof backups.showRun>('GET', '/api/v1/backups/runs/{id}'),
   cancelRun: route<typeof backups.cancelRun>('POST', '/api/v1/backups/runs/{id}/cancel'),
   runLog: route<typeof backups.runLog>('GET', '/api/v1/backups/runs/{id}/log'),
+  nodeLog: route<typeof backups.nodeLog>('GET', '/api/v1/agents/{id}/logs'),
   runLinks: route<typeof backups.runLinks>('POST', '/api/v1/backups/runs/{id}/links'),
   grantRestore: route<typeof backups.grantRestore>('POST', '/api/v1/backups/runs/{id}/grants'),
   verifyRun: route<typeof backups.verifyRun>('POST', '/api/v1/backups/runs/{id}/verify'),

@@ -251,6 +251,21 @@ export const runLog = endpoint({
   query: z.object({ ...Page }),
   response: z.object({ items: z.array(RunLogLine), next_cursor: NextCursor }),
 });
+/** Of a node outside of any run too (the seed's agents). */
+export const NodeLogLine = z.object({ ...RunLogLine.shape, run_id: z.nullable(z.uuid()) });
+export type NodeLogLine = z.infer<typeof NodeLogLine>;
+export const nodeLog = endpoint({
+  id: 'nodeLog',
+  door: 'api',
+  method: 'GET',
+  path: '/api/v1/agents/{id}/logs',
+  caller: 'viewer',
+  tag,
+  summary: 'What a node logged of its backups, and an agent of itself, oldest first',
+  params: ById,
+  query: z.object({ ...Page }),
+  response: z.object({ items: z.array(NodeLogLine), next_cursor: NextCursor }),
+});
 export const ObjectLink = z.object({
   object: RunObject,
   key: z.string(),
