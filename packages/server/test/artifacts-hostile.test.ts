@@ -17,6 +17,7 @@ import pg from 'pg';
 import { describe, expect, test } from 'vitest';
 import { waitFor } from '../../../test/faults/wait.ts';
 import {
+  blobsOf,
   bundle,
   directivesOf,
   forHost,
@@ -28,15 +29,9 @@ import {
   signatureOf,
 } from './artifacts-support.ts';
 import { STORAGES } from './commands-support.ts';
-import { handClock, startTestServer, type TestServer } from './start-test-server.ts';
+import { handClock, startTestServer } from './start-test-server.ts';
 
 /** What a restored node, a wrong clock, a full disk and refused uploads do to the registry. */
-
-const blobsOf = ({ dataDir }: TestServer): string[] =>
-  readdirSync(join(dataDir, 'blobs'), { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isFile())
-    .map(({ name }) => name)
-    .sort();
 
 test('a refused upload leaves no blob: of a version that is another one, or is one too many', async () => {
   await using server = await startTestServer({ config: { artifacts_max_artifacts: 2 } });

@@ -1,5 +1,3 @@
-import { readdirSync } from 'node:fs';
-import { join } from 'node:path';
 import { revokeKey } from '@aegis/protocol/access/endpoints';
 import {
   artifactBinary,
@@ -12,6 +10,7 @@ import {
 } from '@aegis/protocol/artifacts/endpoints';
 import { describe, expect, test } from 'vitest';
 import {
+  blobsOf,
   bundle,
   directivesOf,
   publish,
@@ -22,15 +21,9 @@ import {
   trustedSignatory,
 } from './artifacts-support.ts';
 import { refusal, STORAGES, sha256 } from './commands-support.ts';
-import { handClock, startTestServer, type TestServer } from './start-test-server.ts';
+import { handClock, startTestServer } from './start-test-server.ts';
 
 /** What is published: taken, refused, listed, handed out, deleted. */
-
-const blobsOf = ({ dataDir }: TestServer): string[] =>
-  readdirSync(join(dataDir, 'blobs'), { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isFile())
-    .map(({ name }) => name)
-    .sort();
 
 describe.each(STORAGES)('%s', (storage) => {
   test('a bundle is stored with what its manifest says; the same bytes again are 200, others are refused', async () => {

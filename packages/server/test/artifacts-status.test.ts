@@ -1,7 +1,6 @@
 import {
   allStatus,
   artifactStatus,
-  assignArtifact,
   postStatus,
   putKernelReport,
   showKernelReport,
@@ -10,17 +9,15 @@ import {
 import type { KernelReport, StatusReport } from '@aegis/protocol/artifacts/status';
 import { pollCommands } from '@aegis/protocol/commands/endpoints';
 import { describe, expect, test } from 'vitest';
-import { directivesOf, forHost, registry } from './artifacts-support.ts';
+import { assign, directivesOf, forHost, registry } from './artifacts-support.ts';
 import { refusal, STORAGES, until } from './commands-support.ts';
-import { type EnrolledNode, handClock, startTestServer, type TestServer } from './start-test-server.ts';
+import { type EnrolledNode, handClock, startTestServer } from './start-test-server.ts';
 
 /** What nodes report of their assignments, and what people see of it. */
 
 const AT = '2026-11-21T00:00:00.000Z';
 const report = (node: EnrolledNode, id: string, fields: Partial<StatusReport>) =>
   node.call(postStatus, { params: { id }, body: { name: 'a', generation: 1, state: 'attached', at: AT, ...fields } });
-const assign = (server: TestServer, artifact_id: string, host_id: string) =>
-  server.as('operator').call(assignArtifact, { params: { artifact_id, host_id }, body: {} });
 
 const attachment = {
   program: 'drop',

@@ -1,11 +1,19 @@
 import { randomBytes, sign } from 'node:crypto';
+import { readdirSync } from 'node:fs';
+import { join } from 'node:path';
 import { completeManifest, packBundle } from '@aegis/archive/bundle/pack';
 import type { Directive } from '@aegis/protocol/access/directive';
 import { type Envelope, openEnvelope, PAYLOAD_TYPES } from '@aegis/protocol/access/dsse';
 import { addKey, showTrust } from '@aegis/protocol/access/endpoints';
 import { generateKeyPair, type KeyPair, keyIdOf, publicKeyFromRaw } from '@aegis/protocol/access/keys';
 import { formatMinisignPublicKey, signMinisign } from '@aegis/protocol/access/minisign';
-import { type Artifact, artifactsForHost, createArtifact } from '@aegis/protocol/artifacts/endpoints';
+import {
+  type Artifact,
+  artifactsForHost,
+  assignArtifact,
+  createArtifact,
+  unassignArtifact,
+} from '@aegis/protocol/artifacts/endpoints';
 import { ManifestSource } from '@aegis/protocol/artifacts/manifest';
 import { trustedCommentOf } from '@aegis/protocol/artifacts/signature';
 import { renewToken as renewTokenEndpoint } from '@aegis/protocol/nodes/endpoints';
@@ -147,3 +155,22 @@ export const drift = async ({ running }: TestServer): Promise<unknown[]> => {
     );
   });
 };
+
+/** The digests of the bundles that it stores. */
+export const blobsOf = ({ dataDir }: TestServer): string[] =>
+  readdirSync(join(dataDir, 'blobs'), { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map(({ name }) => name)
+    .sort();
+
+export const assign = (
+  server: TestServer,
+  artifact_id: string,
+  host_id: string,
+  constants?: Record<string, string | number>,
+) =>
+  server
+    .as('operator')
+    .call(assignArtifact, { params: { artifact_id, host_id }, body: constants === undefined ? {} : { constants } });
+export const unassign = (server: TestServer, artifact_id: string, host_id: string) =>
+  server.as('operator').call(unassignArtifact, { params: { artifact_id, host_id } });
