@@ -11,7 +11,8 @@ import { type Manifest, ManifestSource } from '@aegis/protocol/artifacts/manifes
 import { trustedCommentOf } from '@aegis/protocol/artifacts/signature';
 import type { StatusReport } from '@aegis/protocol/artifacts/status';
 import * as z from 'zod/mini';
-import { Refused, startContractServer } from './contract-server.ts';
+import { startContractServer } from './contract-server.ts';
+import { Refused } from './refused.ts';
 
 /** The contract server with a registry of artifacts: it publishes, signs, assigns and takes reports, and does all of it wrongly on
  *  request. */

@@ -3,21 +3,18 @@ import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import { expect, test } from 'vitest';
 import { createLog } from '../src/platform/log.ts';
-import { startArtifactServer } from './artifact-server.ts';
-import { Refused } from './contract-server.ts';
-import { fakeKernel } from './fake-kernel.ts';
-import { testNode } from './test-node.ts';
+import { artifactStage } from './artifact-stage.ts';
+import { Refused } from './refused.ts';
 import { waitFor } from './wait-for.ts';
 
 /** What a server, a disk or somebody with root's rights may do to a node between two looks: it is told, and the rest goes on. */
 
 test('an answer of thousands of directives that are refused is told in a line each name and reason', async () => {
-  await using server = await startArtifactServer();
-  await using node = testNode(server);
-  const kernel = fakeKernel();
+  await using stage = await artifactStage();
+  const { server } = stage;
   const lines: string[] = [];
   const log = createLog({ level: 'warn', format: 'json' }, (line) => lines.push(line));
-  const daemon = await node.start({ kernelEngine: kernel.engine, log });
+  const daemon = await stage.start({ log });
   const body = server.bodyOf(await server.publish());
   server.give([server.signed(server.directiveOf(body, 3000))]);
   await waitFor('the report', () => server.last()?.state === 'attached');
@@ -39,10 +36,9 @@ test('an answer of thousands of directives that are refused is told in a line ea
 });
 
 test('a row of the journal that cannot be read holds up no other artifact', async () => {
-  await using server = await startArtifactServer();
-  await using node = testNode(server);
-  const kernel = fakeKernel();
-  const first = await node.start({ kernelEngine: kernel.engine });
+  await using stage = await artifactStage();
+  const { server, node, kernel } = stage;
+  const first = await stage.start();
   server.assign(await server.publish({ name: 'broken' }));
   server.assign(await server.publish({ name: 'whole' }));
   await waitFor(
@@ -56,7 +52,7 @@ test('a row of the journal that cannot be read holds up no other artifact', asyn
            UPDATE artifact_reports SET report = substr(report, 5), waiting = 1 WHERE name = 'broken';`);
   db.close();
   kernel.reboot();
-  const second = await node.start({ kernelEngine: kernel.engine });
+  const second = await stage.start();
   await waitFor('the whole one', () => kernel.held.has('whole'));
   await waitFor('the broken one to be told', () => server.last('broken')?.state === 'failed');
   expect(server.last('broken')?.reason?.code).toBe('access.bad_directive');
@@ -70,12 +66,9 @@ test('a row of the journal that cannot be read holds up no other artifact', asyn
 });
 
 test('a folder of bundles that is a link, or another one, is not swept', async () => {
-  await using server = await startArtifactServer();
-  await using node = testNode(server);
-  const kernel = fakeKernel();
-  const first = await node.start({ kernelEngine: kernel.engine });
-  server.assign(await server.publish());
-  await waitFor('the report', () => server.last());
+  await using stage = await artifactStage();
+  const { node, kernel } = stage;
+  const first = await stage.attached();
   await first.close();
   const folder = join(node.dataDir, 'artifacts');
   const elsewhere = join(node.dataDir, 'elsewhere');
@@ -86,22 +79,21 @@ test('a folder of bundles that is a link, or another one, is not swept', async (
   kernel.reboot();
   const lines: string[] = [];
   const log = createLog({ level: 'warn', format: 'json' }, (line) => lines.push(line));
-  const second = await node.start({ kernelEngine: kernel.engine, log });
+  const second = await stage.start({ log });
   await waitFor('it to be told', () => lines.some((line) => line.includes('symbolic link')));
   expect(readdirSync(elsewhere)).toEqual(['precious']);
   await second.close();
   rmSync(folder);
-  await node.start({ kernelEngine: kernel.engine });
+  await stage.start();
   await waitFor('it to be fetched again', () => kernel.held.size === 1);
   expect(existsSync(join(elsewhere, 'precious'))).toBe(true);
 });
 
 test('reports that never get through hold up no others', async () => {
-  await using server = await startArtifactServer();
-  await using node = testNode(server);
-  const kernel = fakeKernel();
+  await using stage = await artifactStage();
+  const { server, kernel } = stage;
   server.refuseReports(new Refused(500, 'http.internal', {}, 'Broken.'), 'bad-');
-  await node.start({ kernelEngine: kernel.engine, random: () => 0 });
+  await stage.start({ random: () => 0 });
   for (const at of [1, 2, 3, 4, 5]) server.assign(await server.publish({ name: `bad-${at}` }));
   await waitFor('these to run', () => kernel.held.size === 5);
   server.assign(await server.publish({ name: 'good' }));

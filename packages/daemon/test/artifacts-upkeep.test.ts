@@ -4,6 +4,7 @@ import { expect, test } from 'vitest';
 import { readAttachments } from '../src/attachments.ts';
 import type { Clock } from '../src/platform/clock.ts';
 import { startArtifactServer } from './artifact-server.ts';
+import { artifactStage } from './artifact-stage.ts';
 import { fakeKernel } from './fake-kernel.ts';
 import { testNode } from './test-node.ts';
 import { waitFor } from './wait-for.ts';
@@ -11,12 +12,9 @@ import { waitFor } from './wait-for.ts';
 /** What goes on beside an artifact's life: what is told and when, what is kept and for how long, and what costs nothing. */
 
 test('attachments are told by the daemon, and from the journal when it is away', async () => {
-  await using server = await startArtifactServer();
-  await using node = testNode(server);
-  const kernel = fakeKernel();
-  const daemon = await node.start({ kernelEngine: kernel.engine });
-  server.assign(await server.publish());
-  await waitFor('the report', () => server.last());
+  await using stage = await artifactStage();
+  const { node } = stage;
+  const daemon = await stage.attached();
   const told = await readAttachments(node.dataDir, { bpffs: node.dataDir });
   expect(told).toMatchObject({
     node: 'web-1',
@@ -41,14 +39,11 @@ test('attachments are told by the daemon, and from the journal when it is away',
 });
 
 test('counters are told when they changed, no more often than artifacts_status_sec', async () => {
-  await using server = await startArtifactServer();
-  await using node = testNode(server);
-  const kernel = fakeKernel();
+  await using stage = await artifactStage();
+  const { server, kernel } = stage;
   let ahead = 0;
   const clock: Clock = { now: () => Date.now(), monotonic: () => performance.now() + ahead };
-  const daemon = await node.start({ clock, kernelEngine: kernel.engine, flags: { artifacts_status_sec: 3600 } });
-  server.assign(await server.publish());
-  await waitFor('the report', () => server.last());
+  const daemon = await stage.attached({ clock, flags: { artifacts_status_sec: 3600 } });
   kernel.counters.runs = 5;
   await daemon.reconcile();
   ahead = 3_600_000;
@@ -58,10 +53,9 @@ test('counters are told when they changed, no more often than artifacts_status_s
 });
 
 test('a restored server with an older revision is read again, and one that names revisions it does not have is not asked in a hurry', async () => {
-  await using server = await startArtifactServer();
-  await using node = testNode(server);
-  const kernel = fakeKernel();
-  await node.start({ kernelEngine: kernel.engine, flags: { poll_wait_sec: 0 } });
+  await using stage = await artifactStage();
+  const { server } = stage;
+  await stage.start({ flags: { poll_wait_sec: 0 } });
   const fetches = () => server.requests.filter((key) => key.endsWith('/v1/desired')).length;
   server.setRevision(9);
   await waitFor('the fetch', () => fetches() === 1);
@@ -133,12 +127,11 @@ test('a tombstone is forgotten once no directive could contradict it, and what i
   const week = 7 * 24 * 3_600_000 + 2 * 3_600_000;
   let ahead = 0;
   const clock: Clock = { now: () => Date.now() + ahead, monotonic: () => performance.now() };
-  await using server = await startArtifactServer();
-  await using node = testNode(server);
-  const kernel = fakeKernel();
+  await using stage = await artifactStage();
+  const { server, kernel } = stage;
   const passed: string[] = [];
   const faults = { at: (name: string) => void passed.push(name) };
-  const first = await node.start({ clock, faults, kernelEngine: kernel.engine });
+  const first = await stage.start({ clock, faults });
   const body = server.assign(await server.publish());
   await waitFor('the report', () => server.last());
   const old = server.signed(server.directiveOf(body, 1));
@@ -154,7 +147,7 @@ test('a tombstone is forgotten once no directive could contradict it, and what i
   await first.close();
   ahead = week;
   // The next artifact has the daemon tidy.
-  await node.start({ clock, kernelEngine: kernel.engine });
+  await stage.start({ clock });
   const times = {
     issued_at: new Date(Date.now() + week).toISOString(),
     expires_at: new Date(Date.now() + week + 1000).toISOString(),
@@ -172,10 +165,9 @@ test('a tombstone is forgotten once no directive could contradict it, and what i
 });
 
 test('a journal without room takes nothing, and everything once there is some', async () => {
-  await using server = await startArtifactServer();
-  await using node = testNode(server);
-  const kernel = fakeKernel();
-  await node.start({ kernelEngine: kernel.engine, random: () => 0, flags: { journal_max_bytes: 1_048_576 } });
+  await using stage = await artifactStage();
+  const { server, kernel } = stage;
+  await stage.start({ random: () => 0, flags: { journal_max_bytes: 1_048_576 } });
   const huge = await server.publish({
     name: 'huge',
     maps: [

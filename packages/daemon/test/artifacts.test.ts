@@ -5,8 +5,9 @@ import { expect, test } from 'vitest';
 import { controlDaemon } from '../src/control.ts';
 import type { Clock } from '../src/platform/clock.ts';
 import { keyEntry, newSigner, startArtifactServer } from './artifact-server.ts';
-import { Refused } from './contract-server.ts';
-import { DeployError, fakeKernel } from './fake-kernel.ts';
+import { artifactStage } from './artifact-stage.ts';
+import { DeployError } from './fake-kernel.ts';
+import { Refused } from './refused.ts';
 import { type TestNode, testNode } from './test-node.ts';
 import { waitFor } from './wait-for.ts';
 
@@ -17,10 +18,9 @@ const bundlesOf = (node: TestNode): string[] => {
 const nameOf = (bytes: Buffer) => `${createHash('sha256').update(bytes).digest('hex')}.tar.zst`;
 
 test('assigned: fetched, verified, applied and reported; unassigned: taken off, and nothing is left', async () => {
-  await using server = await startArtifactServer();
-  await using node = testNode(server);
-  const kernel = fakeKernel();
-  const daemon = await node.start({ kernelEngine: kernel.engine });
+  await using stage = await artifactStage();
+  const { server, node, kernel } = stage;
+  const daemon = await stage.start();
   const published = await server.publish();
   server.assign(published, { constants: { target_ip: '192.0.2.9', magic: 7 } });
   const report = await waitFor('the report', () => server.last());
@@ -65,10 +65,9 @@ test('assigned: fetched, verified, applied and reported; unassigned: taken off, 
 });
 
 test('a new version replaces the old one, a failing one leaves it running and says so, an older digest is a rollback', async () => {
-  await using server = await startArtifactServer();
-  await using node = testNode(server);
-  const kernel = fakeKernel();
-  const daemon = await node.start({ kernelEngine: kernel.engine });
+  await using stage = await artifactStage();
+  const { server, node, kernel } = stage;
+  const daemon = await stage.start();
   const one = await server.publish();
   const two = await server.publish({ version: '2.0.0' }, 'another object');
   const bad = await server.publish({ version: '3.0.0' }, 'a bad object');
@@ -111,31 +110,27 @@ test('a new version replaces the old one, a failing one leaves it running and sa
 });
 
 test('after a reboot everything is attached again from the journal, without the server', async () => {
-  await using server = await startArtifactServer();
-  await using node = testNode(server);
-  const kernel = fakeKernel();
-  const first = await node.start({ kernelEngine: kernel.engine });
+  await using stage = await artifactStage();
+  const { server, kernel } = stage;
+  const first = await stage.start();
   server.assign(await server.publish());
   server.assign(await server.publish({ name: 'count', version: '0.1.0' }, 'a counter'));
   await waitFor('both', () => server.last('count') && server.last());
   await first.close();
   server.refuseAll(503);
   kernel.reboot();
-  await node.start({ kernelEngine: kernel.engine });
+  await stage.start();
   await waitFor('both to be back', () => kernel.held.size === 2);
   expect(server.downloads).toHaveLength(2);
   expect([...kernel.held.values()].map(({ version }) => version).sort()).toEqual(['0.1.0', '1.0.0']);
 });
 
 test('a daemon that comes back finds the kernel as it left it and reports nothing new', async () => {
-  await using server = await startArtifactServer();
-  await using node = testNode(server);
-  const kernel = fakeKernel();
-  const first = await node.start({ kernelEngine: kernel.engine });
-  server.assign(await server.publish());
-  await waitFor('the report', () => server.last());
+  await using stage = await artifactStage();
+  const { server, kernel } = stage;
+  const first = await stage.attached();
   await first.close();
-  const second = await node.start({ kernelEngine: kernel.engine });
+  const second = await stage.start();
   await waitFor('it to be looked at', () => second.status().artifacts.attached === 1);
   await second.reconcile();
   expect(kernel.calls).toEqual(['apply block-icmp@1.0.0']);
@@ -143,28 +138,24 @@ test('a daemon that comes back finds the kernel as it left it and reports nothin
 });
 
 test('what was unassigned while the daemon was away, and after the journal was written, is taken off at its start', async () => {
-  await using server = await startArtifactServer();
-  await using node = testNode(server);
-  const kernel = fakeKernel();
-  const first = await node.start({ kernelEngine: kernel.engine });
-  server.assign(await server.publish());
-  await waitFor('the report', () => server.last());
+  await using stage = await artifactStage();
+  const { server, kernel } = stage;
+  const first = await stage.attached();
   await first.close();
   server.unassign('block-icmp');
   const held = kernel.held.get('block-icmp');
   if (held) kernel.held.set('left-over', held);
-  await node.start({ kernelEngine: kernel.engine });
+  await stage.start();
   await waitFor('it to be off', () => server.last()?.state === 'detached');
   await waitFor('the orphan to be swept', () => kernel.held.size === 0);
   expect(kernel.calls).toContain('sweep left-over');
 });
 
 test('an interface that comes later gets its program at the next tick', async () => {
-  await using server = await startArtifactServer();
-  await using node = testNode(server);
-  const kernel = fakeKernel();
+  await using stage = await artifactStage();
+  const { server, kernel } = stage;
   kernel.absent.add('eth0');
-  const daemon = await node.start({ kernelEngine: kernel.engine, flags: { artifacts_reconcile_sec: 1 } });
+  const daemon = await stage.start({ flags: { artifacts_reconcile_sec: 1 } });
   server.assign(await server.publish());
   expect(await waitFor('the report', () => server.last())).toMatchObject({
     state: 'loaded',
@@ -176,12 +167,9 @@ test('an interface that comes later gets its program at the next tick', async ()
 });
 
 test('drift is reported once with what was found; a foreign removal is repaired at the next tick or when told', async () => {
-  await using server = await startArtifactServer();
-  await using node = testNode(server);
-  const kernel = fakeKernel();
-  await node.start({ kernelEngine: kernel.engine });
-  server.assign(await server.publish());
-  await waitFor('the report', () => server.last());
+  await using stage = await artifactStage();
+  const { server, node, kernel } = stage;
+  await stage.attached();
   kernel.held.clear();
   const drift = { at: new Date().toISOString(), what: 'link_missing', detail: 'block', repaired: true };
   kernel.drift.push(drift);
@@ -196,12 +184,11 @@ test('drift is reported once with what was found; a foreign removal is repaired 
 test('a failure that may pass is tried again, a rejected program only under a new generation', async () => {
   let ahead = 0;
   const clock: Clock = { now: () => Date.now(), monotonic: () => performance.now() + ahead };
-  await using server = await startArtifactServer();
-  await using node = testNode(server);
-  const kernel = fakeKernel();
+  await using stage = await artifactStage();
+  const { server, kernel } = stage;
   kernel.failing.set('block-icmp@1.0.0', new DeployError('artifacts.hook_busy', 'eth0 holds another XDP program'));
   kernel.failing.set('other@1.0.0', new DeployError('artifacts.load_failed', 'rejected'));
-  const daemon = await node.start({ clock, kernelEngine: kernel.engine, random: () => 0 });
+  const daemon = await stage.start({ clock, random: () => 0 });
   server.assign(await server.publish());
   server.assign(await server.publish({ name: 'other' }));
   await waitFor('both to fail', () => server.last('other') && server.last());
@@ -216,10 +203,9 @@ test('a failure that may pass is tried again, a rejected program only under a ne
 });
 
 test('reports wait for a server that is away; only the newest is sent', async () => {
-  await using server = await startArtifactServer();
-  await using node = testNode(server);
-  const kernel = fakeKernel();
-  const first = await node.start({ kernelEngine: kernel.engine, random: () => 0 });
+  await using stage = await artifactStage();
+  const { server, kernel } = stage;
+  const first = await stage.start({ random: () => 0 });
   server.refuseReports(new Refused(503, 'http.unavailable'));
   const one = await server.publish();
   server.assign(one);
@@ -228,16 +214,15 @@ test('reports wait for a server that is away; only the newest is sent', async ()
   await waitFor('the upgrade', () => kernel.held.get('block-icmp')?.version === '1.1.0');
   await first.close();
   server.refuseReports(null);
-  await node.start({ kernelEngine: kernel.engine });
+  await stage.start();
   await waitFor('the report', () => server.last());
   expect(server.reports.map(({ version }) => version)).toEqual(['1.1.0']);
 });
 
 test('a report that the server refuses for good does not hold up the others', async () => {
-  await using server = await startArtifactServer();
-  await using node = testNode(server);
-  const kernel = fakeKernel();
-  await node.start({ kernelEngine: kernel.engine });
+  await using stage = await artifactStage();
+  const { server } = stage;
+  await stage.start();
   server.refuseReports(new Refused(404, 'artifacts.unknown_artifact'));
   server.assign(await server.publish());
   await waitFor('the refused report', () => server.requests.some((key) => key.endsWith('/status')));
@@ -248,10 +233,9 @@ test('a report that the server refuses for good does not hold up the others', as
 });
 
 test('a bundle that somebody changed on disk is not loaded but fetched again', async () => {
-  await using server = await startArtifactServer();
-  await using node = testNode(server);
-  const kernel = fakeKernel();
-  const first = await node.start({ kernelEngine: kernel.engine });
+  await using stage = await artifactStage();
+  const { server, node, kernel } = stage;
+  const first = await stage.start();
   const published = await server.publish();
   server.assign(published);
   await waitFor('the report', () => server.last());
@@ -261,7 +245,7 @@ test('a bundle that somebody changed on disk is not loaded but fetched again', a
   changed[changed.length - 1] = (changed.at(-1) ?? 0) ^ 1;
   writeFileSync(path, changed);
   kernel.reboot();
-  const second = await node.start({ kernelEngine: kernel.engine, random: () => 0 });
+  const second = await stage.start({ random: () => 0 });
   await waitFor('it to be attached', () => kernel.held.size === 1);
   expect(kernel.held.get('block-icmp')?.objects.get('probe.bpf.o')).toBe('an object');
   expect(server.downloads).toHaveLength(2);
@@ -273,19 +257,16 @@ test('a bundle that somebody changed on disk is not loaded but fetched again', a
   symlinkSync(join(node.dataDir, 'elsewhere'), path);
   writeFileSync(join(node.dataDir, 'artifacts', `${'0'.repeat(64)}.1-1.part`), 'half');
   kernel.reboot();
-  await node.start({ kernelEngine: kernel.engine, random: () => 0 });
+  await stage.start({ random: () => 0 });
   await waitFor('it to be attached again', () => kernel.held.size === 1);
   expect(server.downloads).toHaveLength(3);
   expect(bundlesOf(node)).toEqual([nameOf(published.bytes)]);
 });
 
 test('a key that is revoked while its artifact runs: it goes on, says so, and is not loaded again', async () => {
-  await using server = await startArtifactServer();
-  await using node = testNode(server);
-  const kernel = fakeKernel();
-  const daemon = await node.start({ kernelEngine: kernel.engine, flags: { poll_wait_sec: 1 } });
-  server.assign(await server.publish());
-  await waitFor('the report', () => server.last());
+  await using stage = await artifactStage();
+  const { server, kernel } = stage;
+  const daemon = await stage.attached({ flags: { poll_wait_sec: 1 } });
   server.trustKeys([keyEntry(server.signer, 'alice', 'revoked')]);
   await waitFor('it to say so', () => server.last()?.reason);
   expect(server.last()).toMatchObject({
@@ -301,10 +282,9 @@ test('a key that is revoked while its artifact runs: it goes on, says so, and is
 });
 
 test('an artifact whose signer is not known yet is attached as soon as the trust bundle names him', async () => {
-  await using server = await startArtifactServer();
-  await using node = testNode(server);
-  const kernel = fakeKernel();
-  await node.start({ kernelEngine: kernel.engine, flags: { poll_wait_sec: 1 } });
+  await using stage = await artifactStage();
+  const { server } = stage;
+  await stage.start({ flags: { poll_wait_sec: 1 } });
   const bob = newSigner();
   server.assign(await server.publish({}, 'an object', bob));
   await waitFor('the refusal', () => server.last()?.reason?.code === 'artifacts.unknown_signer');
@@ -334,9 +314,8 @@ test('where no eBPF can be loaded the status says what to install, and commands 
 });
 
 test('neither a slow server of artifacts nor a slow load delays commands', async () => {
-  await using server = await startArtifactServer();
-  await using node = testNode(server);
-  const kernel = fakeKernel();
+  await using stage = await artifactStage();
+  const { server, node, kernel } = stage;
   const loading = Promise.withResolvers<void>();
   const engine = async () => {
     const real = await kernel.engine();

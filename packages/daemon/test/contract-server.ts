@@ -7,7 +7,7 @@ import { type Envelope, openEnvelope, PAYLOAD_TYPES } from '@aegis/protocol/acce
 import { formatJoinToken } from '@aegis/protocol/access/join-token';
 import { generateKeyPair, type KeyPair, keyIdOf, publicKeyFromRaw } from '@aegis/protocol/access/keys';
 import { signTrustBundle, type TrustBundle } from '@aegis/protocol/access/trust-bundle';
-import type { Chunk, NextOffsets, PostedReport, Report, ReportResult, RunBody } from '@aegis/protocol/commands/carrier';
+import type { Chunk, PostedReport, Report, RunBody } from '@aegis/protocol/commands/carrier';
 import {
   enrolmentTranscript,
   joinTokenMac,
@@ -15,6 +15,8 @@ import {
   type RegisterInit,
   type RegisterInitAnswer,
 } from '@aegis/protocol/nodes/enrolment';
+import { contractExecutions, type StoredExecution } from './contract-executions.ts';
+import { Refused } from './refused.ts';
 
 /** A server in memory that speaks the node's side of the contract and can be told to lie, forget or refuse. */
 
@@ -24,18 +26,6 @@ export interface Offer {
   execution_id: string;
   attempt: number;
   directive: Envelope;
-}
-
-export interface StoredExecution {
-  id: string;
-  commandId: string;
-  attempt: number;
-  state: string;
-  reports: Report[];
-  output: { stdout: Buffer[]; stderr: Buffer[] };
-  gaps: { stream: 'stdout' | 'stderr'; offset: number; gap: number; reason: string }[];
-  next: NextOffsets;
-  acknowledged: number;
 }
 
 export interface Lies {
@@ -100,7 +90,9 @@ export const startContractServer = async (options: ContractOptions = {}) => {
   >();
   const nodes = new Map<string, { uid: string; key: Buffer; token: string }>();
   let completions = 0;
-  const executions = new Map<string, StoredExecution>();
+  const { executions, know, known, store, storeChunk, takeReport } = contractExecutions((envelope, report) =>
+    signedByNode(envelope, report),
+  );
   const offers = new Map<string, Offer>();
   let wake: (() => void)[] = [];
   const requests: string[] = [];
@@ -216,55 +208,6 @@ export const startContractServer = async (options: ContractOptions = {}) => {
     },
   };
 
-  const known = (id: string): StoredExecution => {
-    const execution = executions.get(id);
-    if (!execution) throw new Refused(404, 'commands.unknown_execution');
-    return execution;
-  };
-  const store = (execution: StoredExecution, stream: 'stdout' | 'stderr', offset: number, bytes: Buffer): void => {
-    const next = execution.next[stream];
-    if (offset > next) throw new Refused(409, 'commands.offset_ahead', { next: execution.next });
-    const fresh = bytes.subarray(Math.min(next - offset, bytes.length));
-    execution.output[stream].push(Buffer.from(fresh));
-    execution.next[stream] += fresh.length;
-  };
-  const storeChunk = (execution: StoredExecution, chunk: Chunk): void => {
-    if ('data' in chunk) {
-      store(execution, chunk.stream, chunk.offset, Buffer.from(chunk.data, chunk.encoding ?? 'utf8'));
-      return;
-    }
-    const next = execution.next[chunk.stream];
-    if (chunk.offset > next) throw new Refused(409, 'commands.offset_ahead', { next: execution.next });
-    const end = chunk.offset + chunk.gap;
-    if (end <= next) return;
-    execution.gaps.push({ stream: chunk.stream, offset: next, gap: end - next, reason: chunk.reason });
-    execution.next[chunk.stream] = end;
-  };
-  const takeReport = (posted: PostedReport): ReportResult => {
-    const { report: envelope, chunks = [], ...report } = posted;
-    const execution = executions.get(report.execution_id ?? '');
-    const id = report.execution_id ?? '';
-    if (!execution)
-      return {
-        execution_id: id,
-        state: 'queued',
-        next: { stdout: 0, stderr: 0 },
-        error: { code: 'commands.unknown_execution', message: 'unknown' },
-      };
-    for (const chunk of chunks) storeChunk(execution, chunk);
-    const { next } = execution;
-    const result = { execution_id: id, state: execution.state as ReportResult['state'], next };
-    if (report.state !== 'running') {
-      if (!envelope || !signedByNode(envelope, report))
-        return { ...result, error: { code: 'access.bad_signature', message: 'bad signature' } };
-      const { output } = report;
-      if (output && (output.stdout.bytes > next.stdout || output.stderr.bytes > next.stderr))
-        return { ...result, error: { code: 'commands.output_incomplete', message: 'incomplete' } };
-    }
-    execution.reports.push(report);
-    if (!FINAL.has(execution.state)) execution.state = report.state;
-    return { ...result, state: execution.state as ReportResult['state'] };
-  };
   const signedByNode = (envelope: Envelope, report: Report): boolean => {
     const keys = new Map([...nodes.values()].map((node) => [keyIdOf(node.key), publicKeyFromRaw(node.key)]));
     const { payload, signedBy } = openEnvelope(envelope, PAYLOAD_TYPES.report, keys);
@@ -361,27 +304,12 @@ export const startContractServer = async (options: ContractOptions = {}) => {
     completions: () => completions,
     nodeKeyId,
     runDirective,
-    /** Makes the server know an execution, without offering it. */
-    know: (commandId: string, attempt = 1, id: string = randomUUID()): StoredExecution => {
-      const execution: StoredExecution = {
-        id,
-        commandId,
-        attempt,
-        state: 'queued',
-        reports: [],
-        output: { stdout: [], stderr: [] },
-        gaps: [],
-        next: { stdout: 0, stderr: 0 },
-        acknowledged: 0,
-      };
-      executions.set(id, execution);
-      return execution;
-    },
+    know,
     offer,
     /** Submits and offers one command. */
     submit(payload: unknown, change: Partial<Directive> = {}, body: Partial<RunBody> = {}): StoredExecution {
       const directive = runDirective(payload, change, body);
-      const execution = this.know(directive.id);
+      const execution = know(directive.id);
       offer({
         kind: 'command.run',
         command_id: directive.id,
@@ -427,18 +355,3 @@ export const startContractServer = async (options: ContractOptions = {}) => {
 };
 
 export type ContractServer = Awaited<ReturnType<typeof startContractServer>>;
-
-const FINAL = new Set(['succeeded', 'failed', 'timed_out', 'cancelled', 'lost', 'refused', 'expired']);
-
-/** Answered as the server's own refusals are. */
-export class Refused extends Error {
-  readonly status: number;
-  readonly code: string;
-  readonly details: Record<string, unknown>;
-  constructor(status: number, code: string, details: Record<string, unknown> = {}, message = code) {
-    super(message);
-    this.status = status;
-    this.code = code;
-    this.details = details;
-  }
-}

@@ -3,9 +3,9 @@ import { join } from 'node:path';
 import type { PresentBody } from '@aegis/protocol/artifacts/assignment';
 import { expect } from 'vitest';
 import type { RunningDaemon } from '../src/daemon.ts';
-import { type ArtifactServer, startArtifactServer } from './artifact-server.ts';
-import { type FakeKernel, fakeKernel } from './fake-kernel.ts';
-import { testNode } from './test-node.ts';
+import type { ArtifactServer } from './artifact-server.ts';
+import { artifactStage } from './artifact-stage.ts';
+import type { FakeKernel } from './fake-kernel.ts';
 import { waitFor } from './wait-for.ts';
 
 /** One daemon that takes everything that is hostile, while generation 5 of `steady` runs on it unharmed. */
@@ -25,14 +25,9 @@ export interface HostileStage extends AsyncDisposable {
 }
 
 export const hostileStage = async (): Promise<HostileStage> => {
-  const server = await startArtifactServer();
-  const node = testNode(server);
-  const kernel = fakeKernel();
-  const daemon = await node.start({
-    kernelEngine: kernel.engine,
-    random: () => 0,
-    flags: { journal_max_artifacts: 60 },
-  });
+  const stage = await artifactStage();
+  const { server, node, kernel } = stage;
+  const daemon = await stage.start({ random: () => 0, flags: { journal_max_artifacts: 60 } });
   const steady = server.bodyOf(await server.publish({ name: 'steady' }));
   server.give([server.signed(server.directiveOf(steady, 5))]);
   await waitFor('the steady one', () => server.last('steady')?.state === 'attached');
@@ -55,9 +50,6 @@ export const hostileStage = async (): Promise<HostileStage> => {
       expect(kernel.calls.slice(calls)).toEqual([]);
       expect([...kernel.held.keys()]).toEqual(['steady']);
     },
-    [Symbol.asyncDispose]: async () => {
-      await node[Symbol.asyncDispose]();
-      await server.close();
-    },
+    [Symbol.asyncDispose]: () => stage[Symbol.asyncDispose](),
   };
 };
