@@ -46,6 +46,19 @@ export interface FleetOptions {
 export const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
 export const aegis = join(root, 'bin', 'aegis');
 
+export const serverArgv = (dataDir: string, port: number, flags: readonly string[] = []): string[] => [
+  ...[aegis, 'server', 'start', '--data-dir', dataDir, '--listen', `127.0.0.1:${port}=all`, '--json'],
+  ...flags,
+];
+
+export const daemonArgv = (
+  { dataDir, server, name }: { dataDir: string; server: string; name: string },
+  flags: readonly string[] = [],
+): string[] => [
+  ...[aegis, 'daemon', 'start', '--data-dir', dataDir, '--server', server, '--name', name, '--json'],
+  ...flags,
+];
+
 /** Only what a program needs: nothing that a person has set may reach it. */
 export const cleanEnv = (home: string, more: Readonly<Record<string, string>> = {}): Record<string, string> => ({
   PATH: process.env.PATH ?? '/usr/bin:/bin',
@@ -70,17 +83,7 @@ export const startFleet = async (options: FleetOptions = {}): Promise<Fleet> => 
   const token = offline('token', '--role', 'admin');
   const server = managedProcess(
     'the server',
-    [
-      aegis,
-      'server',
-      'start',
-      '--data-dir',
-      serverData,
-      '--listen',
-      `127.0.0.1:${port}=all`,
-      '--json',
-      ...(options.serverFlags ?? []),
-    ],
+    serverArgv(serverData, port, options.serverFlags),
     join(folder, 'server.log'),
     { ...env, ...database },
   );
@@ -94,19 +97,7 @@ export const startFleet = async (options: FleetOptions = {}): Promise<Fleet> => 
     mkdirSync(dataDir, { recursive: true, mode: 0o700 });
     const daemon = managedProcess(
       name,
-      [
-        aegis,
-        'daemon',
-        'start',
-        '--data-dir',
-        dataDir,
-        '--server',
-        options.direct ? url : network.url,
-        '--name',
-        name,
-        '--json',
-        ...(options.daemonFlags ?? []),
-      ],
+      daemonArgv({ dataDir, server: options.direct ? url : network.url, name }, options.daemonFlags),
       join(folder, `${name}.log`),
       { ...env, AEGIS_JOIN_TOKEN: joinToken },
     );

@@ -2,7 +2,7 @@ import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type ManagedProcess, managedProcess } from '../faults/process.ts';
-import { aegis, cleanEnv } from './fleet.ts';
+import { aegis, cleanEnv, daemonArgv, serverArgv } from './fleet.ts';
 import { endExecutionsBelow } from './leftovers.ts';
 import { makeNamespaces, type Namespaces, type Outcome } from './namespaces.ts';
 
@@ -36,35 +36,13 @@ export const startNamespaceFleet = async (
   mkdirSync(dataDir, { mode: 0o700 });
   const server = managedProcess(
     'the server',
-    network.node.argv(
-      aegis,
-      'server',
-      'start',
-      '--data-dir',
-      serverData,
-      '--listen',
-      `127.0.0.1:${PORT}=all`,
-      '--json',
-      ...(options.serverFlags ?? []),
-    ),
+    network.node.argv(...serverArgv(serverData, PORT, options.serverFlags)),
     join(folder, 'server.log'),
     base,
   );
   const daemon = managedProcess(
     'the daemon',
-    network.node.argv(
-      aegis,
-      'daemon',
-      'start',
-      '--data-dir',
-      dataDir,
-      '--server',
-      url,
-      '--name',
-      'web-1',
-      '--json',
-      ...(options.daemonFlags ?? []),
-    ),
+    network.node.argv(...daemonArgv({ dataDir, server: url, name: 'web-1' }, options.daemonFlags)),
     join(folder, 'daemon.log'),
     base,
   );
