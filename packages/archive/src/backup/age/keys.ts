@@ -108,7 +108,7 @@ const isLowOrder = (publicKey: KeyObject): boolean =>
   sharedSecret(generateKeyPairSync('x25519').privateKey, publicKey) === null;
 
 const brief = (text: string): string => {
-  const shown = text.slice(0, 24).replace(/[^\x20-\x7e]/g, '?');
+  const shown = text.slice(0, 12).replace(/[^\x20-\x7e]/g, '?');
   return shown.length < text.length ? `${shown}…` : shown;
 };
 const badRecipient = (sentence: string) => new AegisError('backups.bad_recipient', sentence);
