@@ -19,8 +19,8 @@ interface Planned {
   file: string;
   spec: BackupSpec;
   answer: ConfigAnswer;
-  /** There is none of this name yet. */
-  created: boolean;
+  /** Of the configuration that was compared; null: there is none of this name yet. */
+  revision: number | null;
 }
 
 /** Every configuration of every file, compared with the server; nothing is changed. */
@@ -37,12 +37,12 @@ const planOf = async (api: Api, files: readonly string[]): Promise<Planned[]> =>
   const planned: Planned[] = [];
   for (const { file, spec } of wanted) {
     try {
-      const created = !(await exists(api, spec.name));
+      const revision = await revisionOf(api, spec.name);
       const answer = await api.call(routes.putConfig, {
         params: { id: spec.name },
         body: { spec, probe: false, dry_run: true },
       });
-      planned.push({ file, spec, answer, created });
+      planned.push({ file, spec, answer, revision });
     } catch (error) {
       if (!(error instanceof AegisError) || files.length === 1) throw error;
       throw new AegisError(error.code, `${file}: ${error.message}`, { details: error.details, cause: error });
@@ -51,12 +51,11 @@ const planOf = async (api: Api, files: readonly string[]): Promise<Planned[]> =>
   return planned;
 };
 
-const exists = async (api: Api, name: string): Promise<boolean> => {
+const revisionOf = async (api: Api, name: string): Promise<number | null> => {
   try {
-    await api.call(routes.showConfig, { params: { id: name } });
-    return true;
+    return (await api.call(routes.showConfig, { params: { id: name } })).revision;
   } catch (error) {
-    if (error instanceof AegisError && error.code === 'backups.unknown_config') return false;
+    if (error instanceof AegisError && error.code === 'backups.unknown_config') return null;
     throw error;
   }
 };
@@ -97,13 +96,13 @@ Exit code: 0 when all is as the files say, 1 failed, 2 a bad file or wrong usage
 
   private async apply(
     api: Api,
-    { spec, answer, created }: Planned,
+    { spec, answer, revision }: Planned,
     probe: boolean,
     credentials: Credentials | undefined,
   ): Promise<ConfigAnswer> {
     const given = credentials && spec.destination.kind === 's3' ? { credentials } : {};
     if (!answer.changed && !('credentials' in given)) return answer;
-    const condition = created ? {} : { if_revision: answer.config.revision };
+    const condition = revision === null ? {} : { if_revision: revision };
     return await api.call(routes.putConfig, {
       params: { id: spec.name },
       body: { spec, probe, ...condition, ...given },
@@ -117,8 +116,9 @@ Exit code: 0 when all is as the files say, 1 failed, 2 a bad file or wrong usage
   }
 }
 
-const planText = ({ answer, created }: Planned, dryRun: boolean): string => answerText(answer, dryRun, created);
-const planJson = ({ file, answer, created }: Planned) => ({ file, created, ...answer });
+const planText = ({ answer, revision }: Planned, dryRun: boolean): string =>
+  answerText(answer, dryRun, revision === null);
+const planJson = ({ file, answer, revision }: Planned) => ({ file, created: revision === null, ...answer });
 
 const filesOf = (argv: readonly unknown[]): string[] => {
   const files = argv.map(String);
