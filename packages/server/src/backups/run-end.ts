@@ -52,16 +52,14 @@ export const runEndService = (on: {
     const fault = await on.access.check(run, place, objects);
     if (fault !== null) throw new AegisError('backups.upload_mismatch', fault);
   };
-  const refused = async (actor: NodeActor, run: RunRow, end: RunEnd, error: AegisError): Promise<never> => {
-    await on.audit.record({
+  const recordRefusal = (actor: NodeActor, run: RunRow, end: RunEnd, error: AegisError): Promise<void> =>
+    on.audit.record({
       nodeUid: actor.uid,
       runId: run.id,
       action: 'end',
       reason: error.message,
       asked: { state: end.state, attempt: end.attempt, archive_bytes: end.archive_bytes },
     });
-    throw error;
-  };
   /** @throws AegisError backups.unknown_run, run_ended, run_conflict @returns false: it ended so already */
   const mayEnd = (
     run: RunRow | undefined,
@@ -83,9 +81,12 @@ export const runEndService = (on: {
     const stored = mayEnd(before, actor, runId, end, digest);
     if (stored) {
       const place = await on.placeOfRun(before);
-      await prove(before, place, end).catch((error: unknown) => {
-        throw error instanceof AegisError ? refused(actor, before, end, error) : error;
-      });
+      try {
+        await prove(before, place, end);
+      } catch (error) {
+        if (error instanceof AegisError) await recordRefusal(actor, before, end, error);
+        throw error;
+      }
       await runs.write('backups.end', async (tx) => {
         const run = await runs.lock(tx, runId);
         if (!mayEnd(run, actor, runId, end, digest)) return; // the same end came twice at once

@@ -200,7 +200,7 @@ export const runsService = (on: {
         );
       const known = await runs.byId(request.run_id);
       // What has begun goes on under its own terms, whatever has become of the configuration since.
-      const isRepeat = known?.node_uid === actor.uid && known.attempt === request.attempt;
+      const isRepeat = known !== undefined && isRepeated(actor, known, request);
       const config = isRepeat ? null : await termsFor(actor.uid, request);
       const { run, former } = await runs.write('backups.start', async (tx) => {
         const before = await runs.lock(tx, request.run_id);
@@ -208,10 +208,7 @@ export const runsService = (on: {
           if (!config) throw unknownRun(request.run_id);
           return { run: await begin(tx, actor, config, request), former: null };
         }
-        if (before.node_uid !== actor.uid || !isSameRun(before, request)) throw takenRun(request.run_id);
-        if (isFinal(before.state)) throw ended(before);
-        if (request.attempt < before.attempt) throw attemptIs(before, request.attempt);
-        if (request.attempt === before.attempt) {
+        if (isRepeated(actor, before, request)) {
           const change = anew(clock.now());
           await runs.update(tx, before.id, change);
           return { run: { ...before, ...change }, former: null };
@@ -246,8 +243,15 @@ export const runsService = (on: {
 };
 export type RunsService = ReturnType<typeof runsService>;
 
-const isSameRun = (run: RunRow, request: StartRun): boolean =>
-  run.config_id === request.config_id && run.cause === request.trigger;
+/** Whether the request begins what has begun already; false for another attempt.
+ *  @throws AegisError backups.run_conflict, run_ended */
+const isRepeated = (actor: NodeActor, run: RunRow, request: StartRun): boolean => {
+  const isSame = run.node_uid === actor.uid && run.config_id === request.config_id && run.cause === request.trigger;
+  if (!isSame) throw takenRun(request.run_id);
+  if (isFinal(run.state)) throw ended(run);
+  if (request.attempt < run.attempt) throw attemptIs(run, request.attempt);
+  return request.attempt === run.attempt;
+};
 
 /** What was told later counts: requests may overtake one another. */
 const measured = (run: RunRow, progress: RunProgress): Omit<ProgressRow, 'id' | 'heard_at'> => {
