@@ -55,6 +55,20 @@ export const DaemonConfig = z.strictObject({
   artifacts_reconcile_sec: z._default(whole(1, 3600), 15),
   /** Between two reports that say nothing new but counters. */
   artifacts_status_sec: z._default(whole(1, 86_400), 60),
+  /** Backup configurations that may be assigned to this node at once. */
+  backups_max_configs: z._default(whole(1, 1000), 100),
+  /** Backups and restores at once; more wait. */
+  backups_max_concurrent: z._default(whole(1, 100), 2),
+  /** Of an upload in parts, before they grow with the archive. S3 takes none under 5 MiB but the last. */
+  backups_part_bytes: z._default(whole(5 * MIB, 1024 * MIB), 16 * MIB),
+  /** Of one backup on disk that are not uploaded yet. */
+  backups_spool_parts: z._default(whole(1, 64), 4),
+  /** Of one backup on their way at once. */
+  backups_parallel_parts: z._default(whole(1, 16), 3),
+  /** How long a request to S3 that fails is tried again before the attempt has failed. */
+  backups_retry_sec: z._default(whole(1, 86_400), 900),
+  /** How long a request to S3 may stand still. */
+  backups_stall_sec: z._default(whole(1, 3600), 60),
   /** Counts runs and run time of all eBPF programs of the machine, for status reports. */
   bpf_statistics: z._default(toggle, false),
   /** From the first contact to the probe of the kernel, once a boot: at least this, at most twice. */

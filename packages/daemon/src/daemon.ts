@@ -13,13 +13,15 @@ import { directiveVerifier } from './access/verify-directive.ts';
 import type { KernelEngine } from './artifacts/deployment.ts';
 import { type ArtifactsStatus, artifactsService } from './artifacts/service.ts';
 import type { ArtifactView } from './artifacts/view.ts';
+import { type BackupsService, backupsService } from './backups/service.ts';
+import type { BackupsStatus, BackupView } from './backups/view.ts';
 import { desiredLoop } from './channel/desired-loop.ts';
 import { pollCarrier } from './channel/poll-carrier.ts';
 import { accountLookup } from './commands/process-spec.ts';
 import { commandsRepository } from './commands/repository.ts';
 import { type CommandsStatus, commandsService } from './commands/service.ts';
 import type { DaemonConfig } from './config.ts';
-import { serveControl } from './control.ts';
+import { type StreamedRequest, serveControl } from './control.ts';
 import { enrolOnce, tlsTrust, USER_AGENT } from './enrol.ts';
 import { migrations } from './migrations.ts';
 import { gatherFacts } from './nodes/facts.ts';
@@ -71,6 +73,7 @@ export interface DaemonStatus extends CommandsStatus {
   last_error: string | null;
   draining: boolean;
   artifacts: ArtifactsStatus;
+  backups: BackupsStatus;
   journal_bytes: number;
   rss_bytes: number;
 }
@@ -84,6 +87,8 @@ export interface RunningDaemon extends AsyncDisposable {
   undrain(): void;
   /** What artifacts are wished and how they are. */
   attachments(): ArtifactView[];
+  /** What is backed up here, when it runs next and how it ran last. */
+  backups(): Promise<BackupView[]>;
   /** The revision of the desired state that is in the journal. */
   desiredRevision(): number;
   /** Compares artifacts with the kernel now. */
@@ -207,12 +212,35 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
       log,
     });
 
+    const backups = backupsService({
+      dataDir: config.data_dir,
+      node: { uid: identity.uid, name: identity.name },
+      keys,
+      nativeDir: config.native_dir,
+      journal,
+      client,
+      verify: verifier.verifyDesired,
+      limits: {
+        maxConfigs: config.backups_max_configs,
+        maxConcurrent: config.backups_max_concurrent,
+        partBytes: config.backups_part_bytes,
+        spoolParts: config.backups_spool_parts,
+        parallelParts: config.backups_parallel_parts,
+        retryMs: config.backups_retry_sec * 1000,
+        stallMs: config.backups_stall_sec * 1000,
+      },
+      clock,
+      random,
+      faults,
+      log,
+    });
+
     const stopping = new AbortController();
     const desired = desiredLoop({
       client,
       journal,
       refreshTrust: trust.refreshIfNewer,
-      takers: { 'artifacts.assign': artifacts.take },
+      takers: { 'artifacts.assign': artifacts.take, 'backups.config': backups.take },
       backoff: backoff({ random }),
       log,
       signal: stopping.signal,
@@ -237,6 +265,7 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
         draining,
         ...commands.status(),
         artifacts: artifacts.status(),
+        backups: backups.status(),
         journal_bytes: journal.fileBytes(),
         rss_bytes: process.memoryUsage.rss(),
       };
@@ -262,12 +291,15 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
         await artifacts.reconcile();
         return shownAttachments();
       },
+      backups: async () => ({ node: identity.name, uid: identity.uid, configs: await backups.views() }),
+      stream: (request, { write, signal }) => streamBackups(backups, request, write, signal),
     });
     const tidy = (): void => {
       try {
         seen.prune(clock.now());
         commands.tidy();
         artifacts.tidy();
+        backups.tidy();
       } catch (error) {
         log.error({ err: error }, 'cannot tidy the journal, trying again in an hour');
       }
@@ -283,6 +315,7 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
     trust.onChange(artifacts.trustChanged);
     commands.adopt();
     artifacts.start();
+    backups.start();
     tidy();
     carrier.start({
       offers: commands.accept,
@@ -293,6 +326,7 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
       reachable: (reachable) => {
         if (!reachable) return;
         artifacts.reached();
+        backups.reached();
         // Without a bundle in force nothing is obeyed; the server may have one.
         if (trust.signers().size === 0)
           trust.refresh().catch((error: unknown) => log.warn({ err: error }, 'cannot ask for a trust bundle yet'));
@@ -303,10 +337,12 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
     const close = async (): Promise<void> => {
       clearInterval(tidyTimer);
       carrier.endOffers();
+      // Before those who asked for a backup are hung up on: that would cancel it, and it is to go on.
+      const backupsStopped = backups.stop();
       await control.close();
       stopping.abort();
       await desired.stopped();
-      await Promise.all([commands.stop(FLUSH_MS), artifacts.stop()]);
+      await Promise.all([commands.stop(FLUSH_MS), artifacts.stop(), backupsStopped]);
       await carrier.stop();
       for (const one of toClose.reverse()) one();
     };
@@ -321,6 +357,7 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
       drain,
       undrain,
       attachments: artifacts.views,
+      backups: backups.views,
       desiredRevision: desired.held,
       reconcile: artifacts.reconcile,
       prove: journal.prove,
@@ -331,6 +368,17 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
     for (const one of toClose.reverse()) one();
     throw error;
   }
+};
+
+const streamBackups = (
+  backups: BackupsService,
+  request: StreamedRequest,
+  write: (line: unknown) => Promise<void>,
+  asker: AbortSignal,
+): Promise<void> => {
+  if (request.op === 'backup-run') return backups.run(request.config, write, asker);
+  const { op: _op, ...restore } = request;
+  return backups.restore(restore, write, asker);
 };
 
 /** A server that is not there yet is waited for; one that says no is not. */

@@ -83,4 +83,50 @@ export const migrations: readonly Migration[] = [
       ) STRICT;
     `,
   },
+  {
+    version: 4,
+    name: 'backup configurations, runs of them and what was uploaded of those',
+    sql: `
+      CREATE TABLE desired_backups (
+        config_id TEXT PRIMARY KEY,
+        generation INTEGER NOT NULL,
+        present INTEGER NOT NULL,
+        body TEXT NOT NULL,
+        envelope TEXT NOT NULL,
+        issued_at_ms INTEGER NOT NULL,
+        accepted_at_ms INTEGER NOT NULL,
+        scheduled_until_ms INTEGER NOT NULL
+      ) STRICT;
+
+      CREATE TABLE backup_refusals (
+        config_id TEXT PRIMARY KEY,
+        generation INTEGER NOT NULL,
+        code TEXT NOT NULL,
+        message TEXT NOT NULL
+      ) STRICT;
+
+      CREATE TABLE backup_runs (
+        id TEXT PRIMARY KEY,
+        config_id TEXT NOT NULL,
+        stage TEXT NOT NULL,
+        attempt INTEGER NOT NULL,
+        created_at_ms INTEGER NOT NULL,
+        start TEXT NOT NULL,
+        state TEXT NOT NULL,
+        ending TEXT,
+        forget TEXT
+      ) STRICT;
+      CREATE INDEX backup_runs_config ON backup_runs (config_id);
+
+      CREATE TABLE backup_parts (
+        run_id TEXT NOT NULL,
+        object TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        bytes INTEGER NOT NULL,
+        sha256 TEXT NOT NULL,
+        etag TEXT,
+        PRIMARY KEY (run_id, object, number)
+      ) STRICT, WITHOUT ROWID;
+    `,
+  },
 ];

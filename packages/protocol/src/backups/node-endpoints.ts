@@ -199,6 +199,8 @@ export const RestoreSource = z.object({
   run: Run,
   destination: z.union([S3Destination, z.object({ kind: z.literal('file'), path: z.string() })]),
   prefix: z.string(),
+  /** Raw, base64, of the node that signed (`run.node_key` is its id, by which the reader decides): it need not be the reader's own. */
+  node_public_key: z.optional(z.nullable(z.string())),
   /** As in RunGrant. */
   sealed_credentials: z.nullable(z.string()),
 });
