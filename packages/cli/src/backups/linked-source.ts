@@ -16,6 +16,8 @@ export interface Link {
 const SILENCE_MS = 60_000;
 const TRIES = 6;
 const FIRST_PAUSE_MS = 200;
+/** Timeouts and too much at once; 403 is an expired link. */
+const MAY_PASS = new Set([408, 429, 500, 502, 503, 504]);
 const MAX_OBJECT_BYTES = 5 * 1024 ** 4;
 
 const failed = (what: string, cause?: unknown): AegisError =>
@@ -71,7 +73,7 @@ export const linkedSource = async (link: Link, signal?: AbortSignal): Promise<Li
         if (error instanceof NoLink) throw failed('has no address that can be asked', error);
         if (error instanceof AegisError || signal?.aborted || attempt === TRIES) throw asFailure(error);
         anew = error instanceof Refused && error.status === 403;
-        if (anew && attempt > 2) throw asFailure(error);
+        if (error instanceof Refused && !(anew ? attempt < 3 : MAY_PASS.has(error.status))) throw asFailure(error);
         await pause(FIRST_PAUSE_MS * 2 ** (attempt - 1), undefined, signal ? { signal } : {});
       }
     }
@@ -129,7 +131,7 @@ const asFailure = (error: unknown): unknown => {
   return failed(`does not give it (${why})`, error);
 };
 
-/** @throws Refused, or an error that a second try may not meet */
+/** @throws Refused, or AegisError where a second try would meet the same */
 const rangeOf = async (response: IncomingMessage, from: number): Promise<Answer> => {
   const { statusCode = 0, headers } = response;
   const whole = /^bytes (\d+)-\d+\/(\d+)$/.exec(headers['content-range'] ?? '');
@@ -138,5 +140,5 @@ const rangeOf = async (response: IncomingMessage, from: number): Promise<Answer>
   response.destroy();
   // An object of no bytes has no range.
   if (statusCode === 416 && from === 0) throw failed('holds an empty object');
-  throw statusCode === 206 || statusCode === 200 ? new Error('it does not know ranges') : new Refused(statusCode);
+  throw statusCode === 206 || statusCode === 200 ? failed('does not know ranges') : new Refused(statusCode);
 };

@@ -1,6 +1,6 @@
 import { entryText } from '@aegis/archive/backup/manifest/line-text';
 import type { Backup, RestoreProgress, RestoreResult, VerifyResult } from '@aegis/archive/backup/restore/backup';
-import { diff } from '@aegis/archive/backup/restore/open';
+import { diff } from '@aegis/archive/backup/restore/difference';
 import { AegisError } from '@aegis/protocol/errors';
 import type { Output } from '../ui/output.ts';
 import { differenceLine, entryLine, pathJson, pathText } from './entry-text.ts';

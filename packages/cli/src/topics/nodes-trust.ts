@@ -86,6 +86,8 @@ A key that is pinned is never replaced by itself: a machine that registered anew
         `Another node called ${plainText(offered.name)} is known (${namesake.keyId}): this one is not simply new. Compare its key, and give --key-id ${offered.keyId}.`,
       );
     if (flags['accept-new']) return;
+    if (process.stdin.isTTY !== true)
+      throw new AegisError('cli.usage', 'Without a terminal nobody can be asked: give --key-id, or --accept-new.');
     const { output } = this.around;
     await output.err(
       facts([
@@ -94,7 +96,7 @@ A key that is pinned is never replaced by itself: a machine that registered anew
         ['known', namesake && `another ${offered.name}, with the key ${namesake.keyId}`],
       ]),
     );
-    await asked(() => confirmed(output, false, "Is this the key that 'aegis daemon status' shows there?"));
+    await confirmed(output, false, "Is this the key that 'aegis daemon status' shows there?");
   }
 
   private async list(known: readonly KnownNode[], json: boolean): Promise<undefined> {
@@ -130,10 +132,3 @@ const shown = ({ uid, name, keyId, publicKey, sealingKey }: KnownNode) => ({
   public_key: publicKey,
   sealing_key: sealingKey,
 });
-
-/** Without a terminal there are other ways than --yes. */
-const asked = async (question: () => Promise<void>): Promise<void> => {
-  if (process.stdin.isTTY !== true)
-    throw new AegisError('cli.usage', 'Without a terminal nobody can be asked: give --key-id, or --accept-new.');
-  await question();
-};
