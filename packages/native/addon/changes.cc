@@ -64,6 +64,21 @@ Napi::Value linkAt(const Napi::CallbackInfo& info) {
   return answered(info.Env(), linkat(fromDir, from.get(), toDir, to.get(), 0));
 }
 
+// linkFd(fd, toDirFd, to) → 0 | -errno: gives a name to an open file, also one made with O_TMPFILE.
+Napi::Value linkFd(const Napi::CallbackInfo& info) {
+  Arguments given(info);
+  const int fd = given.descriptor(0);
+  const int toDir = given.descriptor(1);
+  Name to;
+  given.name(2, to);
+  if (given.wrong()) return info.Env().Undefined();
+  if (to.error != 0) return failed(info.Env(), to.error);
+  int result = linkat(fd, "", toDir, to.get(), AT_EMPTY_PATH);
+  // Without CAP_DAC_READ_SEARCH the kernel says ENOENT; /proc is the way that linkat(2) names.
+  if (result != 0 && errno == ENOENT) result = linkat(AT_FDCWD, ("/proc/self/fd/" + std::to_string(fd)).c_str(), toDir, to.get(), AT_SYMLINK_FOLLOW);
+  return answered(info.Env(), result);
+}
+
 // renameAt(fromDirFd, from, toDirFd, to, noReplace) → 0 | -errno
 Napi::Value renameAt(const Napi::CallbackInfo& info) {
   Arguments given(info);
@@ -120,7 +135,8 @@ Napi::Value chmodFd(const Napi::CallbackInfo& info) {
   return answered(info.Env(), result);
 }
 
-// utimesAt(dirFd, name, atimeSec, atimeNsec, mtimeSec, mtimeNsec) → 0 | -errno; an empty name means dirFd itself, not with O_PATH.
+// utimesAt(dirFd, name, atimeSec, atimeNsec, mtimeSec, mtimeNsec) → 0 | -errno; an empty name means dirFd itself, also when it
+// was opened with O_PATH.
 Napi::Value utimesAt(const Napi::CallbackInfo& info) {
   Arguments given(info);
   const int dir = given.descriptor(0);
@@ -129,7 +145,13 @@ Napi::Value utimesAt(const Napi::CallbackInfo& info) {
   const std::array<timespec, 2> times{timespec{given.integer(2), static_cast<long>(given.integer(3))}, timespec{given.integer(4), static_cast<long>(given.integer(5))}};
   if (given.wrong()) return info.Env().Undefined();
   if (name.error != 0) return failed(info.Env(), name.error);
-  if (name.text[0] == '\0') return answered(info.Env(), futimens(dir, times.data()));
+  if (name.text[0] == '\0') {
+    int result = futimens(dir, times.data());
+    if (result != 0 && errno == EBADF) result = utimensat(dir, "", times.data(), AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW);
+    // Before Linux 5.8. The kernel resolves it to the very inode, also to a symlink (open(2), O_PATH).
+    if (result != 0 && errno == EINVAL) result = utimensat(AT_FDCWD, ("/proc/self/fd/" + std::to_string(dir)).c_str(), times.data(), 0);
+    return answered(info.Env(), result);
+  }
   return answered(info.Env(), utimensat(dir, name.get(), times.data(), AT_SYMLINK_NOFOLLOW));
 }
 
@@ -140,6 +162,7 @@ void exportChanges(Napi::Env env, Napi::Object exports) {
   exports.Set("mknodAt", Napi::Function::New(env, mknodAt, "mknodAt"));
   exports.Set("symlinkAt", Napi::Function::New(env, symlinkAt, "symlinkAt"));
   exports.Set("linkAt", Napi::Function::New(env, linkAt, "linkAt"));
+  exports.Set("linkFd", Napi::Function::New(env, linkFd, "linkFd"));
   exports.Set("renameAt", Napi::Function::New(env, renameAt, "renameAt"));
   exports.Set("unlinkAt", Napi::Function::New(env, unlinkAt, "unlinkAt"));
   exports.Set("chownAt", Napi::Function::New(env, chownAt, "chownAt"));

@@ -66,6 +66,9 @@ export const nameAt = (listing: Listing, index: number): Buffer =>
 
 export type Xattr = { readonly name: Buffer; readonly value: Buffer };
 
+/** As nanoseconds of a time: leaves it as it is. */
+export const OMIT = 0x3ffffffe;
+
 /** A name in a call that says so may be EMPTY: then the call works on the descriptor itself. */
 export const EMPTY = Buffer.alloc(0);
 
@@ -102,6 +105,8 @@ export type FileCalls = {
   symlinkAt(target: Buffer, dirFd: number, name: Buffer): void;
   /** linkat(2); a symlink is linked itself. */
   linkAt(fromDirFd: number, from: Buffer, toDirFd: number, to: Buffer): void;
+  /** Gives the open file `fd` a name, also one that was made with O_TMPFILE; EEXIST when `to` is there. */
+  linkFd(fd: number, toDirFd: number, to: Buffer): void;
   /** renameat2(2); EEXIST with `noReplace` when `to` is there (EINVAL where the file system has no RENAME_NOREPLACE). */
   renameAt(fromDirFd: number, from: Buffer, toDirFd: number, to: Buffer, options?: { noReplace?: boolean }): void;
   unlinkAt(dirFd: number, name: Buffer, options?: { directory?: boolean }): void;
@@ -109,7 +114,8 @@ export type FileCalls = {
   chownAt(dirFd: number, name: Buffer, uid: number, gid: number): void;
   /** Of an open descriptor, also one opened with OPEN_NAME (then needs /proc). Symlinks have no mode: EOPNOTSUPP. */
   chmodFd(fd: number, mode: number): void;
-  /** Both times, nanoseconds in 0…999,999,999; seconds may be negative. Without following; an EMPTY name is `dirFd` itself (not O_PATH). */
+  /** Both times, nanoseconds in 0…999,999,999 or OMIT; seconds may be negative. Without following; an EMPTY name is `dirFd` itself, O_PATH
+   *  or not. */
   utimesAt(dirFd: number, name: Buffer, times: Times): void;
   /** On an open descriptor, also one opened with OPEN_NAME. */
   setXattr(fd: number, name: Buffer, value: Buffer): void;
@@ -139,6 +145,7 @@ export type FileAddon = {
   mknodAt(dirFd: number, name: Buffer, mode: number, major: number, minor: number): number;
   symlinkAt(target: Buffer, dirFd: number, name: Buffer): number;
   linkAt(fromDirFd: number, from: Buffer, toDirFd: number, to: Buffer): number;
+  linkFd(fd: number, toDirFd: number, to: Buffer): number;
   renameAt(fromDirFd: number, from: Buffer, toDirFd: number, to: Buffer, noReplace: number): number;
   unlinkAt(dirFd: number, name: Buffer, directory: number): number;
   chownAt(dirFd: number, name: Buffer, uid: number, gid: number): number;
@@ -256,6 +263,9 @@ export const fileCalls = (addon: FileAddon = loadAddon()): FileCalls => {
     },
     linkAt(fromDirFd, from, toDirFd, to) {
       checked(addon.linkAt(fromDirFd, from, toDirFd, to), 'linkat', to);
+    },
+    linkFd(fd, toDirFd, to) {
+      checked(addon.linkFd(fd, toDirFd, to), 'linkat', to);
     },
     renameAt(fromDirFd, from, toDirFd, to, { noReplace = false } = {}) {
       checked(addon.renameAt(fromDirFd, from, toDirFd, to, noReplace ? 1 : 0), 'renameat2', to);

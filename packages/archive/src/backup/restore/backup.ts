@@ -6,6 +6,7 @@
 import type { Identity } from '../age/keys.ts';
 import type { ByteSource } from '../bytes.ts';
 import type { Entry, EntryError, ManifestEnd } from '../manifest/lines.ts';
+import type { Statement } from '../statement.ts';
 
 export interface OpenBackupOptions {
   archive: ByteSource;
@@ -21,23 +22,20 @@ export interface OpenBackupOptions {
   signal?: AbortSignal;
 }
 
-/** What the signed statement says (../statement.ts). */
-export interface StatedObject {
-  bytes: number;
-  sha256: string;
-}
-
 /** True for entries that are wanted. */
 export type EntryFilter = (entry: Entry) => boolean;
 
 export interface Backup extends AsyncDisposable {
   /** The statement's payload, verified. */
-  readonly statement: { readonly archive: StatedObject; readonly manifest: StatedObject };
+  readonly statement: Statement;
   /** Key id of the node that signed. */
   readonly signedBy: string;
   /** Fields of the manifest's first line. */
   readonly header: Readonly<Record<string, unknown>>;
   readonly end: ManifestEnd;
+  /** Entries come in the order of their paths, component by component. */
+  readonly sorted: boolean;
+  readonly encrypted: boolean;
   /** Entries in the archive's order, read anew for each call; memory does not grow with their number. */
   entries(filter?: EntryFilter): AsyncIterable<Entry>;
   /** What could not be backed up, or not whole. */
@@ -75,6 +73,8 @@ export interface RestoreOptions {
   progressMs?: number;
   /** Each thing that is done (or, in a dry run, would be done). */
   onEntry?(action: RestoreAction, path: Buffer): void;
+  /** For progress; the process's own by default. Milliseconds. */
+  clock?: { now(): number };
 }
 
 export type RestoreAction = 'restored' | 'skipped' | 'deleted';
@@ -112,6 +112,7 @@ export interface VerifyOptions {
   signal?: AbortSignal;
   onProgress?(progress: RestoreProgress): void;
   progressMs?: number;
+  clock?: { now(): number };
 }
 
 export interface VerifyResult {

@@ -1,0 +1,272 @@
+import { EMPTY, type FileCalls, OPEN_DIRECTORY, OPEN_NAME, STAT_FIELDS } from '@aegis/native/files';
+import { SystemError } from '@aegis/native/system-error';
+import type { Entry } from '../manifest/lines.ts';
+import type { TarEntry } from '../tar-header.ts';
+import type { EntryReader, OpenEntry } from './entry-reader.ts';
+import { nameOf, parentOf } from './path-order.ts';
+import { type Choice, type Identity, isNewer, type Placing } from './placing.ts';
+import { SparseReader } from './sparse-reader.ts';
+import type { Level, TargetTree } from './target-tree.ts';
+
+/** One entry into the target. Content is written as it is proven (small files) or under a temporary name until it is (large ones). */
+
+export type Outcome = 'restored' | 'skipped';
+
+export interface EntryWriterDeps {
+  files: FileCalls;
+  tree: TargetTree;
+  placing: Placing;
+  overwrite: 'never' | 'if-newer' | 'always';
+  /** Device nodes may be made. */
+  devices: boolean;
+  deleteExtra: boolean;
+  /** Reader of an entry that is behind the place where the restore is; closed by the caller of `use`. */
+  again<T>(entry: Entry, use: (reader: EntryReader) => Promise<T>): Promise<T>;
+  /** Paths that hard links name: what is restored of them is remembered. */
+  linkTargets: ReadonlySet<string>;
+  onBytes(count: number): void;
+}
+
+/** Of a first entry that hard links name. */
+interface LinkTarget {
+  entry: Entry;
+  /** What this restore made of it. */
+  placed: { path: Buffer; identity: Identity } | null;
+}
+
+export interface EntryWriter {
+  /** Either at once or, when not all of the entry is in memory, after waiting.
+   *  @throws SystemError, AegisError backups.bad_archive: nothing of it is in the target then */
+  write(entry: Entry, reader: EntryReader): Outcome | Promise<Outcome>;
+  /** What `write` would do, as far as that can be told without the archive; writes nothing. */
+  foresee(entry: Entry): Outcome;
+  /** Of an entry that was not chosen: a hard link may need it. */
+  pass(entry: Entry): void;
+}
+
+export const entryWriter = (deps: EntryWriterDeps): EntryWriter => {
+  const { files, tree, placing } = deps;
+  const links = new Map<string, LinkTarget>();
+  const stat = new Float64Array(STAT_FIELDS);
+
+  const remember = (entry: Entry): void => {
+    if (deps.linkTargets.size === 0 || entry.kind === 'hardlink') return;
+    const key = entry.path.toString('latin1');
+    if (deps.linkTargets.has(key)) links.set(key, { entry, placed: null });
+  };
+  const rememberPlaced = (link: LinkTarget | undefined, path: Buffer, dirFd: number, name: Buffer): void => {
+    if (link) link.placed = { path, identity: placing.identityOf(dirFd, name) };
+  };
+  const linkOf = (path: Buffer): LinkTarget | undefined =>
+    links.size === 0 ? undefined : links.get(path.toString('latin1'));
+
+  /** Completes what was made under a temporary name; the descriptor is closed. */
+  const complete = (at: Place, fd: number, temporary: Buffer, header: TarEntry): Outcome => {
+    try {
+      placing.dress(fd, header, at.path, at.level.inheritsAcl ? 'inherits-acl' : 'clean');
+      rememberPlaced(at.link, at.path, fd, EMPTY);
+    } catch (error) {
+      placing.discard(at.level, temporary);
+      throw error;
+    } finally {
+      files.closeFd(fd);
+    }
+    if (placing.commit(at.level, temporary, at.name, at.choice)) return 'restored';
+    if (at.link) at.link.placed = null;
+    return 'skipped';
+  };
+
+  const writeSmall = (at: Place, header: TarEntry, data: Buffer): Outcome => {
+    const { name: temporary, made: fd } = placing.createFile(at.level);
+    try {
+      const sink = contentSink(files, fd, header);
+      sink.push(data);
+      sink.end();
+    } catch (error) {
+      files.closeFd(fd);
+      placing.discard(at.level, temporary);
+      throw error;
+    }
+    deps.onBytes(data.length);
+    return complete(at, fd, temporary, header);
+  };
+  const writeLarge = async (at: Place, open: OpenEntry, pieces: AsyncIterable<Buffer>): Promise<Outcome> => {
+    const { name: temporary, made: fd } = placing.createFile(at.level);
+    try {
+      const sink = contentSink(files, fd, open.header);
+      for await (const piece of pieces) {
+        sink.push(piece);
+        deps.onBytes(piece.length);
+      }
+      sink.end();
+    } catch (error) {
+      files.closeFd(fd);
+      placing.discard(at.level, temporary);
+      throw error;
+    }
+    return complete(at, fd, temporary, open.header);
+  };
+
+  const makeNode = (at: Place, header: TarEntry, type: number, make: (name: Buffer) => void): Outcome => {
+    const { name: temporary } = placing.withTemporary(make);
+    let fd: number;
+    try {
+      fd = placing.openMade(at.level, temporary, type);
+    } catch (error) {
+      placing.discard(at.level, temporary);
+      throw error;
+    }
+    return complete(at, fd, temporary, header);
+  };
+
+  /** Everything but files with content, directories and hard links. */
+  const writeSpecial = (at: Place, header: TarEntry): Outcome => {
+    const { level } = at;
+    if (header.kind === 'symlink')
+      return makeNode(at, header, TYPES.symlink, (name) => files.symlinkAt(header.target ?? EMPTY, level.fd, name));
+    if (header.kind !== 'fifo' && !deps.devices) throw new SystemError(EPERM, 'mknodat', at.name); // the sentence of it is restore.ts' to say
+    const type = header.kind === 'fifo' ? TYPES.fifo : header.kind === 'block' ? TYPES.block : TYPES.character;
+    return makeNode(at, header, type, (name) =>
+      files.mknodAt(level.fd, name, type | 0o600, header.major, header.minor),
+    );
+  };
+  const writeSocket = (at: Place, entry: Entry): Outcome =>
+    makeNode(at, socketHeader(entry), TYPES.socket, (name) => files.mknodAt(at.level.fd, name, TYPES.socket | 0o600));
+
+  const mayReplace = (entry: Entry, found: Float64Array): boolean =>
+    deps.overwrite === 'always' || (deps.overwrite === 'if-newer' && isNewer(entry.mtime, found));
+
+  /** @param header null in a dry run */
+  const writeDirectory = (entry: Entry, header: TarEntry | null): Outcome => {
+    const level = tree.enter(entry, (found) => mayReplace(entry, found));
+    let mine = level.fresh || level.absent;
+    if (!mine) {
+      files.statAt(level.fd, EMPTY, stat);
+      mine = mayReplace(entry, stat);
+    }
+    const seen = level.finish?.seen ?? (deps.deleteExtra ? new Set<string>() : null);
+    if (mine || seen) level.finish = { header: mine ? header : null, seen };
+    return mine ? 'restored' : 'skipped';
+  };
+
+  const writeLink = (at: Place, entry: Entry): Outcome | Promise<Outcome> => {
+    const link = linkOf(entry.target ?? EMPTY);
+    if (!link) throw new SystemError(ENOENT, 'linkat', at.name);
+    const { placed } = link;
+    if (!placed) {
+      // The first name was not wanted, or left as it was: this one gets the content, and the others are linked to it.
+      return deps.again(link.entry, async (reader) => await writeNode({ ...at, link }, link.entry, reader));
+    }
+    const from = parentOf(placed.path);
+    const shared = from.equals(parentOf(at.path));
+    const fromFd = shared
+      ? at.level.fd
+      : from.length === 0
+        ? tree.targetFd
+        : files.openBeneath(tree.targetFd, from, OPEN_NAME | OPEN_DIRECTORY);
+    let temporary: Buffer;
+    try {
+      temporary = placing.withTemporary((name) => files.linkAt(fromFd, nameOf(placed.path), at.level.fd, name)).name;
+    } finally {
+      if (!shared && from.length > 0) files.closeFd(fromFd);
+    }
+    const made = placing.identityOf(at.level.fd, temporary);
+    if (!isSame(made, placed.identity)) {
+      placing.discard(at.level, temporary);
+      throw new SystemError(ESTALE, 'linkat', at.name);
+    }
+    if (at.choice === 'replace' && isSame(placing.identityOf(at.level.fd, at.name), made)) {
+      placing.discard(at.level, temporary); // a link to it already; a rename would do nothing
+      return 'restored';
+    }
+    return placing.commit(at.level, temporary, at.name, at.choice) ? 'restored' : 'skipped';
+  };
+
+  /** A file with content, or a special one. */
+  const writeNode = (at: Place, entry: Entry, reader: EntryReader): Outcome | Promise<Outcome> => {
+    const now = reader.openNow(entry);
+    if (now)
+      return entry.kind === 'file' ? writeSmall(at, now.header, now.data ?? EMPTY) : writeSpecial(at, now.header);
+    return (async () => {
+      const open = await reader.open(entry);
+      return entry.kind === 'file' ? writeLarge(at, open, reader.pieces(entry, open)) : writeSpecial(at, open.header);
+    })();
+  };
+
+  /** Null: what stands there stays. */
+  const placeOf = (entry: Entry): Place | null => {
+    const level = tree.open(parentOf(entry.path));
+    const name = nameOf(entry.path);
+    level.finish?.seen?.add(name.toString('latin1'));
+    const choice = placing.choose(level, name, entry);
+    return choice === 'skip' ? null : { level, path: entry.path, name, choice, link: linkOf(entry.path) };
+  };
+
+  return {
+    pass: remember,
+    write: (entry, reader) => {
+      remember(entry);
+      if (entry.kind === 'directory') {
+        tree.open(parentOf(entry.path)).finish?.seen?.add(nameOf(entry.path).toString('latin1'));
+        const now = reader.openNow(entry);
+        return now
+          ? writeDirectory(entry, now.header)
+          : reader.open(entry).then(({ header }) => writeDirectory(entry, header));
+      }
+      const at = placeOf(entry);
+      if (!at) return 'skipped';
+      if (entry.kind === 'socket') return writeSocket(at, entry);
+      if (entry.kind !== 'hardlink') return writeNode(at, entry, reader);
+      const now = reader.openNow(entry);
+      return now ? writeLink(at, entry) : reader.open(entry).then(() => writeLink(at, entry));
+    },
+    foresee: (entry) => {
+      if (entry.kind !== 'directory') return placeOf(entry) ? 'restored' : 'skipped';
+      tree.open(parentOf(entry.path)).finish?.seen?.add(nameOf(entry.path).toString('latin1'));
+      return writeDirectory(entry, null);
+    },
+  };
+};
+
+interface Place {
+  level: Level;
+  path: Buffer;
+  name: Buffer;
+  choice: Choice;
+  link: LinkTarget | undefined;
+}
+
+const contentSink = (files: FileCalls, fd: number, { sparseSize }: TarEntry) => {
+  let at = 0;
+  if (sparseSize === undefined)
+    return {
+      push: (piece: Buffer): void => {
+        if (piece.length > 0) files.writeFrom(fd, piece, 0, piece.length, at);
+        at += piece.length;
+      },
+      end: (): void => undefined,
+    };
+  const reader = new SparseReader(sparseSize, (offset, bytes) => files.writeFrom(fd, bytes, 0, bytes.length, offset));
+  return {
+    push: (piece: Buffer): void => reader.push(piece),
+    end: (): void => {
+      reader.end();
+      files.truncateFd(fd, sparseSize);
+    },
+  };
+};
+
+/** A socket is not in the tar: all that there is of it stands in the signed manifest. */
+const socketHeader = ({ path, mode, uid, gid, user, group, mtime }: Entry): TarEntry => {
+  const [sec = '0', nsec = '0'] = mtime.split('.');
+  const time = { mtimeSec: Number(sec), mtimeNsec: Number(nsec) };
+  // Any kind that is not a symlink: what follows looks at nothing else of it.
+  return { path, kind: 'fifo', mode, uid, gid, user, group, ...time, dataBytes: 0, major: 0, minor: 0, xattrs: [] };
+};
+
+const isSame = (a: Identity, b: Identity): boolean => a.device === b.device && a.high === b.high && a.low === b.low;
+
+const TYPES = { fifo: 0o010000, character: 0o020000, block: 0o060000, symlink: 0o120000, socket: 0o140000 } as const;
+const EPERM = 1;
+const ENOENT = 2;
+const ESTALE = 116;

@@ -1,0 +1,187 @@
+import { constants } from 'node:fs';
+import { EMPTY, type FileCalls, OMIT, OPEN_NAME, STAT, STAT_FIELDS } from '@aegis/native/files';
+import { errorCode, SystemError } from '@aegis/native/system-error';
+import { ACL_ACCESS, ACL_DEFAULT } from '../acl-text.ts';
+import type { Entry } from '../manifest/lines.ts';
+import type { TarEntry } from '../tar-header.ts';
+import type { Overwrite } from './backup.ts';
+import type { Level } from './target-tree.ts';
+import { isAcl, type Wishes, wantedMode, wantsXattr } from './wishes.ts';
+
+/** What every kind of entry shares on its way into a folder of the target: whether it may come there, a temporary name, owner, attributes, mode and
+ *  times, and the one rename that gives it its name. */
+
+export type Choice = 'new' | 'replace' | 'replace-tree' | 'skip';
+
+export interface PlacingDeps {
+  files: FileCalls;
+  wishes: Wishes;
+  overwrite: Overwrite;
+  /** A folder may give way to something else. */
+  replaceFolders: boolean;
+  /** Unguessable; made for one restore. */
+  temporaryPrefix: string;
+  /** What could not be set on an entry that is restored all the same. */
+  onFlaw(path: Buffer, code: string, message: string): void;
+  /** Removes a folder with all that is in it. */
+  removeTree(level: Level, name: Buffer): void;
+}
+
+export interface Identity {
+  device: number;
+  high: number;
+  low: number;
+}
+
+export type Placing = ReturnType<typeof placing>;
+
+export const placing = (deps: PlacingDeps) => {
+  const { files, wishes, overwrite } = deps;
+  const stat = new Float64Array(STAT_FIELDS);
+  let count = 0;
+  const temporaryName = (): Buffer => Buffer.from(`${deps.temporaryPrefix}${(count++).toString(36)}`);
+
+  /** @throws SystemError EISDIR where a folder stands that may not go */
+  const choose = (level: Level, name: Buffer, entry: Entry): Choice => {
+    // In a folder of our own nothing is expected; the rename finds out, and replaces nothing.
+    if (level.absent || level.fresh) return 'new';
+    try {
+      files.statAt(level.fd, name, stat);
+    } catch (error) {
+      if (errorCode(error) === 'ENOENT') return 'new';
+      throw error;
+    }
+    if (overwrite === 'never' || (overwrite === 'if-newer' && !isNewer(entry.mtime, stat))) return 'skip';
+    if (((stat[STAT.mode] ?? 0) & S_IFMT) !== S_IFDIR) return 'replace';
+    if (deps.replaceFolders) return 'replace-tree';
+    throw new SystemError(EISDIR, 'renameat2', name);
+  };
+
+  /** A new name in the folder, made by `make`; another one while the name is taken. */
+  const withTemporary = <T>(make: (name: Buffer) => T): { name: Buffer; made: T } => {
+    for (let attempt = 0; ; attempt++) {
+      const name = temporaryName();
+      try {
+        return { name, made: make(name) };
+      } catch (error) {
+        if (errorCode(error) !== 'EEXIST' || attempt === MOST_ATTEMPTS) throw error;
+      }
+    }
+  };
+
+  const discard = (level: Level, name: Buffer): void => {
+    try {
+      files.unlinkAt(level.fd, name);
+    } catch (error) {
+      if (errorCode(error) !== 'ENOENT') throw error;
+    }
+  };
+
+  /** Owner, attributes, mode, times. `before`: what else it may have by now. Of a descriptor, so of the very thing that was made. */
+  const dress = (fd: number, header: TarEntry, path: Buffer, before: 'clean' | 'inherits-acl' | 'used'): void => {
+    const flaw = (what: string, work: () => void): void => {
+      try {
+        work();
+      } catch (error) {
+        if (!(error instanceof SystemError)) throw error;
+        deps.onFlaw(path, error.code, `was restored without ${what}: ${error.message}`);
+      }
+    };
+    if (wishes.owners) flaw('its owner', () => files.chownAt(fd, EMPTY, header.uid, header.gid));
+    if (before === 'inherits-acl') flaw('losing an inherited ACL', () => takeAcls(fd, header));
+    if (before === 'used') flaw('losing attributes that it had', () => takeOthers(fd, header));
+    for (const xattr of header.xattrs)
+      if (wantsXattr(wishes, xattr.name))
+        flaw(isAcl(xattr) ? 'an ACL' : 'an extended attribute', () => files.setXattr(fd, xattr.name, xattr.value));
+    if (header.kind !== 'symlink') flaw('its mode', () => files.chmodFd(fd, wantedMode(wishes, header)));
+    flaw('its time', () => files.utimesAt(fd, EMPTY, timesOf(header)));
+  };
+  const takeAcls = (fd: number, header: TarEntry): void => {
+    for (const name of header.kind === 'directory' ? [ACL_ACCESS, ACL_DEFAULT] : [ACL_ACCESS])
+      try {
+        files.removeXattr(fd, Buffer.from(name));
+      } catch (error) {
+        if (errorCode(error) !== 'ENODATA' && errorCode(error) !== 'EOPNOTSUPP') throw error;
+      }
+  };
+
+  const takeOthers = (fd: number, { xattrs }: TarEntry): void => {
+    for (const { name } of files.getXattrs(fd))
+      if (wantsXattr(wishes, name) && !xattrs.some((one) => one.name.equals(name))) files.removeXattr(fd, name);
+  };
+
+  /** Gives what is complete its name. False when something else took the name meanwhile and stays. */
+  const commit = (level: Level, temporary: Buffer, name: Buffer, choice: Choice): boolean => {
+    try {
+      if (choice === 'replace-tree') deps.removeTree(level, name);
+      if (choice === 'new') renameNew(level, temporary, name);
+      else files.renameAt(level.fd, temporary, level.fd, name);
+      return true;
+    } catch (error) {
+      if (choice === 'new' && errorCode(error) === 'EEXIST' && overwrite === 'always') {
+        files.renameAt(level.fd, temporary, level.fd, name);
+        return true;
+      }
+      discard(level, temporary);
+      if (choice === 'new' && errorCode(error) === 'EEXIST') return false;
+      throw error;
+    }
+  };
+  const renameNew = (level: Level, temporary: Buffer, name: Buffer): void => {
+    try {
+      files.renameAt(level.fd, temporary, level.fd, name, { noReplace: true });
+    } catch (error) {
+      if (errorCode(error) !== 'EINVAL' && errorCode(error) !== 'ENOSYS') throw error;
+      files.linkAt(level.fd, temporary, level.fd, name); // not every file system knows the other way
+      files.unlinkAt(level.fd, temporary);
+    }
+  };
+
+  return {
+    choose,
+    withTemporary,
+    discard,
+    dress,
+    commit,
+    /** An empty file under a temporary name, for the caller alone. */
+    createFile: (level: Level): { name: Buffer; made: number } =>
+      withTemporary((name) => files.openAt(level.fd, name, CREATE, 0o600)),
+    /** What was just made under a temporary name, when it is that still.
+     *  @throws SystemError EEXIST for something that another one put there */
+    openMade: (level: Level, name: Buffer, type: number): number => {
+      const fd = files.openAt(level.fd, name, OPEN_NAME);
+      try {
+        files.statAt(fd, EMPTY, stat);
+        const same = ((stat[STAT.mode] ?? 0) & S_IFMT) === type && stat[STAT.links] === 1;
+        if (!same || stat[STAT.uid] !== process.geteuid?.()) throw new SystemError(EEXIST, 'openat', name);
+        return fd;
+      } catch (error) {
+        files.closeFd(fd);
+        throw error;
+      }
+    },
+    identityOf: (dirFd: number, name: Buffer): Identity => {
+      files.statAt(dirFd, name, stat);
+      return {
+        device: (stat[STAT.devMajor] ?? 0) * 2 ** 32 + (stat[STAT.devMinor] ?? 0),
+        high: stat[STAT.inodeHigh] ?? 0,
+        low: stat[STAT.inodeLow] ?? 0,
+      };
+    },
+  };
+};
+
+export const isNewer = (mtime: string, stat: Float64Array): boolean => {
+  const [sec = '0', nsec = '0'] = mtime.split('.');
+  const difference = Number(sec) - (stat[STAT.mtimeSec] ?? 0);
+  return difference > 0 || (difference === 0 && Number(nsec) > (stat[STAT.mtimeNsec] ?? 0));
+};
+
+export const timesOf = ({ mtimeSec, mtimeNsec }: TarEntry) => ({ atimeSec: 0, atimeNsec: OMIT, mtimeSec, mtimeNsec });
+
+const S_IFMT = 0o170000;
+const S_IFDIR = 0o040000;
+const EEXIST = 17;
+const EISDIR = 21;
+const MOST_ATTEMPTS = 16;
+const CREATE = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
