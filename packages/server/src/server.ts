@@ -242,6 +242,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
   expiryLoop(commands.expiry, stopping.signal, log);
   backups.reconciler.start(stopping.signal);
   backups.loss.start(stopping.signal);
+  backups.sweep.start(stopping.signal);
   presenceLoop(nodes, stopping.signal, log);
   sweepLoop(registrations, clock, stopping.signal, log);
   maintenanceLoop(storage, stopping.signal, log);

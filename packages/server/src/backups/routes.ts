@@ -18,5 +18,6 @@ export const backupsRoutes = (backups: BackupsService): Route[] => {
     route(api.showRun, ({ params }) => listing.show(params.id)),
     route(api.cancelRun, ({ actor, params }) => listing.cancel(actor.name, params.id)),
     route(api.runLog, ({ params, query }) => listing.log(params.id, query)),
+    route(api.nodeLog, ({ params, query }) => listing.nodeLog(params.id, query)),
   ];
 };

@@ -101,6 +101,8 @@ export const runsListing = (on: {
       return shown(after);
     },
     log: async (id: string, query: LogPage) => on.log.ofRun((await find(id)).id, query),
+    /** @throws AegisError nodes.unknown_node */
+    nodeLog: async (node: string, query: LogPage) => on.log.ofNode((await on.nodes.find(node)).uid, query),
 
     /** How each node stands under a configuration. */
     nodesOf: async (

@@ -28,6 +28,7 @@ import { runsService } from './runs.ts';
 import { runsListing } from './runs-listing.ts';
 import { runsPruning } from './runs-pruning.ts';
 import { type RunsRepository, runsRepository } from './runs-repository.ts';
+import { sweepService } from './sweep.ts';
 
 export interface BackupLimits {
   maxConfigs: number;
@@ -148,6 +149,7 @@ export const backupsService = (on: {
       clock,
       log,
     }),
+    sweep: sweepService({ storage, destinations, clock, log }),
     /** Part of the transaction that retires a node, which holds its desired state. */
     nodeRetired: (tx: Tx, uid: string): Promise<void> => retireNode(tx, uid, clock.now()),
   };
