@@ -83,6 +83,11 @@ export type ManifestLine =
   | ({ type: 'end' } & ManifestEnd);
 
 const MAX_SAFE = Number.MAX_SAFE_INTEGER;
+const Text = (most: number) =>
+  z.string().check(
+    z.maxLength(most),
+    z.refine((text) => text.isWellFormed()),
+  );
 const Count = z.int().check(z.minimum(0), z.maximum(MAX_SAFE));
 const Id = z.int().check(z.minimum(0), z.maximum(0xffff_ffff));
 const Sha256 = z.string().check(z.regex(/^[0-9a-f]{64}$/));
@@ -99,8 +104,8 @@ export const EntryLine = z.strictObject({
   mode: z.int().check(z.minimum(0), z.maximum(0o7777)),
   uid: Id,
   gid: Id,
-  user: z.string().check(z.maxLength(1024)),
-  group: z.string().check(z.maxLength(1024)),
+  user: Text(1024),
+  group: Text(1024),
   size: Count,
   mtime: z.string().check(z.regex(/^(?:0|-?[1-9]\d{0,18})\.\d{9}$/)),
   sha256: z.optional(Sha256),
@@ -117,7 +122,7 @@ export const ErrorLine = z.strictObject({
   path: z.optional(z.string()),
   path_b64: z.optional(Base64),
   code: z.string().check(z.regex(/^[A-Za-z0-9_.-]{1,64}$/)),
-  message: z.string().check(z.maxLength(4096)),
+  message: Text(4096),
 });
 /** Pairs of a line at most. */
 export const MAX_FRAMES_OF_LINE = 4096;
