@@ -103,8 +103,11 @@ const GLOBS = [
   'f[o]?',
 ];
 
+const MALFORMED = ['[a', 'a\\', '[]', 'x/[-]/y', '!a/[', '*[b-', '[\xff]'];
+
 const patternOf = (source: string, paths: readonly string[], chance: Chance): string => {
   const { below, pick } = chance;
+  if (below(60) === 0) return pick(MALFORMED);
   const component = (): string => (below(2) ? pick(NAMES).replace(/[\\[*?]/g, '\\$&') : pick(GLOBS));
   const varied = (path: string): string => {
     const parts = path.split('/').map((part) => part.replace(/[\\[*?]/g, '\\$&'));
