@@ -21,8 +21,9 @@ import { type ArtifactsService, artifactsService } from './artifacts/service.ts'
 import { blobSweepLoop } from './artifacts/sweep-loop.ts';
 import { backupsRoutes } from './backups/routes.ts';
 import { backupsNodeRoutes } from './backups/routes-nodes.ts';
-import { accessByKind, folderAccess } from './backups/run-access.ts';
+import { backupsObjectRoutes } from './backups/routes-objects.ts';
 import { type BackupsService, backupsService } from './backups/service.ts';
+import { uploadSweepLoop } from './backups/upload-sweep.ts';
 import { nodeTopic } from './commands/changes.ts';
 import { expiryLoop } from './commands/expiry-loop.ts';
 import { logRoutes } from './commands/routes-logs.ts';
@@ -43,7 +44,7 @@ import { sweepLoop } from './nodes/sweep-loop.ts';
 import { openServerStorage, requireFleetKeys } from './offline.ts';
 import { openBlobs } from './platform/blobs.ts';
 import { processBus } from './platform/bus.ts';
-import { type Clock, isoTime, systemClock } from './platform/clock.ts';
+import { type Clock, systemClock } from './platform/clock.ts';
 import { bodyBudget } from './platform/http/body-budget.ts';
 import { healthRoutes } from './platform/http/health-routes.ts';
 import { type Listener, listen, type Tls } from './platform/http/listener.ts';
@@ -192,10 +193,15 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
       keysOf: nodes.keysOf,
     },
     desired: artifacts.desired,
-    reach: () => ({
-      access: accessByKind(folderAccess),
-      probe: async () => ({ at: isoTime(clock.now()), ok: true, conditional_writes: true, notes: [] }),
-    }),
+    s3: {
+      bounds: {
+        callTimeoutMs: config.backups.s3_timeout_sec * 1000,
+        idleTimeoutMs: config.backups.s3_timeout_sec * 500,
+        connectTimeoutMs: Math.min(10_000, config.backups.s3_timeout_sec * 500),
+        attempts: config.backups.s3_attempts,
+      },
+      sweepOlderThanMs: config.backups.sweep_uploads_after_sec * 1000,
+    },
     forgetFor: async () => [],
     onEnd: () => undefined,
     clock,
@@ -212,6 +218,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
       offlineLostAfterMs: config.backups.offline_lost_after_sec * 1000,
     },
   });
+  undo.defer(() => backups.s3.stores.close());
   nodes.onChange(backups.reconciler.nodeChanged);
   const commands = commandsService({
     storage,
@@ -243,6 +250,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
   backups.reconciler.start(stopping.signal);
   backups.loss.start(stopping.signal);
   backups.sweep.start(stopping.signal);
+  uploadSweepLoop(backups.s3.sweep, config.backups.sweep_uploads_after_sec * 1000, stopping.signal, log);
   presenceLoop(nodes, stopping.signal, log);
   sweepLoop(registrations, clock, stopping.signal, log);
   maintenanceLoop(storage, stopping.signal, log);
@@ -259,6 +267,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     ...artifactsRoutes(artifacts),
     ...backupsRoutes(backups),
     ...backupsNodeRoutes(backups),
+    ...backupsObjectRoutes(backups),
     ...nodeRoutes(commands),
     ...operatorRoutes(commands),
     ...logRoutes(commands),

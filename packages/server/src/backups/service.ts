@@ -10,7 +10,7 @@ import { assignmentChanges } from './assignments.ts';
 import { assignmentsRepository } from './assignments-repository.ts';
 import { auditService } from './audit.ts';
 import { configViews } from './config-views.ts';
-import { configsService, type ProbeDestination } from './configs.ts';
+import { configsService } from './configs.ts';
 import { configsRepository } from './configs-repository.ts';
 import { type CredentialVault, credentialVault, type KeyFile } from './credentials.ts';
 import { type DestinationsRepository, destinationsRepository } from './destinations-repository.ts';
@@ -22,12 +22,12 @@ import { reconciler } from './reconcile.ts';
 import { reportsService } from './reports.ts';
 import { reportsRepository } from './reports-repository.ts';
 import { retireNode } from './retirement.ts';
-import type { RunAccess } from './run-access.ts';
 import { type ForgetFor, runEndService } from './run-end.ts';
 import { runsService } from './runs.ts';
 import { runsListing } from './runs-listing.ts';
 import { runsPruning } from './runs-pruning.ts';
 import { type RunsRepository, runsRepository } from './runs-repository.ts';
+import { type S3Settings, s3Reach } from './s3-reach.ts';
 import { sweepService } from './sweep.ts';
 
 export interface BackupLimits {
@@ -62,8 +62,7 @@ export const backupsService = (on: {
   signer: Signer;
   nodes: NodeDoor;
   desired: DesiredDoor;
-  /** What the way to S3 is made of. */
-  reach: (parts: BackupParts) => { access: RunAccess; probe: ProbeDestination };
+  s3: S3Settings;
   forgetFor: ForgetFor;
   /** After each end of a run, a loss too. Must not throw. */
   onEnd: (runId: string) => void;
@@ -81,7 +80,8 @@ export const backupsService = (on: {
   const vault = credentialVault(on.dataDir, on.keyFile);
   const audit = auditService({ storage, clock, newId, log });
   const parts: BackupParts = { storage, runs, destinations, vault, audit, nodes, clock, newId, log };
-  const { access, probe } = on.reach(parts);
+  const s3 = s3Reach(parts, on.s3);
+  const { access, probe } = s3;
   const inTurn = oneAtATime();
   const lines = logService({
     storage,
@@ -111,6 +111,7 @@ export const backupsService = (on: {
   });
   return {
     parts,
+    s3,
     lines,
     configs: configsService({
       configs,

@@ -1,6 +1,21 @@
 import type { WantedRequest } from '@aegis/protocol/backups/node-endpoints';
 import { objectNames, type RunObject } from '@aegis/protocol/backups/run';
 import { EMPTY_SHA256, UNSIGNED_PAYLOAD } from './s3/sigv4.ts';
+import {
+  CHECKSUMS,
+  checkHeaders,
+  checkOperation,
+  checkQueryNames,
+  LIST_QUERY,
+  onlyHeaders,
+  onlyQuery,
+  PART_QUERY,
+  READ_HEADERS,
+  Refusal,
+  refuse,
+  UPLOAD_HEADERS,
+} from './signing-fields.ts';
+import type { Written } from './written.ts';
 
 /** Which requests to S3 the server signs for a node: the policy alone, pure. Whatever is not listed here is refused, with a sentence of its
  *  own. What is allowed is made anew of its parts: nothing that a node wrote goes into a signature unseen. */
@@ -31,12 +46,6 @@ export interface WritingFacts {
   uploads: ReadonlyMap<string, { key: string; closed: boolean }>;
   written: Written;
 }
-/** Bytes that were signed for, by slot: a part that is sent again counts once, with its greatest length. */
-export interface Written {
-  readonly total: number;
-  of(slot: string): number;
-}
-
 export type RequestKind = 'put' | 'part' | 'get' | 'head' | 'list';
 export interface AllowedRequest {
   kind: RequestKind;
@@ -60,12 +69,6 @@ const MAX_KEY_BYTES = 1024;
 /** Of every key that the server makes. Nothing in it is encoded, so that no one reads a key otherwise than we do. */
 const KEY = /^[A-Za-z0-9!_.*'()=/-]+$/;
 const SHA256 = /^[0-9a-f]{64}$/;
-
-/** Thrown and caught in this file alone. */
-class Refusal extends Error {}
-const refuse = (sentence: string): never => {
-  throw new Refusal(sentence);
-};
 
 export const allow = (wanted: WantedRequest, facts: SigningFacts, now: number): Verdict => {
   try {
@@ -110,120 +113,6 @@ const checkPayload = ({ payload_sha256: hash, method, content_length: length }: 
   if (length !== 0) refuse('A request that only reads has no body.');
   if (hash !== EMPTY_SHA256 && hash !== UNSIGNED_PAYLOAD)
     refuse('The payload hash of a request without a body is wrong.');
-};
-
-const FORBIDDEN_QUERY: Readonly<Record<string, string>> = {
-  acl: 'Access lists are neither read nor changed.',
-  tagging: 'Tags are neither read nor changed.',
-  retention: 'Object lock is set by the server alone.',
-  'legal-hold': 'Object lock is set by the server alone.',
-  'object-lock': 'Object lock is set by the server alone.',
-  uploads: 'Multipart uploads are opened and listed by the server: ask it to open one for the run.',
-  versionId: 'Versions of objects are neither read nor changed.',
-  versions: 'Versions of objects are neither read nor changed.',
-  delete: 'Nodes do not delete: retention does, on the server.',
-  policy: 'The settings of a bucket are neither read nor changed.',
-  torrent: 'Only the object itself is read.',
-  restore: 'Objects are brought back from an archive tier by an operator.',
-  select: 'Only the object itself is read.',
-};
-const PART_QUERY = ['uploadId', 'partNumber'];
-const LIST_QUERY = ['list-type', 'prefix', 'delimiter', 'max-keys', 'continuation-token', 'encoding-type'];
-const QUERY = new Set([...PART_QUERY, ...LIST_QUERY, 'x-id']);
-
-const checkQueryNames = ({ query }: WantedRequest): ReadonlyMap<string, string> => {
-  const names = new Map(Object.entries(query));
-  for (const [name, value] of names) {
-    if (name.toLowerCase().startsWith('x-amz-'))
-      refuse('Parameters of signatures and headers in the query are refused.');
-    if (name.startsWith('response-')) refuse('Headers of the answer cannot be chosen.');
-    const why = Object.hasOwn(FORBIDDEN_QUERY, name) ? FORBIDDEN_QUERY[name] : undefined;
-    if (why !== undefined) refuse(why);
-    if (!QUERY.has(name)) refuse('The request has a query parameter that is not on the list of those allowed.');
-    if (!value.isWellFormed() || /\p{Cc}/u.test(value))
-      refuse('A query parameter holds characters that do not belong there.');
-  }
-  return names;
-};
-/** The operation's name, that the SDK adds to its addresses. */
-const checkOperation = (query: ReadonlyMap<string, string>, operation: string): [string, string][] => {
-  const id = query.get('x-id');
-  if (id === undefined) return [];
-  return id === operation
-    ? [['x-id', operation]]
-    : refuse(`The parameter x-id names another operation than ${operation}.`);
-};
-const onlyQuery = (query: ReadonlyMap<string, string>, ...names: string[]): void => {
-  for (const name of query.keys())
-    if (name !== 'x-id' && !names.includes(name))
-      refuse('The request has a query parameter that does not belong to its operation.');
-};
-
-const BASE64 = (bytes: number): RegExp => {
-  const whole = Math.floor(bytes / 3) * 4;
-  const rest = bytes % 3;
-  return new RegExp(
-    `^[A-Za-z0-9+/]{${whole}}${rest === 1 ? '[A-Za-z0-9+/]{2}==' : rest === 2 ? '[A-Za-z0-9+/]{3}=' : ''}$`,
-  );
-};
-const CHECKSUMS: Readonly<Record<string, RegExp>> = {
-  'content-md5': BASE64(16),
-  'x-amz-checksum-crc32': BASE64(4),
-  'x-amz-checksum-crc32c': BASE64(4),
-  'x-amz-checksum-crc64nvme': BASE64(8),
-  'x-amz-checksum-sha1': BASE64(20),
-  'x-amz-checksum-sha256': BASE64(32),
-};
-const UPLOAD_HEADERS: Readonly<Record<string, RegExp>> = {
-  ...CHECKSUMS,
-  'x-amz-sdk-checksum-algorithm': /^(?:CRC32|CRC32C|CRC64NVME|SHA1|SHA256)$/,
-  'content-type': /^application\/octet-stream$/,
-};
-const READ_HEADERS: Readonly<Record<string, RegExp>> = {
-  range: /^bytes=(?:\d{1,15}-\d{0,15}|-\d{1,15})$/,
-  'if-match': /^"[\x21\x23-\x7e]{1,128}"$/,
-  'x-amz-checksum-mode': /^ENABLED$/,
-};
-const FORBIDDEN_HEADERS: readonly (readonly [RegExp, string])[] = [
-  [
-    /^(?:host|x-amz-date|date|x-amz-content-sha256|authorization|x-amz-security-token|content-length)$/,
-    'The server itself sets host, date, length, payload hash and authorization.',
-  ],
-  [/^x-amz-copy-source/, 'Objects are not copied.'],
-  [/^x-amz-(?:acl|grant-)/, 'Access lists are neither read nor changed.'],
-  [/^x-amz-tagging/, 'Tags are neither read nor changed.'],
-  [/^x-amz-(?:object-lock-|bypass-governance)/, 'Object lock is set by the server alone.'],
-  [/^x-amz-storage-class$/, "The storage class is the destination's, and set by the server."],
-  [/^x-amz-server-side-encryption/, "Encryption at the server's side is the bucket's own matter."],
-  [/^x-amz-meta-/, 'Objects have no metadata of their own.'],
-  [/^x-amz-website-redirect/, 'Objects do not redirect.'],
-  [
-    /^(?:x-amz-trailer|x-amz-decoded-content-length|content-encoding|transfer-encoding|trailer)$/,
-    'Bodies are sent as they are, without chunks or trailers.',
-  ],
-  [/^x-amz-(?:request-payer|expected-bucket-owner|mfa)$/, 'Whose bucket it is, is not to be said by a node.'],
-];
-const checkHeaders = ({ headers }: WantedRequest): ReadonlyMap<string, string> => {
-  const names = new Map(Object.entries(headers));
-  for (const [name, value] of names) {
-    if (name !== name.toLowerCase()) refuse('Names of headers are to be in lower case.');
-    for (const [forbidden, why] of FORBIDDEN_HEADERS) if (forbidden.test(name)) refuse(why);
-    // A line break would begin another header, or another line of what is signed.
-    if (!/^[\x20-\x7e]*$/.test(value) || value !== value.trim())
-      refuse('A header holds characters that do not belong there.');
-  }
-  return names;
-};
-const onlyHeaders = (
-  headers: ReadonlyMap<string, string>,
-  allowed: Readonly<Record<string, RegExp>>,
-): Record<string, string> => {
-  for (const [name, value] of headers) {
-    const pattern = Object.hasOwn(allowed, name) ? allowed[name] : undefined;
-    if (pattern === undefined) return refuse('The request has a header that is not on the list of those allowed.');
-    if (!pattern.test(value)) return refuse(`The header ${name} does not have a value that is allowed.`);
-  }
-  return Object.fromEntries(headers);
 };
 
 const checkKey = (key: string): string => {
@@ -405,25 +294,4 @@ const checkLockChecksum = (wanted: WantedRequest, headers: Record<string, string
   if (!facts.objectLock || wanted.payload_sha256 !== UNSIGNED_PAYLOAD) return;
   if (!Object.keys(CHECKSUMS).some((name) => headers[name] !== undefined))
     refuse('Objects that are to be locked need a checksum: send the SHA-256 of the body, or content-md5.');
-};
-
-/** `Written` for one run. */
-export interface WrittenCounter extends Written {
-  add(slot: string, bytes: number): void;
-}
-export const writtenCounter = (): WrittenCounter => {
-  const slots = new Map<string, number>();
-  let total = 0;
-  return {
-    get total() {
-      return total;
-    },
-    of: (slot) => slots.get(slot) ?? 0,
-    add: (slot, bytes) => {
-      const before = slots.get(slot) ?? 0;
-      if (bytes <= before) return;
-      slots.set(slot, bytes);
-      total += bytes - before;
-    },
-  };
 };

@@ -91,8 +91,14 @@ export const handlerOptions = (
 ): NonNullable<S3ClientConfig['requestHandler']> => ({
   connectionTimeout: connectTimeoutMs,
   socketTimeout: idleTimeoutMs,
-  httpAgent: new HttpAgent({ keepAlive: true, maxSockets }),
-  httpsAgent: new HttpsAgent({ keepAlive: true, maxSockets, ...(ca === undefined ? {} : { ca }) }),
+  // `timeout`: connections that nobody uses end then.
+  httpAgent: new HttpAgent({ keepAlive: true, maxSockets, timeout: idleTimeoutMs }),
+  httpsAgent: new HttpsAgent({
+    keepAlive: true,
+    maxSockets,
+    timeout: idleTimeoutMs,
+    ...(ca === undefined ? {} : { ca }),
+  }),
 });
 
 /** The SDK reads an answer whole before it parses it: one without end must not fill the memory. Objects are streams, whose reader counts. */

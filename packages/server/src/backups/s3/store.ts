@@ -68,12 +68,12 @@ export const s3Store = (destination: S3Destination, credentials: Credentials | n
     }
   };
 
+  const lockMode = destination.object_lock_mode === 'compliance' ? ('COMPLIANCE' as const) : ('GOVERNANCE' as const);
   const lock = (lockedUntil: number | null) =>
     destination.object_lock_days === undefined || lockedUntil === null
       ? {}
       : {
-          ObjectLockMode:
-            destination.object_lock_mode === 'compliance' ? ('COMPLIANCE' as const) : ('GOVERNANCE' as const),
+          ObjectLockMode: lockMode,
           ObjectLockRetainUntilDate: new Date(lockedUntil),
         };
   const storage = () =>
@@ -336,9 +336,47 @@ export const s3Store = (destination: S3Destination, credentials: Credentials | n
     /** A link for one request, with nothing signed but the host: for whoever holds it, until it expires. */
     presign: async (method: 'GET' | 'PUT', key: string, expiresSec: number): Promise<Link> =>
       signer.link(method, key, await ownCredentials('Signing'), expiresSec, options.clock.now()),
-    /** For what is not listed here (probe.ts). */
-    call,
-    ownCredentials,
+    /** What `get` gave, with failures of the transfer said as those of a call. */
+    chunks: async function* (body: Readable): AsyncGenerator<Buffer, void, undefined> {
+      try {
+        yield* body as AsyncIterable<Buffer>;
+      } catch (error) {
+        throw s3Failure(error, 'Reading an object', destination);
+      }
+    },
+    hasObjectLock: async (): Promise<boolean> => {
+      try {
+        return await call("Reading the bucket's object lock", async ({ send, sdk }, abortSignal) => {
+          const { ObjectLockConfiguration } = await send(new sdk.GetObjectLockConfigurationCommand({ Bucket }), {
+            abortSignal,
+          });
+          return ObjectLockConfiguration?.ObjectLockEnabled === 'Enabled';
+        });
+      } catch (error) {
+        if (goneDetails(error)) return false;
+        throw error;
+      }
+    },
+    /** Locks an object until then at least. Some servers forget the lock that an upload in parts was opened with. */
+    ensureLocked: async (key: string, until: number): Promise<void> => {
+      const held = await call('Reading the lock of an object', async ({ send, sdk }, abortSignal) => {
+        const { ObjectLockRetainUntilDate } = await send(new sdk.HeadObjectCommand({ Bucket, Key: key }), {
+          abortSignal,
+        });
+        return ObjectLockRetainUntilDate?.getTime() ?? 0;
+      });
+      if (held >= until) return;
+      await call('Locking an object', ({ send, sdk }, abortSignal) =>
+        send(
+          new sdk.PutObjectRetentionCommand({
+            Bucket,
+            Key: key,
+            Retention: { Mode: lockMode, RetainUntilDate: new Date(until) },
+          }),
+          { abortSignal },
+        ),
+      );
+    },
     bounds,
     close: async (): Promise<void> => {
       if (opening) (await opening.catch(() => null))?.client.destroy();
