@@ -1,5 +1,6 @@
 import { Envelope, openEnvelope, PAYLOAD_TYPES, signEnvelope } from '@aegis/protocol/access/dsse';
 import { type KeyPair, publicKeyFromRaw } from '@aegis/protocol/access/keys';
+import { parseStrictJson } from '@aegis/protocol/access/strict-json';
 import { RunTotals } from '@aegis/protocol/backups/run';
 import { AegisError } from '@aegis/protocol/errors';
 import * as z from 'zod/mini';
@@ -63,7 +64,7 @@ export const openStatement = (
     );
   }
   try {
-    return { statement: z.parse(Statement, JSON.parse(payload.toString('utf8'))), signedBy: signer };
+    return { statement: z.parse(Statement, parseStrictJson(payload.toString('utf8'))), signedBy: signer };
   } catch {
     throw bad('what its node signed is not a statement of a version that is known here');
   }
@@ -71,7 +72,7 @@ export const openStatement = (
 
 const envelopeIn = (bytes: Buffer): Envelope => {
   try {
-    return z.parse(Envelope, JSON.parse(bytes.toString('utf8')));
+    return z.parse(Envelope, parseStrictJson(bytes.toString('utf8')));
   } catch {
     throw bad('statement.json is not a DSSE envelope');
   }
