@@ -11,7 +11,7 @@ import { AegisError } from '@aegis/protocol/errors';
 import { type FaultPoints, noFaultPoints } from '@aegis/protocol/fault-points';
 import { ageEncrypter } from './age/encrypt.ts';
 import { entryArchiver } from './archive-entry.ts';
-import type { ByteSink } from './bytes.ts';
+import { type ByteSink, release } from './bytes.ts';
 import { frameWriter } from './frames.ts';
 import { hardLinks } from './hard-links.ts';
 import { manifestWriter } from './manifest/write.ts';
@@ -45,7 +45,7 @@ export interface CreateOptions {
   clock: { now(): number };
   /** For the progress: what is known from the last run, or `count` to look at everything first (which takes a tenth of the run). */
   estimate?: { files: number; bytes: number } | 'count';
-  /** Frames of 4 MiB that are packed at a time, each three times as much memory. Default: processors and two. */
+  /** Frames of 4 MiB that are packed at a time, each three times as much memory. Default: processors and one. */
   framesAhead?: number;
   owners?: Owners;
   files?: FileCalls;
@@ -94,7 +94,7 @@ export const createArchive = async (options: CreateOptions): Promise<CreateResul
   const framed: [tarBytes: number, packedBytes: number][] = [];
   const frames = frameWriter({
     level: options.level,
-    ahead: options.framesAhead ?? availableParallelism() + 2,
+    ahead: options.framesAhead ?? availableParallelism() + 1,
     write: async (packed, tarBytes) => {
       await output.push(packed);
       framed.push([tarBytes, packed.length]);
@@ -170,6 +170,7 @@ const archiveOutput = (
       hash.update(piece);
       counts.archiveBytes += piece.length;
       await archive.write(piece);
+      if (age) release(piece);
     }
   };
   return {

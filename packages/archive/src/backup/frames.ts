@@ -1,6 +1,7 @@
 import { setImmediate } from 'node:timers/promises';
-import { promisify } from 'node:util';
-import { constants, zstdCompress } from 'node:zlib';
+import { constants, createZstdCompress } from 'node:zlib';
+import { release } from './bytes.ts';
+import { measureFrame } from './zstd/read-frames.ts';
 
 /** The tar of a backup, packed: independent zstd frames of 4 MiB of tar each (the last one has less), with content size and checksum. Several are
  *  packed at once in libuv's thread pool and leave in order. Independent, because zstd's own threads crash Node.js 24's stream
@@ -9,7 +10,6 @@ import { constants, zstdCompress } from 'node:zlib';
 export const FRAME_BYTES = 4 * 1024 * 1024;
 /** ZSTD_compressBound of a frame: with room for it, zstd packs in one call, into one buffer. */
 const PACKED_BYTES = FRAME_BYTES + FRAME_BYTES / 256 + 64;
-const packing = promisify(zstdCompress);
 
 export interface FrameWriter {
   /** The frame that is being filled, so that files are read right into it: at `at`, at most `room()` bytes, told by `advance`.
@@ -36,7 +36,7 @@ export interface FrameOptions {
   level: number;
   /** Frames under way, beside the one that is filled: memory is about three times 4 MiB for each. */
   ahead: number;
-  /** One packed frame, in order. */
+  /** One packed frame, in order. Its memory is gone when the promise resolves. */
   write(packed: Buffer, tarBytes: number): Promise<void>;
 }
 
@@ -58,6 +58,7 @@ export const frameWriter = ({ level, ahead, write }: FrameOptions): FrameWriter 
       try {
         const [frame] = await Promise.all([packed, turn]);
         await write(frame, bytes);
+        release(frame);
       } finally {
         await packed.catch(() => undefined); // not before the thread pool lets go of it
         free.push(filled);
@@ -122,14 +123,33 @@ export const frameWriter = ({ level, ahead, write }: FrameOptions): FrameWriter 
   };
 };
 
+/** One write that ends the frame, with room for all that may come: zstd then packs from our buffer into the one that is handed out. `zstdCompress` of
+ *  node:zlib ends a frame by a second call, and copies both results together, which takes a seventh more. */
 export const packFrame = (tar: Buffer, level: number): Promise<Buffer> =>
-  packing(tar, {
-    chunkSize: PACKED_BYTES,
-    pledgedSrcSize: tar.length,
-    params: {
-      [constants.ZSTD_c_compressionLevel]: level,
-      [constants.ZSTD_c_contentSizeFlag]: 1,
-      [constants.ZSTD_c_checksumFlag]: 1,
-      [constants.ZSTD_c_nbWorkers]: 0,
-    },
+  new Promise((resolve, reject) => {
+    const engine = createZstdCompress({
+      chunkSize: PACKED_BYTES,
+      flush: constants.ZSTD_e_end,
+      params: {
+        [constants.ZSTD_c_compressionLevel]: level,
+        [constants.ZSTD_c_contentSizeFlag]: 1,
+        [constants.ZSTD_c_checksumFlag]: 1,
+        [constants.ZSTD_c_nbWorkers]: 0,
+      },
+    });
+    const pieces: Buffer[] = [];
+    engine.on('data', (piece: Buffer) => pieces.push(piece));
+    engine.on('error', reject);
+    engine.write(tar, (error) => {
+      engine.destroy();
+      if (error) return reject(error);
+      const [first] = pieces;
+      const packed = pieces.length === 1 && first ? first : Buffer.concat(pieces);
+      const frame = measureFrame(packed, 0, { packedBytes: packed.length, contentBytes: tar.length }, notOurs);
+      if (frame?.packedBytes === packed.length && frame.contentBytes === tar.length) resolve(packed);
+      else reject(notOurs('zstd_form', 'it is not one frame'));
+    });
   });
+
+const notOurs = (reason: string, fault: string): Error =>
+  new Error(`zstd packed a frame wrongly: ${fault} (${reason})`);
