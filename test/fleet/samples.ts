@@ -18,6 +18,7 @@ import { openApi } from '../../packages/server/src/platform/http/openapi.ts';
 import { bundle, publish, signatureOf, trustedSignatory } from '../../packages/server/test/artifacts-support.ts';
 import { enrolThrough } from '../../packages/server/test/start-test-server.ts';
 import { type TestClient, testClient } from '../../packages/server/test/test-client.ts';
+import { stageBackups } from './backup-samples.ts';
 import type { Asked } from './exchange.ts';
 import { root } from './fleet.ts';
 
@@ -28,12 +29,14 @@ export const allEndpoints = async (): Promise<Endpoint[]> => {
   const folder = join(root, 'packages/protocol/src');
   const found: Endpoint[] = [openApi];
   for (const domain of readdirSync(folder, { withFileTypes: true }).filter((entry) => entry.isDirectory())) {
-    if (!readdirSync(join(folder, domain.name)).includes('endpoints.ts')) continue;
-    const module = (await import(join(folder, domain.name, 'endpoints.ts'))) as Record<string, unknown>;
-    found.push(...Object.values(module).filter(isEndpoint));
+    for (const file of readdirSync(join(folder, domain.name)).filter((name) => ENDPOINTS.test(name))) {
+      const module = (await import(join(folder, domain.name, file))) as Record<string, unknown>;
+      found.push(...Object.values(module).filter(isEndpoint));
+    }
   }
   return found;
 };
+const ENDPOINTS = /^(node-)?endpoints\.ts$/;
 const isEndpoint = (value: unknown): value is Endpoint =>
   typeof value === 'object' && value !== null && 'door' in value && 'caller' in value;
 
@@ -155,6 +158,7 @@ export const stage = async (url: string, adminToken: string, now = Date.now()): 
 
   const samples: Record<string, Sample> = {
     ...artifact,
+    ...(await stageBackups(admin, node, other)),
     showTrust: {},
     listKeys: { query: { limit: '2' } },
     addKey: { body: { ...newKey(), name: 'sample', person: 'alice', usage: ['artifacts'] } },
@@ -197,6 +201,7 @@ export const stage = async (url: string, adminToken: string, now = Date.now()): 
     apiShowNode: { params: { id: node.uid } },
     apiPatchNode: { params: { id: node.uid }, body: { labels: { env: 'test' }, site: 'ber', maintenance: false } },
     apiRetireNode: { params: { id: keylessName } },
+    nodeDesired: {},
     healthz: {},
     health: {},
     pollCommands: { query: { wait: '0' } },

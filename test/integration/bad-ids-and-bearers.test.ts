@@ -38,6 +38,34 @@ const BAD_IDS: Readonly<Record<string, readonly [string, number, string][]>> = {
     [UNKNOWN, 404, 'artifacts.unknown_artifact'],
     ['x'.repeat(129), 400, 'http.malformed'],
   ],
+  configs: [
+    ['x', 404, 'backups.unknown_config'],
+    ["'; drop table backups_configs", 404, 'backups.unknown_config'],
+    ['\0', 400, 'http.malformed'],
+    [UNKNOWN, 404, 'backups.unknown_config'],
+    ['x'.repeat(129), 400, 'http.malformed'],
+  ],
+  // A name that is not there is one to create, which the body has to bear too.
+  'configs to be': [
+    ['x', 422, 'backups.bad_config'],
+    ["'; drop table backups_configs", 422, 'backups.bad_config'],
+    ['\0', 400, 'http.malformed'],
+    [UNKNOWN, 404, 'backups.unknown_config'],
+    ['x'.repeat(129), 400, 'http.malformed'],
+  ],
+  runs: [
+    ['x', 404, 'backups.unknown_run'],
+    [UNKNOWN, 404, 'backups.unknown_run'],
+    ['latest:nothing', 404, 'backups.unknown_config'],
+    ['x'.repeat(129), 400, 'http.malformed'],
+  ],
+  // On the nodes' door, where a run is named by its id alone.
+  'own runs': [
+    ['x', 400, 'http.malformed'],
+    [UNKNOWN.slice(1), 400, 'http.malformed'],
+    [`${UNKNOWN}'--`, 400, 'http.malformed'],
+    [UNKNOWN, 404, 'backups.unknown_run'],
+  ],
   keys: [
     ['x', 404, 'access.unknown_key'],
     ['x'.repeat(65), 400, 'http.malformed'],
@@ -54,7 +82,13 @@ const BAD_IDS: Readonly<Record<string, readonly [string, number, string][]>> = {
 test.each(endpoints.filter(({ path }) => path.includes('{id}')).map((endpoint) => [endpoint.id, endpoint] as const))(
   '%s: ids that are none',
   async (_, endpoint) => {
-    const kind = /([\w-]+)\/\{id\}/.exec(endpoint.path)?.[1] ?? '';
+    const part = /([\w-]+)\/\{id\}/.exec(endpoint.path)?.[1] ?? '';
+    const kind =
+      part === 'runs' && endpoint.caller === 'node'
+        ? 'own runs'
+        : endpoint.id === 'putBackupConfig'
+          ? 'configs to be'
+          : part;
     const ids = BAD_IDS[kind];
     if (!ids) throw new Error(`what do bad ids below '${kind}' lead to? Add them to BAD_IDS`);
     const own: Sample = on.staged.samples[endpoint.id] ?? {};

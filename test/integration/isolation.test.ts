@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { type Directive, signDirective } from '@aegis/protocol/access/directive';
 import { type Envelope, PAYLOAD_TYPES, signEnvelope } from '@aegis/protocol/access/dsse';
 import { generateKeyPair } from '@aegis/protocol/access/keys';
+import { type ConfigReports, putConfigReports } from '@aegis/protocol/backups/node-endpoints';
 import type { OfferedCommand, Report } from '@aegis/protocol/commands/carrier';
 import {
   ackCommands,
@@ -14,7 +15,7 @@ import {
   submitCommand,
 } from '@aegis/protocol/commands/endpoints';
 import type { Endpoint } from '@aegis/protocol/endpoint';
-import { apiListNodes, apiRetireNode, registerKeyless, renewToken } from '@aegis/protocol/nodes/endpoints';
+import { apiListNodes, apiRetireNode, nodeDesired, registerKeyless, renewToken } from '@aegis/protocol/nodes/endpoints';
 import { tokenRequestTranscript } from '@aegis/protocol/nodes/enrolment';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { issueToken } from '../../packages/server/src/offline.ts';
@@ -54,8 +55,15 @@ const ofNodes = endpoints.filter(({ caller }) => caller === 'node');
 const keyless = () => server.withToken(staged.bearers.keyless);
 
 describe('what a node sends about another node', () => {
-  // The samples are good requests of one node: sent by another they must reach nothing. A poll and a kernel report name nobody.
-  const ofWhoeverSends = ['pollCommands', 'putKernelReport'];
+  // The samples are good requests of one node: sent by another they must reach nothing. These name nobody, or only what whoever sends them
+  // has itself.
+  const ofWhoeverSends = ['pollCommands', 'putKernelReport', 'nodeDesired', 'putBackupConfigReports'];
+  const refusals: Readonly<Record<string, readonly [status: number, code: string]>> = {
+    postArtifactStatus: [404, 'artifacts.not_assigned'],
+    startBackupRun: [403, 'backups.not_assigned'],
+  };
+  const refusalOf = ({ id, tag }: Endpoint) =>
+    refusals[id] ?? [404, tag === 'backups' ? 'backups.unknown_run' : 'commands.unknown_execution'];
   test.each(
     ofNodes.filter(({ id }) => !ofWhoeverSends.includes(id)).map((endpoint) => [endpoint.id, endpoint] as const),
   )('%s: refused, for a node with a key and one without, and nothing is told', async (_, endpoint) => {
@@ -69,8 +77,8 @@ describe('what a node sends about another node', () => {
         const code = bearer === staged.bearers.keyless ? 'commands.unknown_execution' : 'access.bad_signature';
         expect(results).toMatchObject([{ error: { code }, next: { stdout: 0, stderr: 0 } }]);
       } else {
-        const code = endpoint.id === 'postArtifactStatus' ? 'artifacts.not_assigned' : 'commands.unknown_execution';
-        expect(codeOf(told)).toEqual([404, code]);
+        const isKeylessStart = endpoint.id === 'startBackupRun' && bearer === staged.bearers.keyless;
+        expect(codeOf(told)).toEqual(isKeylessStart ? [422, 'backups.unsupported'] : refusalOf(endpoint));
         expect(formFault(told)).toBe(null);
       }
       expect(told.text).not.toContain('secret');
@@ -137,6 +145,16 @@ describe('what a node sends about another node', () => {
     const refused = [403, 'access.forbidden'];
     const unknown = [404, 'artifacts.not_assigned'];
     expect(outcomes).toEqual([[200, null], [200, null], refused, unknown, refused, unknown]);
+  });
+
+  test('backups: a node is told of its own configurations alone, and reports nothing of another’s', async () => {
+    const of = async (client: Pick<StagedNode, 'call'>) => (await client.call(nodeDesired)).directives.length;
+    const counts = await untouched(async () => [await of(staged.node), await of(staged.other), await of(keyless())]);
+    expect(counts).toEqual([3, 0, 0]); // one artifact, two configurations
+    const body = staged.samples.putBackupConfigReports?.body as ConfigReports;
+    for (const client of [staged.other, keyless()])
+      expect(await untouched(() => client.call(putConfigReports, { body }))).toEqual({ stored: false });
+    expect(await staged.node.call(putConfigReports, { body })).toEqual({ stored: true });
   });
 
   test('no operator door opens to a node', async () => {

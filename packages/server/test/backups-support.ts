@@ -23,7 +23,7 @@ export const spec = (more: Record<string, unknown> = {}): BackupSpec =>
   });
 
 export const create = (
-  server: TestServer,
+  server: Pick<TestServer, 'as'>,
   more: Record<string, unknown> = {},
   change: Record<string, unknown> = {},
 ): Promise<ConfigAnswer> =>

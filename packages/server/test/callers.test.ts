@@ -1,6 +1,8 @@
 import * as access from '@aegis/protocol/access/endpoints';
 import type { Caller } from '@aegis/protocol/access/roles';
 import * as artifacts from '@aegis/protocol/artifacts/endpoints';
+import * as backups from '@aegis/protocol/backups/endpoints';
+import * as backupsNodes from '@aegis/protocol/backups/node-endpoints';
 import * as commands from '@aegis/protocol/commands/endpoints';
 import { type Endpoint, pathOf } from '@aegis/protocol/endpoint';
 import * as nodes from '@aegis/protocol/nodes/endpoints';
@@ -13,7 +15,9 @@ import type { TestClient } from './test-client.ts';
 
 const isEndpoint = (value: unknown): value is Endpoint =>
   typeof value === 'object' && value !== null && 'door' in value && 'caller' in value;
-const ENDPOINTS = [access, nodes, commands, artifacts].flatMap((part) => Object.values(part).filter(isEndpoint));
+const ENDPOINTS = [access, nodes, commands, artifacts, backups, backupsNodes].flatMap((part) =>
+  Object.values(part).filter(isEndpoint),
+);
 
 const WHO = [
   'nobody',

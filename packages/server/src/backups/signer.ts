@@ -85,11 +85,12 @@ export const requestSigning = (on: {
   };
   const factsOf = async (run: RunRow, state: Known, nodeUid: string): Promise<SigningFacts> => {
     const { destination, probe } = state.place;
+    const prefixes = await readable(run, state.place, nodeUid); // first: a stranger learns nothing of where the run went
     return {
       tls: on.stores.of(state.place).tls,
       conditionalWrites: probe?.conditional_writes ?? true,
       objectLock: destination.kind === 's3' && destination.object_lock_days !== undefined,
-      readable: await readable(run, state.place, nodeUid),
+      readable: prefixes,
       writing:
         run.node_uid === nodeUid
           ? {
