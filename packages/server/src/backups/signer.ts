@@ -85,12 +85,11 @@ export const requestSigning = (on: {
   };
   const factsOf = async (run: RunRow, state: Known, nodeUid: string): Promise<SigningFacts> => {
     const { destination, probe } = state.place;
-    const prefixes = await readable(run, state.place, nodeUid); // first: a stranger learns nothing of where the run went
     return {
       tls: on.stores.of(state.place).tls,
       conditionalWrites: probe?.conditional_writes ?? true,
       objectLock: destination.kind === 's3' && destination.object_lock_days !== undefined,
-      readable: prefixes,
+      readable: await readable(run, state.place, nodeUid),
       writing:
         run.node_uid === nodeUid
           ? {
@@ -125,7 +124,9 @@ export const requestSigning = (on: {
     /** @throws AegisError backups.unknown_run, sign_refused, unsupported, destination_failed (no credentials) */
     sign: async (actor: NodeActor, { run_id, requests }: SignRequests): Promise<{ signed: SignedRequest[] }> => {
       const run = await runs.byId(run_id);
-      if (!run) throw unknownRun(run_id);
+      // First: a stranger learns nothing of where the run went, and costs nobody a look at S3.
+      const mayRead = run !== undefined && (run.node_uid === actor.uid || (await on.isGranted(run.id, actor.uid)));
+      if (!mayRead) throw unknownRun(run_id);
       let state = await knownOf(run);
       let facts = await factsOf(run, state, actor.uid);
       if (requests.some(({ query }) => query.uploadId !== undefined && !state.uploads.has(query.uploadId))) {
