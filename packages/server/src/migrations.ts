@@ -1,6 +1,7 @@
 import { migration0001 } from './access/migrations/0001-access.ts';
 import { migration0005 } from './artifacts/migrations/0005-artifacts.ts';
 import { migration0006 } from './backups/migrations/0006-backups.ts';
+import { migration0007 } from './backups/migrations/0007-backups-upkeep.ts';
 import { migration0003 } from './commands/migrations/0003-commands.ts';
 import { migration0002 } from './nodes/migrations/0002-nodes.ts';
 import { migration0004 } from './nodes/migrations/0004-registration-origins.ts';
@@ -14,4 +15,5 @@ export const MIGRATIONS: readonly Migration[] = [
   migration0004,
   migration0005,
   migration0006,
+  migration0007,
 ];

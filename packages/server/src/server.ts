@@ -202,8 +202,6 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
       },
       sweepOlderThanMs: config.backups.sweep_uploads_after_sec * 1000,
     },
-    forgetFor: async () => [],
-    onEnd: () => undefined,
     clock,
     newId,
     log,
@@ -250,6 +248,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
   backups.reconciler.start(stopping.signal);
   backups.loss.start(stopping.signal);
   backups.sweep.start(stopping.signal);
+  backups.upkeep.start(stopping.signal);
   uploadSweepLoop(backups.s3.sweep, config.backups.sweep_uploads_after_sec * 1000, stopping.signal, log);
   presenceLoop(nodes, stopping.signal, log);
   sweepLoop(registrations, clock, stopping.signal, log);

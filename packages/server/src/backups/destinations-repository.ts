@@ -43,6 +43,15 @@ export const destinationsRepository = ({ read, write }: Storage) => ({
       .execute();
     return new Map(rows.map((row) => [row.id, placeOf(row)]));
   },
+  ofConfig: async (configId: string): Promise<Place[]> =>
+    (
+      await read
+        .selectFrom('backups_destinations')
+        .selectAll()
+        .where('config_id', '=', configId)
+        .orderBy('id')
+        .execute()
+    ).map(placeOf),
   rowIn: (tx: Tx, id: string): Promise<DestinationRow | undefined> =>
     tx.selectFrom('backups_destinations').selectAll().where('id', '=', id).executeTakeFirst(),
   /** Every place in use: of configurations that are there, and of runs whose objects are. */

@@ -2,6 +2,7 @@ import type { RunReason } from '@aegis/protocol/backups/run';
 import type { Clock } from '../platform/clock.ts';
 import type { Log } from '../platform/log.ts';
 import { loop } from '../platform/loop.ts';
+import type { AfterEnd } from './after-end.ts';
 import type { NodeDoor } from './node-door.ts';
 import type { RunsRepository } from './runs-repository.ts';
 import type { RunRow } from './tables.ts';
@@ -22,8 +23,7 @@ export interface LossRules {
 export const lossDetection = (on: {
   runs: RunsRepository;
   nodes: NodeDoor;
-  /** As after an end. Must not throw. */
-  onEnd: (runId: string) => void;
+  after: AfterEnd;
   rules: LossRules;
   clock: Clock;
   log: Log;
@@ -43,11 +43,13 @@ export const lossDetection = (on: {
       const reason: RunReason = { code: 'backups.lost', message: reasonText(isThere, now - heard_at) };
       const change = { state: 'lost' as const, finished_at: now, reason: JSON.stringify(reason) };
       await runs.update(tx, id, change);
-      return { ...run, ...change } as RunRow;
+      const after: RunRow = { ...run, ...change };
+      await on.after.inTransaction(tx, after);
+      return after;
     });
     if (!lost) return;
     on.log.warn({ run_id: id, node_uid: lost.node_uid }, 'a backup run is lost: nothing is heard of it any more');
-    on.onEnd(id);
+    on.after.afterwards(lost);
   };
 
   const turn = async (): Promise<void> => {
@@ -56,7 +58,8 @@ export const lossDetection = (on: {
     if (quiet.length === 0) return;
     const online = await on.nodes.onlineOf([...new Set(quiet.map(({ node_uid }) => node_uid ?? ''))]);
     for (const run of quiet) {
-      const isThere = online.has(run.node_uid ?? '');
+      // An agent of the seed tells nothing between start and end.
+      const isThere = run.cause !== 'agent' && online.has(run.node_uid ?? '');
       const is = verdict(run, isThere, now);
       if (is === 'lost') await lose(run, isThere, now);
       else if (is.silent_since !== run.silent_since)

@@ -4,7 +4,7 @@ import type { BackupsService } from './service.ts';
 
 /** backups/routes: the operators' door. No rules and no SQL here. */
 export const backupsRoutes = (backups: BackupsService): Route[] => {
-  const { configs, listing } = backups;
+  const { configs, listing, upkeep } = backups;
   return [
     route(api.createConfig, ({ actor, body }) => configs.create(actor.name, body)),
     route(api.putConfig, ({ actor, params, body }) => configs.put(actor.name, params.id, body)),
@@ -14,6 +14,7 @@ export const backupsRoutes = (backups: BackupsService): Route[] => {
     route(api.assignConfig, ({ actor, params, body }) => configs.assign(actor.name, params.id, body)),
     route(api.probeConfig, ({ params }) => configs.probe(params.id)),
     route(api.configNodes, ({ params, query }) => listing.nodesOf(params.id, query)),
+    route(api.forgetRuns, ({ actor, params, body }) => upkeep.retention.forget(actor.name, params.id, body)),
     route(api.listRuns, ({ query }) => listing.list(query)),
     route(api.showRun, ({ params }) => listing.show(params.id)),
     route(api.cancelRun, ({ actor, params }) => listing.cancel(actor.name, params.id)),

@@ -6,6 +6,7 @@ import type { ResponseOf } from '@aegis/protocol/endpoint';
 import { AegisError } from '@aegis/protocol/errors';
 import type { Clock } from '../platform/clock.ts';
 import type { NodeActor } from '../platform/http/actor.ts';
+import type { AfterEnd } from './after-end.ts';
 import type { AuditService } from './audit.ts';
 import type { Place } from './destinations-repository.ts';
 import type { NodeDoor } from './node-door.ts';
@@ -21,8 +22,8 @@ import type { RunRow } from './tables.ts';
 type Answer = ResponseOf<typeof endRun>;
 const DAY_MS = 86_400_000;
 
-/** Of what retention removes from folders that only the node can reach. */
-export type ForgetFor = (nodeUid: string) => Promise<Answer['forget']>;
+/** Of what retention removes from folders that only the node can reach. Asked for the same run again, the same again. */
+export type ForgetFor = (nodeUid: string, runId: string) => Promise<Answer['forget']>;
 
 export const runEndService = (on: {
   runs: RunsRepository;
@@ -31,8 +32,7 @@ export const runEndService = (on: {
   audit: AuditService;
   placeOfRun: (run: RunRow) => Promise<Place>;
   forgetFor: ForgetFor;
-  /** After each end that was stored: alerts and retention look at it. Must not throw. */
-  onEnd: (runId: string) => void;
+  after: AfterEnd;
   clock: Clock;
 }) => {
   const { runs } = on;
@@ -87,15 +87,18 @@ export const runEndService = (on: {
         if (error instanceof AegisError) await recordRefusal(actor, before, end, error);
         throw error;
       }
-      await runs.write('backups.end', async (tx) => {
-        const run = await runs.lock(tx, runId);
-        if (!mayEnd(run, actor, runId, end, digest)) return; // the same end came twice at once
-        await runs.update(tx, runId, endedAs(place, end, digest, on.clock.now()));
+      const run = await runs.write('backups.end', async (tx) => {
+        const locked = await runs.lock(tx, runId);
+        if (!mayEnd(locked, actor, runId, end, digest)) return null; // the same end came twice at once
+        const change = endedAs(place, end, digest, on.clock.now());
+        await runs.update(tx, runId, change);
+        await on.after.inTransaction(tx, { ...locked, ...change });
+        return { ...locked, ...change };
       });
       if (!isGood(end.state)) on.access.attemptOver(before, end.attempt);
-      on.onEnd(runId);
+      if (run) on.after.afterwards(run);
     }
-    return { stored, forget: await on.forgetFor(actor.uid) };
+    return { stored, forget: await on.forgetFor(actor.uid, runId) };
   };
 };
 export type RunEndService = ReturnType<typeof runEndService>;

@@ -46,3 +46,10 @@ export const prefixOf = (
   const own = `${of.nodeUid ?? 'server'}/${of.configId}/${of.runId}/${of.attempt}/`;
   return destination.kind === 's3' && destination.prefix !== '' ? `${destination.prefix}/${own}` : own;
 };
+
+/** The folder of all attempts of a run at a destination. Ends with a slash. */
+export const runFolderOf = (destination: Destination, run: Pick<RunRow, 'id' | 'config_id' | 'node_uid'>): string =>
+  prefixOf(destination, { nodeUid: run.node_uid, configId: run.config_id, runId: run.id, attempt: 1 }).slice(
+    0,
+    -'1/'.length,
+  );

@@ -27,7 +27,19 @@ export const runsPruning = (on: { log: LogService; clock: Clock; maxPerNode: num
         .select('id')
         .where((where) =>
           where.or([
-            where('removed_at', 'is not', null),
+            where.and([
+              where('removed_at', 'is not', null),
+              // Its objects are still on their way out.
+              where.not(
+                where.exists(
+                  where
+                    .selectFrom('backups_removals')
+                    .select('run_id')
+                    .whereRef('run_id', '=', 'backups_runs.id')
+                    .where('done_at', 'is', null),
+                ),
+              ),
+            ]),
             where.and([where('state', 'in', ['failed', 'cancelled', 'lost']), where('heard_at', '<', old)]),
           ]),
         )
@@ -41,7 +53,7 @@ export const runsPruning = (on: { log: LogService; clock: Clock; maxPerNode: num
         );
       const ids = gone.slice(0, surplus).map(({ id }) => id);
       await on.log.forgetRuns(tx, ids);
-      for (const table of ['backups_uploads', 'backups_grants'] as const)
+      for (const table of ['backups_uploads', 'backups_grants', 'backups_removals'] as const)
         await tx.deleteFrom(table).where('run_id', 'in', ids).execute();
       await tx.deleteFrom('backups_runs').where('id', 'in', ids).execute();
     },

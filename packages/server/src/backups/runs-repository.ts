@@ -191,10 +191,10 @@ export const runsRepository = (storage: Storage) => {
       return { last: byNode(last), good: byNode(good) };
     },
     /** All that are under way. */
-    underWay: (): Promise<Pick<RunRow, 'id' | 'node_uid' | 'heard_at' | 'silent_since'>[]> =>
+    underWay: (): Promise<Pick<RunRow, 'id' | 'node_uid' | 'cause' | 'heard_at' | 'silent_since'>[]> =>
       read
         .selectFrom('backups_runs')
-        .select(['id', 'node_uid', 'heard_at', 'silent_since'])
+        .select(['id', 'node_uid', 'cause', 'heard_at', 'silent_since'])
         .where('state', '=', 'running')
         .orderBy('id')
         .execute(),

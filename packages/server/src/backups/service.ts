@@ -22,13 +22,14 @@ import { reconciler } from './reconcile.ts';
 import { reportsService } from './reports.ts';
 import { reportsRepository } from './reports-repository.ts';
 import { retireNode } from './retirement.ts';
-import { type ForgetFor, runEndService } from './run-end.ts';
+import { runEndService } from './run-end.ts';
 import { runsService } from './runs.ts';
 import { runsListing } from './runs-listing.ts';
 import { runsPruning } from './runs-pruning.ts';
 import { type RunsRepository, runsRepository } from './runs-repository.ts';
 import { type S3Settings, s3Reach } from './s3-reach.ts';
 import { sweepService } from './sweep.ts';
+import { upkeepService } from './upkeep.ts';
 
 export interface BackupLimits {
   maxConfigs: number;
@@ -63,9 +64,6 @@ export const backupsService = (on: {
   nodes: NodeDoor;
   desired: DesiredDoor;
   s3: S3Settings;
-  forgetFor: ForgetFor;
-  /** After each end of a run, a loss too. Must not throw. */
-  onEnd: (runId: string) => void;
   clock: Clock;
   newId: () => string;
   log: Log;
@@ -109,24 +107,33 @@ export const backupsService = (on: {
     clock,
     maxUnderWayPerNode: limits.maxUnderWayPerNode,
   });
+  const configuring = configsService({
+    configs,
+    destinations,
+    changes,
+    views: configViews({ destinations, assignments, runs }),
+    nodes,
+    desired,
+    vault,
+    probe,
+    inTurn,
+    clock,
+    newId,
+    maxConfigs: limits.maxConfigs,
+  });
+  const upkeep = upkeepService(parts, {
+    configs,
+    findConfig: configuring.find,
+    stores: s3.stores,
+    lines,
+    removeOwn: async () => undefined,
+  });
   return {
     parts,
     s3,
     lines,
-    configs: configsService({
-      configs,
-      destinations,
-      changes,
-      views: configViews({ destinations, assignments, runs }),
-      nodes,
-      desired,
-      vault,
-      probe,
-      inTurn,
-      clock,
-      newId,
-      maxConfigs: limits.maxConfigs,
-    }),
+    upkeep,
+    configs: configuring,
     reconciler: reconciler({ configs, assignments, changes, nodes, desired, inTurn, clock, log }),
     directivesFor: directivesFor({ assignments, signer: on.signer, clock, newId }),
     report: reportsService({ reports, configs, assignments, changes, desired, clock }),
@@ -137,15 +144,15 @@ export const backupsService = (on: {
       nodes,
       audit,
       placeOfRun: began.placeOfRun,
-      forgetFor: on.forgetFor,
-      onEnd: on.onEnd,
+      forgetFor: upkeep.retention.forgetFor,
+      after: upkeep.after,
       clock,
     }),
     listing: runsListing({ runs, configs, destinations, assignments, reports, log: lines, nodes, clock }),
     loss: lossDetection({
       runs,
       nodes,
-      onEnd: on.onEnd,
+      after: upkeep.after,
       rules: { lostAfterMs: limits.lostAfterMs, offlineLostAfterMs: limits.offlineLostAfterMs },
       clock,
       log,

@@ -163,6 +163,43 @@ export interface BackupsTables {
     /** JSON object: what was asked for. */
     asked: string;
   };
+  /** Runs that are removed: no one is to restore them any more (`removed_at` is set with this row), and their objects go. */
+  backups_removals: {
+    run_id: string;
+    node_uid: string | null;
+    /** Who can reach them: the server at S3, or `own` in a folder of the server's; a node in a folder of its own. */
+    remover: 'server' | 'own' | 'node';
+    decided_at: number;
+    /** Not before: it was refused, or failed. */
+    next_at: number;
+    tries: number;
+    /** The run in the answer to whose end the node was told; asked for again, that end is answered so again. */
+    told_in: string | null;
+    done_at: number | null;
+    reason: string;
+    error: string | null;
+  };
+  /** What was told to be wrong, and not yet to be well again. */
+  backups_incidents: {
+    config_id: string;
+    /** '' for the server's own files. */
+    node_uid: string;
+    kind: 'failure' | 'absence';
+    opened_at: number;
+  };
+  /** Alerts that have not arrived yet, one row for each target. */
+  backups_alerts: {
+    /** UUIDv7. */
+    id: string;
+    made_at: number;
+    next_at: number;
+    tries: number;
+    /** An address, or `command`. */
+    target: string;
+    /** JSON, as it is sent. */
+    body: string;
+    error: string | null;
+  };
 }
 
 export type ConfigRow = BackupsTables['backups_configs'];
@@ -173,3 +210,6 @@ export type RunRow = BackupsTables['backups_runs'];
 export type UploadRow = BackupsTables['backups_uploads'];
 export type LogRow = BackupsTables['backups_log'];
 export type AuditRow = BackupsTables['backups_audit'];
+export type RemovalRow = BackupsTables['backups_removals'];
+export type IncidentRow = BackupsTables['backups_incidents'];
+export type AlertRow = BackupsTables['backups_alerts'];

@@ -282,8 +282,13 @@ export const s3Store = (destination: S3Destination, credentials: Credentials | n
         }),
       ),
     /** Removes everything below a prefix, each version where the bucket has them. One request for each: some servers know DeleteObjects
-     *  only with headers that others do not take. @returns keys that object lock still holds */
-    deleteBelow: async (prefix: string): Promise<{ removed: number; locked: string[] }> => {
+     *  only with headers that others do not take.
+     *  @param first these go before all others, and where one is locked nothing else is removed
+     *  @returns keys that object lock still holds */
+    deleteBelow: async (
+      prefix: string,
+      first: (key: string) => boolean = () => false,
+    ): Promise<{ removed: number; locked: string[] }> => {
       if (!prefix.endsWith('/')) throw new RangeError('a prefix ends with a slash'); // or it would take its neighbours along
       const versions = pages((token) =>
         call('Listing versions of objects', async ({ send, sdk }, abortSignal) => {
@@ -304,9 +309,11 @@ export const s3Store = (destination: S3Destination, credentials: Credentials | n
       );
       const all: { key: string; version: string | undefined }[] = [];
       for await (const one of versions) if (one.key.startsWith(prefix)) all.push(one);
+      all.sort((a, b) => Number(first(b.key)) - Number(first(a.key)));
       const locked = new Set<string>();
       let removed = 0;
       for (const { key, version } of all) {
+        if (locked.size > 0 && !first(key) && [...locked].some(first)) break;
         try {
           await call('Removing an object', ({ send, sdk }, abortSignal) =>
             send(
