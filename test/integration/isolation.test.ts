@@ -44,11 +44,12 @@ afterAll(async () => {
   await server.close();
 });
 
-/** Without any change to what the server holds. */
+/** Without any change to what the server holds, beside the record of what it refused. */
 const untouched = async <T>(work: () => Promise<T>): Promise<T> => {
-  const before = dump(server.dataDir);
+  const held = () => ({ ...dump(server.dataDir), backups_audit: [] });
+  const before = held();
   const result = await work();
-  expect(dump(server.dataDir)).toEqual(before);
+  expect(held()).toEqual(before);
   return result;
 };
 const ofNodes = endpoints.filter(({ caller }) => caller === 'node');
@@ -152,6 +153,11 @@ describe('what a node sends about another node', () => {
     const counts = await untouched(async () => [await of(staged.node), await of(staged.other), await of(keyless())]);
     expect(counts).toEqual([3, 0, 0]); // one artifact, two configurations
     const body = staged.samples.putBackupConfigReports?.body as ConfigReports;
+    const { read } = server.running.storage;
+    expect(await read.selectFrom('backups_audit').select(['action', 'node_uid']).execute()).toContainEqual({
+      action: 'sign',
+      node_uid: staged.other.uid,
+    });
     for (const client of [staged.other, keyless()])
       expect(await untouched(() => client.call(putConfigReports, { body }))).toEqual({ stored: false });
     expect(await staged.node.call(putConfigReports, { body })).toEqual({ stored: true });

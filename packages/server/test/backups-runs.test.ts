@@ -449,7 +449,9 @@ describe.each(STORAGES)('%s', (storage) => {
     expect(await sentence(server.as('viewer').call(listRuns, { query: { cursor: 'x' } }))).toBe(
       "400 http.bad_cursor: This cursor is not one of ours. Take 'next_cursor' of the page before, or none.",
     );
-    // A deleted configuration's runs are still found by its name.
+    // A deleted configuration's runs are still found by its name, and a retired node's by that.
+    await server.as('admin').call(apiRetireNode, { params: { id: 'web-2' } });
+    expect([await latest('home@web-2'), await list({ node: 'web-2' })]).toEqual([made[1], [made[1]]]);
     await server.as('operator').call(deleteConfig, { params: { id: 'home' } });
     expect(await list({ config: 'home' })).toHaveLength(3);
   });

@@ -42,11 +42,21 @@ export const runsListing = (on: {
     if (!row) throw unknownConfig(id);
     return row;
   };
+  /** A retired one's name too, where no other node bears it now: archives outlive their node. @throws AegisError nodes.unknown_node */
+  const nodeEver = async (text: string): Promise<{ uid: string; name: string }> => {
+    try {
+      return await on.nodes.find(text);
+    } catch (error) {
+      const found = await runs.nodeNamed(text);
+      if (!found) throw error;
+      return found;
+    }
+  };
   /** `latest:CONFIG` and `latest:CONFIG@NODE`. A configuration's name has no '@'. */
   const latest = async (text: string): Promise<RunRow> => {
     const [config = '', node] = text.slice(LATEST.length).split(/@(.*)/s);
     const { id, name } = await configEver(config);
-    const found = node === undefined ? null : await on.nodes.find(node);
+    const found = node === undefined ? null : await nodeEver(node);
     const run = await runs.latestGood(id, found?.uid);
     if (!run)
       throw new AegisError(
@@ -75,7 +85,7 @@ export const runsListing = (on: {
       const rows = await runs.page(
         {
           configId: config === undefined ? undefined : (await configEver(config)).id,
-          nodeUid: node === undefined ? undefined : (await on.nodes.find(node)).uid,
+          nodeUid: node === undefined ? undefined : (await nodeEver(node)).uid,
           state,
           removed: removed === 'true',
         },

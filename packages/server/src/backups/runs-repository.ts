@@ -173,6 +173,18 @@ export const runsRepository = (storage: Storage) => {
         .orderBy('id', 'desc')
         .limit(1)
         .executeTakeFirst(),
+    /** Of the node that bore this name in the newest of its runs: one that was retired is found by its runs alone. */
+    nodeNamed: async (name: string): Promise<{ uid: string; name: string } | undefined> => {
+      const row = await read
+        .selectFrom('backups_runs')
+        .select(['node_uid', 'node_name'])
+        .where('node_name', '=', name)
+        .where('node_uid', 'is not', null)
+        .orderBy('started_at', 'desc')
+        .limit(1)
+        .executeTakeFirst();
+      return row?.node_uid ? { uid: row.node_uid, name: row.node_name } : undefined;
+    },
     newestOfConfigs: async (ids: readonly string[]): Promise<Map<string, RunRow>> => {
       const [rows = []] = await together(read, [newestOfConfig(ids)]);
       return new Map((rows as RunRow[]).map((row) => [row.config_id, row]));

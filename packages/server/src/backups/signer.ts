@@ -125,8 +125,12 @@ export const requestSigning = (on: {
     sign: async (actor: NodeActor, { run_id, requests }: SignRequests): Promise<{ signed: SignedRequest[] }> => {
       const run = await runs.byId(run_id);
       // First: a stranger learns nothing of where the run went, and costs nobody a look at S3.
-      const mayRead = run !== undefined && (run.node_uid === actor.uid || (await on.isGranted(run.id, actor.uid)));
-      if (!mayRead) throw unknownRun(run_id);
+      if (!run) throw unknownRun(run_id);
+      if (run.node_uid !== actor.uid && !(await on.isGranted(run.id, actor.uid))) {
+        const reason = 'The run is of another node, and this one was not granted to read it.';
+        await on.audit.record({ nodeUid: actor.uid, runId: run.id, action: 'sign', reason, asked: requests[0] });
+        throw unknownRun(run_id);
+      }
       let state = await knownOf(run);
       let facts = await factsOf(run, state, actor.uid);
       if (requests.some(({ query }) => query.uploadId !== undefined && !state.uploads.has(query.uploadId))) {
