@@ -3,16 +3,14 @@ import { compileGlob, type Glob } from './glob.ts';
 /** restic's patterns (its internal/filter): components split at `/`, `**` for any number of components, a leading `/` anchors at the root, any other
  *  pattern fits anywhere, `!` takes back what patterns before it excluded. Paths and patterns are strings of bytes. */
 
-/** Any number of components: `**`, and what remains of a pattern that is `/` alone. */
-const MANY = Symbol('**');
-type Part = string | Glob | typeof MANY;
+type Part = string | Glob;
 
 export interface Pattern {
   negated: boolean;
   /** Its first part is the root, `/`. */
   absolute: boolean;
-  parts: readonly Part[];
-  hasMany: boolean;
+  /** What stands between two `**`; empty where one begins or ends it, or two stand together. */
+  stretches: readonly (readonly Part[])[];
 }
 
 /** Null for a malformed one, and for an empty one 'empty'. */
@@ -20,17 +18,20 @@ export const parsePattern = (text: string): Pattern | 'empty' | null => {
   if (text === '') return 'empty';
   const negated = text.startsWith('!');
   const components = componentsOf(clean(negated ? text.slice(1) : text));
-  const parts: Part[] = [];
+  const stretches: Part[][] = [[]];
   for (const component of components) {
-    const part = component === '**' || component === '' ? MANY : partOf(component);
+    if (component === '**' || component === '') {
+      stretches.push([]); // empty: what remains of a pattern that is `/` alone
+      continue;
+    }
+    const part = partOf(component);
     if (part === null) return null;
-    parts.push(part);
+    stretches.at(-1)?.push(part);
   }
-  return { negated, absolute: components[0] === '/', parts, hasMany: parts.includes(MANY) };
+  return { negated, absolute: components[0] === '/', stretches };
 };
 
-const partOf = (component: string): string | Glob | null =>
-  /[\\[\]*?]/.test(component) ? compileGlob(component) : component;
+const partOf = (component: string): Part | null => (/[\\[\]*?]/.test(component) ? compileGlob(component) : component);
 
 /** As Go's filepath.Clean: no empty, `.` or resolvable `..` components, no slash at the end. */
 const clean = (path: string): string => {
@@ -52,43 +53,45 @@ export const componentsOf = (path: string): string[] => {
   return components;
 };
 
-/** Whether a match ends at or behind the component number `leastEnd` (counted from 1); what stands behind a match lies below what it names. */
-export const matchesPath = (pattern: Pattern, components: readonly string[], leastEnd: number): boolean => {
-  if (pattern.hasMany) return matchesWithMany(pattern, components, leastEnd);
-  const { parts, absolute } = pattern;
-  if (absolute) return parts.length >= leastEnd && fitsAt(parts, components, 0);
-  for (let end = components.length; end >= leastEnd && end > parts.length; end--)
-    if (fitsAt(parts, components, end - parts.length)) return true;
-  return false;
-};
-
-const fitsAt = (parts: readonly Part[], components: readonly string[], from: number): boolean => {
-  for (let at = parts.length - 1; at >= 0; at--) {
-    const component = components[from + at];
-    if (component === undefined || !fits(parts[at], component)) return false;
+/** Whether a match ends at or behind the component number `leastEnd` (counted from 1); what stands behind a match lies below what it names.
+ *  Each stretch is taken where it fits first, which leaves the most for those behind it: no pattern costs more than its parts times the components. */
+export const matchesPath = (
+  { absolute, stretches }: Pattern,
+  components: readonly string[],
+  leastEnd: number,
+): boolean => {
+  const last = stretches.length - 1;
+  let at = absolute ? 0 : 1; // a relative one begins anywhere behind the root
+  for (const [index, stretch] of stretches.entries()) {
+    if (stretch.length === 0) {
+      if (index === last) return true;
+      continue;
+    }
+    const anchored = absolute && index === 0;
+    const from = index === last ? Math.max(at, leastEnd - stretch.length) : at;
+    const start = anchored ? anchoredAt(stretch, components, from) : firstFit(stretch, components, from);
+    if (start === -1) return false;
+    at = start + stretch.length;
   }
   return true;
 };
 
-const fits = (part: Part | undefined, component: string): boolean =>
-  typeof part === 'function' ? part(component) : part === component;
+const anchoredAt = (stretch: readonly Part[], components: readonly string[], from: number): number =>
+  from === 0 && fitsAt(stretch, components, 0) ? 0 : -1;
 
-/** All ends at once, part by part: no pattern takes more than its parts times the components. */
-const matchesWithMany = ({ parts, absolute }: Pattern, components: readonly string[], leastEnd: number): boolean => {
-  // reached[n]: the parts so far fit up to n components. A relative pattern begins anywhere behind the root.
-  let reached = components.map((_, at) => (absolute ? at === 0 : at > 0));
-  reached.push(!absolute);
-  for (const part of parts) {
-    const next: boolean[] = Array.from(reached, () => false);
-    for (const [at, component] of components.entries()) {
-      if (part === MANY) next[at] = reached[at] === true || (at > 0 && next[at - 1] === true);
-      else if (reached[at] && fits(part, component)) next[at + 1] = true;
-    }
-    const end = components.length;
-    if (part === MANY) next[end] = reached[end] === true || next[end - 1] === true;
-    reached = next;
+const firstFit = (stretch: readonly Part[], components: readonly string[], from: number): number => {
+  for (let start = from; start + stretch.length <= components.length; start++)
+    if (fitsAt(stretch, components, start)) return start;
+  return -1;
+};
+
+const fitsAt = (stretch: readonly Part[], components: readonly string[], from: number): boolean => {
+  for (let at = stretch.length - 1; at >= 0; at--) {
+    const part = stretch[at];
+    const component = components[from + at];
+    if (component === undefined || !(typeof part === 'function' ? part(component) : part === component)) return false;
   }
-  return reached.some((is, at) => is && at >= leastEnd);
+  return true;
 };
 
 /** Patterns in their order, later ones overriding. `floor` components of the path are the source's: a match that ends there does not exclude what

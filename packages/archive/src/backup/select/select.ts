@@ -48,7 +48,7 @@ export const selectionOf = async (options: SelectOptions): Promise<Selection> =>
 const asIs = (text: string): string => text;
 
 const listed = (texts: readonly string[], fold: (text: string) => string): Pattern[] =>
-  texts.flatMap((text) => parsed(fold(Buffer.from(text, 'utf8').toString('latin1')), `The exclude pattern '${text}'`));
+  texts.flatMap((text) => parsed(Buffer.from(text, 'utf8').toString('latin1'), fold, `The exclude pattern '${text}'`));
 
 const fromFiles = async (
   paths: readonly string[],
@@ -66,13 +66,14 @@ const fromFiles = async (
     const lines = bytes.length <= MAX_FILE_BYTES ? parseExcludeFile(bytes, env) : null;
     if (!lines) throw badExclude(`The exclude file '${path}' is too long, or a line of it.`);
     for (const { line, text } of lines)
-      patterns.push(...parsed(fold(text), `The pattern in line ${line} of the exclude file '${path}'`));
+      patterns.push(...parsed(text, fold, `The pattern in line ${line} of the exclude file '${path}'`));
   }
   return patterns;
 };
 
-const parsed = (text: string, what: string): Pattern[] => {
-  const pattern = parsePattern(text);
+const parsed = (text: string, fold: (text: string) => string, what: string): Pattern[] => {
+  // As written, too: lower case makes a valid character of an invalid byte, and restic looks before that.
+  const pattern = parsePattern(text) && parsePattern(fold(text));
   if (pattern === null)
     throw badExclude(`${what} is malformed: close its brackets, and put \\ before a [ or \\ that is meant as such.`);
   return pattern === 'empty' ? [] : [pattern];
