@@ -22,7 +22,7 @@ const included = async (excludes: Partial<Excludes>, paths: string[], more = {})
 
 test('a source is never excluded, nor what lies below it by what fits the source alone', async () => {
   const paths = ['/data/tmp/src/a', '/data/tmp/src/tmp', '/data/tmp/src/b/src'];
-  const sources = ['/data/tmp/src/'];
+  const sources = ['//data/./tmp//src/'];
   for (const patterns of [['tmp'], ['src'], ['/data'], ['/data/tmp/src'], ['tmp/src'], ['data/**/src']])
     expect(await included({ patterns }, ['/data/tmp/src/a'], { sources })).toEqual(['/data/tmp/src/a']);
   expect(await included({ patterns: ['tmp'] }, paths, { sources })).toEqual([paths[0], paths[2]]);

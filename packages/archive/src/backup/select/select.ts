@@ -81,7 +81,10 @@ const parsed = (text: string, fold: (text: string) => string, what: string): Pat
 
 /** Paths come directory by directory: what is known of a directory is kept until another one comes. */
 const pathReader = (sources: readonly Buffer[]): ((path: Buffer) => { components: string[]; floor: number }) => {
-  const roots = sources.map((source) => source.toString('latin1').replace(/\/+$/, ''));
+  const roots = sources.map((source) => {
+    const parts = source.toString('latin1').split('/');
+    return parts.flatMap((part) => (part === '' || part === '.' ? [] : [`/${part}`])).join('');
+  });
   let directory: string | null = null;
   let components: string[] = [];
   let floor = 0;
