@@ -66,6 +66,7 @@ Napi::Value dataSegments(const Napi::CallbackInfo& info) {
   Arguments given(info);
   const int fd = given.descriptor(0);
   const int64_t size = given.integer(1);
+  if (size < 0) given.refuse("a size was expected");
   if (given.wrong()) return env.Undefined();
   std::vector<double> found;
   int64_t at = 0;

@@ -54,6 +54,7 @@ Napi::Value getXattrs(const Napi::CallbackInfo& info) {
     names.assign(few.begin(), few.begin() + short_);
   } else {
     if (errno != ERANGE) return failed(env, errno);
+    names.resize(4096);  // of an empty one the kernel would only tell the length
     const ssize_t length = readAll(names, [&](char* out, size_t size) { return target.list(out, size); });
     if (length < 0) return failed(env, errno);
     names.resize(static_cast<size_t>(length));
