@@ -81,6 +81,19 @@ export const removalsRepository = ({ read, write }: Storage) => ({
   remove: async (tx: Tx, runId: string): Promise<void> => {
     await tx.deleteFrom('backups_removals').where('run_id', '=', runId).execute();
   },
+  /** Those of the runs that are, and have not been put back. */
+  removedOf: async (ids: readonly string[]): Promise<Set<string>> => {
+    const found = new Set<string>();
+    for (let at = 0; at < ids.length; at += AT_ONCE)
+      for (const { id } of await read
+        .selectFrom('backups_runs')
+        .select('id')
+        .where('id', 'in', ids.slice(at, at + AT_ONCE))
+        .where('removed_at', 'is not', null)
+        .execute())
+        found.add(id);
+    return found;
+  },
   /** What a node is to remove: what it was not told yet, and what it was told in the answer that it asks for again. */
   tell: (
     nodeUid: string,

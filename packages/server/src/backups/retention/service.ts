@@ -189,12 +189,13 @@ export const retentionService = (on: {
           );
         decided.push([{ configId: config.id, nodeUid }, decisions]);
       }
-      const marked = new Set<string>();
+      let marked = new Set<string>();
       if (!wanted.dry_run) {
         for (const [pair, decisions] of decided) for (const one of await mark(pair, decisions)) marked.add(one);
         if (marked.size > 0)
           on.log.info({ config_id: config.id, by, count: marked.size }, 'retention was applied by hand');
         if (marked.size > 0) await on.inTurn(removeDue);
+        marked = await removals.removedOf([...marked]);
       }
       return { decisions: decided.flatMap(([, decisions]) => decisions.map((one) => decisionView(one, marked))) };
     },
