@@ -1,0 +1,128 @@
+import { randomUUID } from 'node:crypto';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { showTrust } from '@aegis/protocol/access/endpoints';
+import { generateKeyPair } from '@aegis/protocol/access/keys';
+import { deleteConfig, listRuns, putConfig, runLog, showConfig } from '@aegis/protocol/backups/endpoints';
+import { endRun, postProgress, postRunLog, type RunGrant, startRun } from '@aegis/protocol/backups/node-endpoints';
+import { nodeDesired } from '@aegis/protocol/nodes/endpoints';
+import { expect, test } from 'vitest';
+import { goodEnd, progress, spec, starting } from '../../packages/server/test/backups-support.ts';
+import { type EnrolledNode, enrolThrough } from '../../packages/server/test/start-test-server.ts';
+import { Refused, testClient } from '../../packages/server/test/test-client.ts';
+import { managedProcess } from '../faults/process.ts';
+import { waitFor } from '../faults/wait.ts';
+import { faultsIn } from '../fleet/database.ts';
+import { cleanEnv, root } from '../fleet/fleet.ts';
+
+/** The server dies at each commit of a configuration's life and of a run under it. The points enumerate themselves. */
+
+test('configured, run, changed and deleted: whenever the server dies, each step is done once', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'aegis-backup-crash-'));
+  const dataDir = join(folder, 'data');
+  const flags = JSON.stringify({ dev: true, data_dir: dataDir, listen: ['127.0.0.1:0=all'] });
+  await using server = managedProcess(
+    'the server',
+    [process.execPath, join(root, 'packages/server/test/server-process.ts'), flags],
+    join(folder, 'server.log'),
+    cleanEnv(folder),
+  );
+  let url = '';
+  const start = async (env: Record<string, string> = {}): Promise<void> => {
+    const ready = (await server.start(env)) as { addresses: { all: string } } | null;
+    if (ready) url = ready.addresses.all;
+  };
+  const client = (token?: string) =>
+    testClient(
+      () => url,
+      async () => token,
+    );
+  const dev = client();
+  /** Again until it is answered, as whoever got no answer does. */
+  const surely = async <T>(what: string, work: () => Promise<T>, doneCode?: string): Promise<T | undefined> => {
+    let answer: T | undefined;
+    await waitFor(what, async () => {
+      if (!server.running) await start();
+      try {
+        answer = await work();
+        return true;
+      } catch (error) {
+        if (!(error instanceof Refused)) return false;
+        if (error.code === doneCode) return true;
+        if (error.status === 503) return false;
+        throw error;
+      }
+    });
+    return answer;
+  };
+
+  await start();
+  const trust = await dev.call(showTrust);
+  const { fleet } = JSON.parse(Buffer.from(trust.trust_bundle.payload, 'base64').toString()) as { fleet: string };
+  const keys = generateKeyPair();
+  const identity = { fleet, rootFingerprint: trust.root_fingerprint };
+  const { token, agent_uid } = await enrolThrough(dev, { host_id: 'n' }, keys, undefined, identity);
+  const node: EnrolledNode = { ...client(token), uid: agent_uid, name: 'n', keys, token };
+
+  const life = async (name: string): Promise<string> => {
+    const put = (tags: string[]) =>
+      dev.call(putConfig, { params: { id: name }, body: { spec: spec({ name, nodes: ['n'], tags }), probe: false } });
+    const id = (await surely('configured', () => put(['one'])))?.config.config_id ?? '';
+    const request = starting(id, { run_id: randomUUID() });
+    const grant = (await surely('begun', () => node.call(startRun, { body: request }))) as RunGrant;
+    const params = { id: grant.run_id };
+    await surely('told of', () => node.call(postProgress, { params, body: progress() }));
+    const lines = [{ at: '2026-11-21T00:00:01.000Z', level: 'info' as const, message: 'scanning' }];
+    await surely('logged', () => node.call(postRunLog, { params, body: { lines } }));
+    await surely('begun again', () => node.call(startRun, { body: { ...request, attempt: 2 } }));
+    const end = goodEnd(node, id, { ...grant, attempt: 2, prefix: grant.prefix.replace(/1\/$/, '2/') });
+    await surely('ended', () => node.call(endRun, { params, body: end }));
+    await surely('changed', () => put(['two']));
+    const { revision } = await dev.call(showConfig, { params: { id } });
+    expect(revision).toBe(2);
+    await surely('deleted', () => dev.call(deleteConfig, { params: { id: name } }), 'backups.unknown_config');
+    return id;
+  };
+
+  await server.kill9();
+  const trace = join(folder, 'trace');
+  await start({ AEGIS_CRASH_TRACE: trace });
+  await life('traced');
+  const points = readFileSync(trace, 'utf8')
+    .trim()
+    .split('\n')
+    .filter((point) => /^server\.(before|after)-commit\.backups\./.test(point));
+  expect(points).toEqual(
+    expect.arrayContaining(
+      ['config', 'start', 'progress', 'run-log', 'end', 'delete-config'].flatMap((label) => [
+        `server.before-commit.backups.${label}#1`,
+        `server.after-commit.backups.${label}#1`,
+      ]),
+    ),
+  );
+
+  // A death before a commit is one before anything happened: two of them tell that the question is asked again.
+  const before = /before-commit\.backups\.(start|end)#1$/;
+  const chosen = points.filter((point) => point.includes('.after-commit.') || before.test(point));
+  for (const [index, point] of chosen.entries()) {
+    await server.kill9();
+    await start({ AEGIS_CRASH_AT: point });
+    const name = `life-${index}`;
+    const id = await life(name);
+    const { directives } = await node.call(nodeDesired);
+    const wishes = directives.map(({ payload }) => JSON.parse(Buffer.from(payload, 'base64').toString()) as object);
+    // Three changes, however often they were asked for.
+    expect([point, wishes.find((wish) => 'object_id' in wish && wish.object_id === id)]).toMatchObject([
+      point,
+      { generation: 3, body: { state: 'absent' } },
+    ]);
+    const { items } = await dev.call(listRuns, { query: { config: id } });
+    expect([point, items.map(({ state, attempt }) => [state, attempt])]).toEqual([point, [['completed', 2]]]);
+    const log = await dev.call(runLog, { params: { id: items[0]?.run_id ?? '' } });
+    expect([point, log.items.length]).toEqual([point, 1]);
+  }
+  await server.stop();
+  expect(faultsIn(dataDir)).toEqual([]);
+  rmSync(folder, { recursive: true, force: true });
+}, 240_000);
