@@ -149,6 +149,17 @@ const bundleInto = async (outdir: string): Promise<void> => {
     }),
     build({ ...node, ...into, entryPoints: { server: source('server-entry.ts') } }),
     build({ ...node, ...into, entryPoints: { daemon: source('daemon-entry.ts') } }),
+    // The thread in which the daemon packs and restores backups: packages/daemon/src/backups/thread.ts looks for it here.
+    build({
+      ...node,
+      ...into,
+      entryPoints: { 'backup-thread': join(here, '../daemon/src/backups/thread-main.ts') },
+    }),
+    build({
+      ...node,
+      ...into,
+      entryPoints: { 'backup-thread': join(here, '../daemon/src/backups/THREADFILE') },
+    }),
     build({ ...node, ...doors(outdir, './artifact-doors.cjs') }),
     build({ ...node, ...doors(outdir, './backup-doors.cjs') }),
     build({ ...node, ...doors(outdir, './server-doors.cjs') }),
