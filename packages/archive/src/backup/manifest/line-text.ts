@@ -11,7 +11,11 @@ export const backupText = (header: Readonly<Record<string, unknown>>): string =>
   JSON.stringify({ type: 'backup', format: MANIFEST_FORMAT, ...header });
 
 export const entryText = (entry: Entry): string =>
-  `{"type":"entry",${named('path', entry.path)},"kind":"${entry.kind}","mode":${entry.mode},"uid":${entry.uid},"gid":${entry.gid},"user":${JSON.stringify(entry.user)},"group":${JSON.stringify(entry.group)},"size":${entry.size},"mtime":"${entry.mtime}"${entry.sha256 === undefined ? '' : `,"sha256":"${entry.sha256}"`},"header_sha256":"${entry.header_sha256}"${entry.target === undefined ? '' : `,${named('target', entry.target)}`}${entry.sparse ? ',"sparse":true' : ''}${entry.status === undefined ? '' : `,"status":"${entry.status}"`},"offset":${entry.offset},"length":${entry.length}}`;
+  entryTextWith(entry, named('path', entry.path), entry.target === undefined ? '' : named('target', entry.target));
+
+/** With the members for the names as given, the target's empty where there is none. */
+export const entryTextWith = (entry: Entry, path: string, target: string): string =>
+  `{"type":"entry",${path},"kind":"${entry.kind}","mode":${entry.mode},"uid":${entry.uid},"gid":${entry.gid},"user":${JSON.stringify(entry.user)},"group":${JSON.stringify(entry.group)},"size":${entry.size},"mtime":"${entry.mtime}"${entry.sha256 === undefined ? '' : `,"sha256":"${entry.sha256}"`},"header_sha256":"${entry.header_sha256}"${target && `,${target}`}${entry.sparse ? ',"sparse":true' : ''}${entry.status === undefined ? '' : `,"status":"${entry.status}"`},"offset":${entry.offset},"length":${entry.length}}`;
 
 export const errorText = ({ path, code, message }: EntryError): string =>
   `{"type":"error",${named('path', path)},"code":${JSON.stringify(code)},"message":${JSON.stringify(message)}}`;

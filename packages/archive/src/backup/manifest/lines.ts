@@ -94,7 +94,7 @@ const Sha256 = z.string().check(z.regex(/^[0-9a-f]{64}$/));
 const Base64 = z.string().check(z.regex(/^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/));
 const Blocks = z.int().check(z.minimum(0), z.maximum(MAX_SAFE), z.multipleOf(512));
 
-/** The lines as JSON has them; keys in the order in which they are written. `*_b64` for what is not UTF-8. */
+/** The lines as JSON has them; keys in the order in which they are written. `*_b64` for what is not UTF-8. Entries are read by `read-entry.ts`. */
 export const BackupLine = z.looseObject({ type: z.literal('backup'), format: z.literal(MANIFEST_FORMAT) });
 export const EntryLine = z.strictObject({
   type: z.literal('entry'),
@@ -141,5 +141,6 @@ export const EndLine = z.strictObject({
   tar_bytes: Blocks,
   archive: z.strictObject({ bytes: Count, sha256: Sha256 }),
 });
-export const Line = z.discriminatedUnion('type', [BackupLine, EntryLine, ErrorLine, FramesLine, EndLine]);
+/** All but entries. */
+export const Line = z.discriminatedUnion('type', [BackupLine, ErrorLine, FramesLine, EndLine]);
 export type Line = z.infer<typeof Line>;

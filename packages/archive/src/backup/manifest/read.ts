@@ -4,9 +4,10 @@ import * as z from 'zod/mini';
 import { decryptStream } from '../age/decrypt.ts';
 import type { Identity } from '../age/keys.ts';
 import { unpackFrames } from '../zstd/read-frames.ts';
-import { backupText, endText, entryText, errorText, framesText } from './line-text.ts';
-import { type Entry, type EntryError, Line, MAX_PATH_BYTES, type ManifestLine } from './lines.ts';
+import { backupText, endText, errorText, framesText } from './line-text.ts';
+import { type EntryError, Line, type ManifestLine } from './lines.ts';
 import { manifestOrder } from './order.ts';
+import { bytesOf, type RefuseLine, readEntry } from './read-entry.ts';
 
 /** A manifest, line by line, each checked before it is given out. Whoever needs it whole, and `end` is the last line, must go on to the end: only then
  *  it is sure that nothing is missing. */
@@ -84,6 +85,7 @@ const parseLine = (bytes: Buffer, number: number): ManifestLine => {
   } catch {
     throw refuse('is not JSON');
   }
+  if (isEntry(value)) return readEntry(value, text, refuse);
   const parsed = z.safeParse(Line, value);
   if (!parsed.success) throw refuse(`has a wrong ${parsed.error.issues[0]?.path.join('.') || 'type'}`);
   const { line, canonical } = checked(parsed.data, refuse);
@@ -91,59 +93,27 @@ const parseLine = (bytes: Buffer, number: number): ManifestLine => {
   return line;
 };
 
-type Refuse = (fault: string) => Error;
+const isEntry = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && 'type' in value && value.type === 'entry';
 
-const checked = (line: Line, refuse: Refuse): { line: ManifestLine; canonical: string } => {
+const checked = (line: Line, refuse: RefuseLine): { line: ManifestLine; canonical: string } => {
   if (line.type === 'backup') {
     const { type, format: _fixed, ...header } = line;
     return { line: { type, header }, canonical: headerText(header, refuse) };
   }
   if (line.type === 'frames') return { line, canonical: framesText(line.frames) };
   if (line.type === 'end') return { line, canonical: endText(line) };
-  if (line.type === 'error') {
-    const { type, path, path_b64, code, message } = line;
-    const error: EntryError = { path: bytesOf(path, path_b64, refuse), code, message };
-    return { line: { type, ...error }, canonical: errorText(error) };
-  }
-  const { type, path, path_b64, target, target_b64, ...rest } = line;
-  const linked = target !== undefined || target_b64 !== undefined;
-  const entry = {
-    ...rest,
-    path: bytesOf(path, path_b64, refuse),
-    ...(linked ? { target: bytesOf(target, target_b64, refuse) } : {}),
-  } as Entry; // zod allows undefined for what is optional, and JSON has none
-  refuseOdd(entry, refuse);
-  return { line: { type, ...entry }, canonical: entryText(entry) };
+  const { type, path, path_b64, code, message } = line;
+  const error: EntryError = { path: bytesOf(path, path_b64, refuse), code, message };
+  return { line: { type, ...error }, canonical: errorText(error) };
 };
 
-const headerText = (header: Readonly<Record<string, unknown>>, refuse: Refuse): string => {
+const headerText = (header: Readonly<Record<string, unknown>>, refuse: RefuseLine): string => {
   try {
     return backupText(header);
   } catch {
     throw refuse('is nested too deep'); // JSON.parse goes deeper than JSON.stringify
   }
-};
-
-/** What its one form refuses besides: base64 of what is UTF-8, and both names at once. */
-const bytesOf = (text: string | undefined, base64: string | undefined, refuse: Refuse): Buffer => {
-  const bytes = text !== undefined ? Buffer.from(text, 'utf8') : Buffer.from(base64 ?? '', 'base64');
-  if (bytes.length === 0 || bytes.length > MAX_PATH_BYTES || bytes.includes(0))
-    throw refuse('has a path that no file has');
-  return bytes;
-};
-
-const isBelowRoot = (path: Buffer): boolean => {
-  const text = path.toString('latin1');
-  return text === '.' || text.split('/').every((part) => part !== '' && part !== '.' && part !== '..');
-};
-
-const refuseOdd = ({ kind, path, target, sha256, sparse, length }: Entry, refuse: Refuse): void => {
-  if (!isBelowRoot(path)) throw refuse('has a path that leads elsewhere');
-  if ((target !== undefined) !== (kind === 'symlink' || kind === 'hardlink')) throw refuse('has a wrong target');
-  if (kind === 'hardlink' && target && !isBelowRoot(target)) throw refuse('has a target that leads elsewhere');
-  if ((sha256 !== undefined) !== (kind === 'file')) throw refuse('has a wrong sha256');
-  if (sparse && kind !== 'file') throw refuse('has a wrong sparse');
-  if ((length === 0) !== (kind === 'socket')) throw refuse('has a wrong length');
 };
 
 const badManifest = (reason: string, fault: string, details: Record<string, unknown> = {}): AegisError =>
