@@ -8,7 +8,8 @@ import type { RestoreJob } from './restore-job.ts';
 /** A thread for the work of one backup or restore: thread-main.ts, which ends with it. */
 export const startThread = (job: ArchiveJob | RestoreJob, nativeDir: string | undefined): Worker => {
   const env = { ...process.env, ...(nativeDir === undefined ? {} : { AEGIS_NATIVE_DIR: nativeDir }) };
-  return new Worker(threadFile(), { workerData: job, env, name: job.kind });
+  // Without this process's own options: some (--input-type) are refused by a thread.
+  return new Worker(threadFile(), { workerData: job, env, name: job.kind, execArgv: [] });
 };
 
 /** Beside this file, or beside the bundle that it became a part of. */
