@@ -100,9 +100,6 @@ const doors = (outdir: string, file: string): BuildOptions => {
   return { stdin: { contents, resolveDir: join(here, 'src/topics') }, outfile: join(outdir, file) };
 };
 
-/** What the daemon runs in a thread of its own (packages/daemon/src/backups/thread.ts looks for it beside its bundle). */
-const threadSource = join(here, '../daemon/src/backups/thread-main.ts');
-
 /** Built beside `target` and moved into its place, so that a failed build leaves the old one and nobody meets half of it. */
 export const buildCli = async (target: string): Promise<void> => {
   const outdir = `${target}.${process.pid}`;
@@ -158,7 +155,6 @@ const bundleInto = async (outdir: string): Promise<void> => {
       ...into,
       entryPoints: { 'backup-thread': join(here, '../daemon/src/backups/thread-main.ts') },
     }),
-    build({ ...node, ...into, entryPoints: { 'backup-thread': threadSource } }),
     build({ ...node, ...doors(outdir, './artifact-doors.cjs') }),
     build({ ...node, ...doors(outdir, './backup-doors.cjs') }),
     build({ ...node, ...doors(outdir, './server-doors.cjs') }),
