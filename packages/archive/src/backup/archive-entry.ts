@@ -90,7 +90,7 @@ export const entryArchiver = (deps: EntryDeps): AddEntry => {
     kind: Entry['kind'] = tar.kind,
   ): void | Promise<void> => {
     onEntry(found.kind);
-    return manifest.entry({
+    const entry: Entry = {
       path: tar.path,
       kind,
       mode: tar.mode,
@@ -100,14 +100,15 @@ export const entryArchiver = (deps: EntryDeps): AddEntry => {
       group: tar.group,
       size: kind === 'file' ? field(found.stat, STAT.size) : 0,
       mtime: manifestTime(tar.mtimeSec, tar.mtimeNsec),
-      ...(stored && { sha256: stored.sha256 }),
       header_sha256: place.headerSha256,
-      ...(tar.target && { target: tar.target }),
-      ...(tar.sparseSize !== undefined && { sparse: true }),
-      ...(stored?.status && { status: stored.status }),
       offset: place.offset,
       length: place.length,
-    });
+    };
+    if (stored) entry.sha256 = stored.sha256;
+    if (stored?.status) entry.status = stored.status;
+    if (tar.target) entry.target = tar.target;
+    if (tar.sparseSize !== undefined) entry.sparse = true;
+    return manifest.entry(entry);
   };
 
   /** What has no data area. */

@@ -15,8 +15,8 @@ export interface ByteSource {
 
 /** Of one buffer that nobody else has a view of, once nobody reads it any more: its memory is free at once, while the collector would let
  *  hundreds of megabytes of such buffers pile up before it looks, and take its time then. */
-export const release = (bytes: Buffer): void => {
-  if (bytes.buffer instanceof ArrayBuffer && bytes.buffer.byteLength >= LEAST_RELEASED) bytes.buffer.transfer(0);
+export const release = (bytes: Buffer, least: number = LEAST_RELEASED): void => {
+  if (bytes.buffer instanceof ArrayBuffer && bytes.buffer.byteLength >= least) bytes.buffer.transfer(0);
 };
-/** Smaller ones may be parts of Node.js' pool. */
+/** Smaller ones may be parts of Node.js' pool, but for those that are known to be none. */
 const LEAST_RELEASED = 128 * 1024;

@@ -62,7 +62,8 @@ const MAJOR = [329, 7] as const;
 const MINOR = [337, 7] as const;
 const PREFIX = [345, 155] as const;
 
-const most = (digits: number): number => 8 ** digits - 1;
+const MOST_OF_7 = 8 ** 7 - 1;
+const MOST_OF_11 = 8 ** 11 - 1;
 const SLASH = 0x2f;
 /** Names of what stands in for a header, for readers that do not know better: one for all, they only get in each other's way. */
 const PAX_NAME = Buffer.from('PaxHeader');
@@ -121,12 +122,12 @@ const prefixOf = (name: Buffer): number => {
 const addRecords = (records: PaxRecords, entry: TarEntry, name: Buffer, nameFits: boolean): void => {
   if (entry.sparseSize === undefined && !nameFits) records.add('path', name);
   if (entry.target && entry.target.length > LINK[1]) records.add('linkpath', entry.target);
-  if (entry.dataBytes > most(SIZE[1])) records.add('size', String(entry.dataBytes));
-  if (entry.uid > most(UID[1])) records.add('uid', String(entry.uid));
-  if (entry.gid > most(GID[1])) records.add('gid', String(entry.gid));
+  if (entry.dataBytes > MOST_OF_11) records.add('size', String(entry.dataBytes));
+  if (entry.uid > MOST_OF_7) records.add('uid', String(entry.uid));
+  if (entry.gid > MOST_OF_7) records.add('gid', String(entry.gid));
   if (!fitsOwner(entry.user)) records.add('uname', entry.user);
   if (!fitsOwner(entry.group)) records.add('gname', entry.group);
-  if (entry.mtimeNsec !== 0 || entry.mtimeSec < 0 || entry.mtimeSec > most(MTIME[1]))
+  if (entry.mtimeNsec !== 0 || entry.mtimeSec < 0 || entry.mtimeSec > MOST_OF_11)
     records.add('mtime', paxTime(entry.mtimeSec, entry.mtimeNsec));
   if (entry.sparseSize !== undefined) {
     records.add('GNU.sparse.major', '1');
@@ -189,7 +190,7 @@ const putPaxHeader = (blocks: Buffer, bytes: number): void => {
 
 /** What is too large stands in a PAX record, and the largest number here. */
 const putOctal = (block: Buffer, [at, digits]: readonly [number, number], value: number): void => {
-  let rest = Math.min(value, most(digits));
+  let rest = digits > 7 ? Math.min(value, MOST_OF_11) : Math.min(value, MOST_OF_7);
   for (let position = at + digits - 1; position >= at; position--) {
     block[position] = 0x30 + (rest % 8);
     rest = Math.floor(rest / 8);

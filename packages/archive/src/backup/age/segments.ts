@@ -1,4 +1,6 @@
 import { createCipheriv, createDecipheriv, createSecretKey } from 'node:crypto';
+import { release } from '../bytes.ts';
+import { release } from '../bytes.ts';
 import { damaged } from './header.ts';
 
 /** The payload of an age file (c2sp.org/age, "Payload"): segments of 64 KiB, each sealed by itself; the nonce is a segment's number and whether it
@@ -41,8 +43,9 @@ export const sealer = (rawKey: Buffer): Sealer => {
       const cipher = createCipheriv(CIPHER, key, nonceOf(nonce, index, last), { authTagLength: TAG_BYTES });
       const sealed = cipher.update(segment);
       cipher.final();
-      sealed.copy(to, at);
-      return at + sealed.length + cipher.getAuthTag().copy(to, at + sealed.length);
+      const end = at + sealed.copy(to, at);
+      if (sealed.length === SEGMENT_BYTES) release(sealed, SEGMENT_BYTES);
+      return end + cipher.getAuthTag().copy(to, end);
     },
   };
 };
