@@ -1,6 +1,5 @@
 import { createCipheriv, createDecipheriv, createSecretKey } from 'node:crypto';
 import { release } from '../bytes.ts';
-import { release } from '../bytes.ts';
 import { damaged } from './header.ts';
 
 /** The payload of an age file (c2sp.org/age, "Payload"): segments of 64 KiB, each sealed by itself; the nonce is a segment's number and whether it
