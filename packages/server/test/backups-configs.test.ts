@@ -136,6 +136,10 @@ describe.each(STORAGES)('%s', (storage) => {
         "422 backups.bad_config: destination.access = 'static' hands the configuration's own credentials to its nodes, and it has none. Give it credentials, or use 'signed'.",
       ],
       [
+        await refused({ destination: { ...S3, ca: '-----BEGIN CERTIFICATE-----\nno\n-----END CERTIFICATE-----' } }),
+        "422 backups.bad_config: destination.ca is no certificate: give the PEM of the authority that signed the endpoint's (BEGIN CERTIFICATE).",
+      ],
+      [
         await refused({}, { credentials: KEYS }),
         "422 backups.bad_config: A configuration with a 'file' destination has no use for credentials. Leave them out, or set them to null.",
       ],

@@ -1,3 +1,4 @@
+import { X509Certificate } from 'node:crypto';
 import { parseRecipient } from '@aegis/archive/backup/age/keys';
 import type { BackupSpec } from '@aegis/protocol/backups/config';
 import type { PresentConfig } from '@aegis/protocol/backups/directive';
@@ -20,6 +21,10 @@ export const checkSpec = (spec: BackupSpec, hasCredentials: boolean, now: number
   if (destination.kind === 's3' && destination.access === 'static' && !hasCredentials)
     throw bad(
       "destination.access = 'static' hands the configuration's own credentials to its nodes, and it has none. Give it credentials, or use 'signed'.",
+    );
+  if (destination.kind === 's3' && destination.ca !== undefined && !isCertificate(destination.ca))
+    throw bad(
+      "destination.ca is no certificate: give the PEM of the authority that signed the endpoint's (BEGIN CERTIFICATE).",
     );
   if (destination.kind === 'file' && hasCredentials)
     throw bad(
@@ -65,6 +70,14 @@ export const bodyOf = (configId: string, spec: BackupSpec): string => {
   return text;
 };
 
+const isCertificate = (pem: string): boolean => {
+  try {
+    new X509Certificate(pem);
+    return pem.includes('-----BEGIN CERTIFICATE-----');
+  } catch {
+    return false; // the refusal says what is wanted
+  }
+};
 const below = (path: string, folder: string): boolean => {
   const [inner, outer] = [partsOf(path), partsOf(folder)];
   return outer.every((part, at) => inner[at] === part);
