@@ -84,11 +84,10 @@ export const requestSigning = (on: {
     throw unknownRun(run.id);
   };
   const factsOf = async (run: RunRow, state: Known, nodeUid: string): Promise<SigningFacts> => {
-    const { destination, probe } = state.place;
+    const { probe } = state.place;
     return {
       tls: on.stores.of(state.place).tls,
       conditionalWrites: probe?.conditional_writes ?? true,
-      objectLock: destination.kind === 's3' && destination.object_lock_days !== undefined,
       readable: await readable(run, state.place, nodeUid),
       writing:
         run.node_uid === nodeUid

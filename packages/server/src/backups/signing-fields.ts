@@ -62,7 +62,7 @@ const BASE64 = (bytes: number): RegExp => {
     `^[A-Za-z0-9+/]{${whole}}${rest === 1 ? '[A-Za-z0-9+/]{2}==' : rest === 2 ? '[A-Za-z0-9+/]{3}=' : ''}$`,
   );
 };
-export const CHECKSUMS: Readonly<Record<string, RegExp>> = {
+const CHECKSUMS: Readonly<Record<string, RegExp>> = {
   'content-md5': BASE64(16),
   'x-amz-checksum-crc32': BASE64(4),
   'x-amz-checksum-crc32c': BASE64(4),

@@ -1,6 +1,8 @@
-import { randomUUID } from 'node:crypto';
+import { createHash, randomUUID } from 'node:crypto';
 import { AegisError } from '@aegis/protocol/errors';
 import { type Clock, isoTime } from '../../platform/clock.ts';
+import { s3Failure } from './failures.ts';
+import { sendSigned } from './raw-request.ts';
 import type { S3Store } from './store.ts';
 import { assumeRole } from './sts.ts';
 
@@ -63,6 +65,9 @@ export const probeStore = async (
     notes.push(
       'It does not refuse to replace an object (If-None-Match on PutObject). Nodes write through multipart uploads only, which the server completes.',
     );
+  const holds =
+    (destination.access !== 'signed' && destination.access !== 'presigned') ||
+    (await tried(async () => notes.push(...(await unsignedHeaders(store, prefix, key)))));
   const uploads = await tried(async () => {
     const id = await store.createUpload(`${prefix}upload`);
     const listed: string[] = [];
@@ -98,7 +103,54 @@ export const probeStore = async (
   });
   if (!store.tls && !isLoopback(destination.endpoint ?? ''))
     notes.push('It is reached without TLS: what is not encrypted for recipients can be read on the way.');
-  return told(writes && uploads && lists && lock && role && removed, conditional);
+  return told(writes && holds && uploads && lists && lock && role && removed, conditional);
+};
+
+/** Amazon refuses a request with a header of x-amz that was not signed. Servers that do not care let a node add to what it may do.
+ *  @throws AegisError where it could read what is not its own */
+const unsignedHeaders = async (store: S3Store, prefix: string, source: string): Promise<string[]> => {
+  const { destination, bounds } = store;
+  const body = Buffer.from('unsigned');
+  const takes = async (name: string, more: Record<string, string>): Promise<boolean> => {
+    const [signed] = await store.sign([
+      {
+        kind: 'put',
+        method: 'PUT',
+        key: `${prefix}${name}`,
+        query: [],
+        headers: {},
+        payloadSha256: createHash('sha256').update(body).digest('hex'),
+        contentLength: body.length,
+        slot: null,
+      },
+    ]);
+    if (!signed) return false;
+    try {
+      const headers = { ...signed.headers, ...more };
+      const status = await sendSigned('PUT', { url: signed.url, headers }, body, destination, bounds);
+      return status >= 200 && status < 300;
+    } catch (error) {
+      throw s3Failure(error, 'Writing an object', destination);
+    }
+  };
+  if (!(await takes('plain', {})))
+    throw new AegisError(
+      'backups.destination_failed',
+      "It does not take what this server signs, while it takes the SDK's own requests. Look at destination.endpoint, region and path_style.",
+    );
+  const copies =
+    (await takes('copy', { 'x-amz-copy-source': `/${destination.bucket}/${source}` })) &&
+    (await store.head(`${prefix}copy`))?.bytes !== body.length;
+  if (copies)
+    throw new AegisError(
+      'backups.bad_destination',
+      "It copies objects for a header that was not signed: a node could read others' archives. Use access = 'sts', or another server.",
+    );
+  return (await takes('acl', { 'x-amz-acl': 'private' }))
+    ? [
+        'It heeds headers of x-amz that were not signed: a node could open its own archives to others (x-amz-acl). Encrypt for recipients, or forbid access lists by a policy of the bucket.',
+      ]
+    : [];
 };
 
 const checkLock = async (store: S3Store): Promise<void> => {

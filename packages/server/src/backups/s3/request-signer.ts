@@ -44,7 +44,7 @@ export const requestSigner = (destination: S3Destination) => {
     }
     // What is to be locked needs a checksum: S3 demands it.
     const writes = kind === 'put' || kind === 'part';
-    if (locks && writes && payloadSha256 !== UNSIGNED_PAYLOAD && !hasChecksum(headers))
+    if (locks && writes && !hasChecksum(headers))
       more['x-amz-checksum-sha256'] = Buffer.from(payloadSha256, 'hex').toString('base64');
     return more;
   };
