@@ -88,6 +88,21 @@ export const stageBackups = async (
       params: { id: run },
       body: { ...failedEnd(), errors: [{ path: '/home/a', code: 'EACCES', message: 'a sample' }] },
     },
+    registerBackupAgent: { body: { name: `An agent ${suffix}`, platform: 'darwin' } },
+    backupAgentHeartbeat: { body: { version: '0.1.0', platform: 'linux', status: 'online' } },
+    backupAgentConfigs: {},
+    backupAgentStart: { body: { configId: id } },
+    backupAgentComplete: {
+      body: {
+        logId: run,
+        status: 'failed',
+        filesProcessed: 150,
+        bytesTransferred: 1_024_000,
+        duration: 45_000,
+        errors: ['a sample', { path: '/home/a', message: 'a sample' }],
+      },
+    },
+    backupAgentLog: { body: { level: 'info', message: 'a sample', metadata: { filesFound: 150 } } },
     backupRestoreSource: { params: { id: failed } },
     putBackupConfigReports: {
       body: {

@@ -36,7 +36,7 @@ export const allEndpoints = async (): Promise<Endpoint[]> => {
   }
   return found;
 };
-const ENDPOINTS = /^(node-)?endpoints\.ts$/;
+const ENDPOINTS = /^((node|agent)-)?endpoints\.ts$/;
 const isEndpoint = (value: unknown): value is Endpoint =>
   typeof value === 'object' && value !== null && 'door' in value && 'caller' in value;
 
@@ -200,6 +200,8 @@ export const stage = async (url: string, adminToken: string, now = Date.now()): 
     apiListNodes: { query: { limit: '2', label: 'env=test' } },
     apiShowNode: { params: { id: node.uid } },
     apiPatchNode: { params: { id: node.uid }, body: { labels: { env: 'test' }, site: 'ber', maintenance: false } },
+    deactivateNode: { params: { id: keylessName } },
+    activateNode: { params: { id: keylessName } },
     apiRetireNode: { params: { id: keylessName } },
     nodeDesired: {},
     healthz: {},

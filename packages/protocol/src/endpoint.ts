@@ -23,6 +23,8 @@ export interface Endpoint {
   readonly form?: Schema;
   /** No body at all counts as `{}`. */
   readonly bodyOptional?: true;
+  /** Also for a keyless agent with its API key (`X-Agent-API-Key`), which opens nothing else. */
+  readonly agentKey?: true;
   /** Instead of the common limit. */
   readonly bodyLimitBytes?: number;
   /** Raw bodies (`application/octet-stream`) are handed over as bytes. */

@@ -65,6 +65,8 @@ const KEYS = {
   'rate_limits.enrolment_burst': whole(1, 1_000_000, 200),
   'rate_limits.enrolment_per_sec': whole(1, 1_000_000, 20),
   'rate_limits.enrolment_pending': whole(1, 10_000, 200),
+  'rate_limits.agent_burst': whole(1, 1_000_000, 60),
+  'rate_limits.agent_per_sec': whole(1, 1_000_000, 5),
   'rate_limits.failed_auth_burst': whole(1, 1_000_000, 20),
   'rate_limits.failed_auth_per_sec': whole(1, 1_000_000, 1),
   'commands.redeliver_after_ms': whole(100, 3_600_000, 5000),

@@ -5,6 +5,7 @@ import { migration0007 } from './backups/migrations/0007-backups-upkeep.ts';
 import { migration0003 } from './commands/migrations/0003-commands.ts';
 import { migration0002 } from './nodes/migrations/0002-nodes.ts';
 import { migration0004 } from './nodes/migrations/0004-registration-origins.ts';
+import { migration0008 } from './nodes/migrations/0008-agents.ts';
 import type { Migration } from './platform/storage/migrate.ts';
 
 /** Every migration of every domain in the one order in which they run. Append only: what was released never changes. */
@@ -16,4 +17,5 @@ export const MIGRATIONS: readonly Migration[] = [
   migration0005,
   migration0006,
   migration0007,
+  migration0008,
 ];

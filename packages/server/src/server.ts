@@ -19,6 +19,7 @@ import { trustOf } from './access/trust.ts';
 import { artifactsRoutes } from './artifacts/routes.ts';
 import { type ArtifactsService, artifactsService } from './artifacts/service.ts';
 import { blobSweepLoop } from './artifacts/sweep-loop.ts';
+import { agentErrors, agentRoutes } from './backups/agents/routes.ts';
 import { backupsRoutes } from './backups/routes.ts';
 import { backupsNodeRoutes } from './backups/routes-nodes.ts';
 import { backupsObjectRoutes } from './backups/routes-objects.ts';
@@ -32,6 +33,7 @@ import { operatorRoutes } from './commands/routes-operators.ts';
 import { type CommandsService, commandsService } from './commands/service.ts';
 import { isGuessable, type ServerConfig } from './config.ts';
 import { isLoopbackHost, parseListen } from './listen-address.ts';
+import { agentsService } from './nodes/agents-service.ts';
 import { enrolmentService } from './nodes/enrolment-service.ts';
 import { keylessService } from './nodes/keyless-service.ts';
 import { presence } from './nodes/presence.ts';
@@ -142,6 +144,14 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     ...shared,
     allowed: config.nodes.keyless,
     tokenTtlSec: config.nodes.keyless_token_ttl_sec,
+    changed: nodes.changed,
+  });
+  const agents = agentsService({
+    nodes: rows,
+    clock,
+    newId,
+    allowed: config.nodes.keyless,
+    seen: nodes.seen,
     changed: nodes.changed,
   });
   const bus = processBus();
@@ -267,6 +277,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     ...backupsRoutes(backups),
     ...backupsNodeRoutes(backups),
     ...backupsObjectRoutes(backups),
+    ...agentRoutes(backups, agents),
     ...nodeRoutes(commands),
     ...operatorRoutes(commands),
     ...logRoutes(commands),
@@ -295,7 +306,13 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
       );
     listeners.push(
       await listen(at, routes, {
-        authenticate: authenticator({ tokens, nodeTokens: issuer, nodeOf: nodes.actorOf, dev: config.dev }),
+        authenticate: authenticator({
+          tokens,
+          nodeTokens: issuer,
+          nodeOf: nodes.actorOf,
+          agentOf: agents.agentOf,
+          dev: config.dev,
+        }),
         attending: ({ uid }) => nodes.attend(uid),
         bodies,
         faults,
@@ -306,7 +323,9 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
             { burst: limits.failed_auth_burst, perSecond: limits.failed_auth_per_sec },
             clock.now,
           ),
+          agent: rateLimiter({ burst: limits.agent_burst, perSecond: limits.agent_per_sec }, clock.now),
         },
+        besideErrors: agentErrors,
         stopping: stopping.signal,
         tls,
         newId,

@@ -1,6 +1,7 @@
 import * as access from '@aegis/protocol/access/endpoints';
 import type { Caller } from '@aegis/protocol/access/roles';
 import * as artifacts from '@aegis/protocol/artifacts/endpoints';
+import * as backupsAgents from '@aegis/protocol/backups/agent-endpoints';
 import * as backups from '@aegis/protocol/backups/endpoints';
 import * as backupsNodes from '@aegis/protocol/backups/node-endpoints';
 import * as commands from '@aegis/protocol/commands/endpoints';
@@ -15,7 +16,7 @@ import type { TestClient } from './test-client.ts';
 
 const isEndpoint = (value: unknown): value is Endpoint =>
   typeof value === 'object' && value !== null && 'door' in value && 'caller' in value;
-const ENDPOINTS = [access, nodes, commands, artifacts, backups, backupsNodes].flatMap((part) =>
+const ENDPOINTS = [access, nodes, commands, artifacts, backups, backupsNodes, backupsAgents].flatMap((part) =>
   Object.values(part).filter(isEndpoint),
 );
 

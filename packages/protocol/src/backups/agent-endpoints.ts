@@ -1,8 +1,8 @@
 import * as z from 'zod/mini';
 import { endpoint } from '../endpoint.ts';
 
-/** Seed 004's API, for its own minimal agent: camelCase, an `X-Agent-API-Key` header, `success` beside every answer. Unknown fields are
- *  ignored, as on every seed's door. */
+/** Seed 004's API, for its own minimal agent: camelCase, an `X-Agent-API-Key` header, `success` beside every answer, errors too. Unknown
+ *  fields are ignored, as on every seed's door. */
 
 const tag = 'backups';
 const Success = { success: z.literal(true) };
@@ -23,7 +23,14 @@ export const registerAgent = endpoint({
   body: RegisterAgent,
   response: z.object({
     ...Success,
-    agent: z.object({ id: z.uuid(), name: z.string(), apiKey: z.string(), status: z.string() }),
+    agent: z.object({
+      id: z.uuid(),
+      name: z.string(),
+      apiKey: z.string(),
+      status: z.string(),
+      /** Its name as a node, by which configurations are assigned to it. */
+      node: z.string(),
+    }),
   }),
 });
 export const agentHeartbeat = endpoint({
@@ -32,6 +39,7 @@ export const agentHeartbeat = endpoint({
   method: 'POST',
   path: '/api/agent/heartbeat',
   caller: 'node',
+  agentKey: true,
   tag,
   summary: 'An agent is alive',
   body: z.object({
@@ -50,6 +58,7 @@ export const AgentConfig = z.object({
     region: z.string(),
     prefix: z.string(),
     endpoint: z.optional(z.string()),
+    forcePathStyle: z.boolean(),
   }),
   options: z.object({
     type: z.string(),
@@ -64,6 +73,7 @@ export const agentConfigs = endpoint({
   method: 'GET',
   path: '/api/agent/configs',
   caller: 'node',
+  agentKey: true,
   tag,
   summary: 'The configurations assigned to an agent',
   response: z.object({ ...Success, configs: z.array(AgentConfig) }),
@@ -74,6 +84,7 @@ export const agentStart = endpoint({
   method: 'POST',
   path: '/api/agent/backup/start',
   caller: 'node',
+  agentKey: true,
   tag,
   summary: 'A backup begins; `s3Config` in the static and STS ways, `uploadUrl` in the presigned one',
   body: z.object({ configId: Id }),
@@ -88,6 +99,7 @@ export const agentStart = endpoint({
         region: z.string(),
         endpoint: z.optional(z.string()),
         bucket: z.string(),
+        forcePathStyle: z.boolean(),
         /** The object is to be written here. */
         key: z.string(),
       }),
@@ -101,6 +113,7 @@ export const agentComplete = endpoint({
   method: 'POST',
   path: '/api/agent/backup/complete',
   caller: 'node',
+  agentKey: true,
   tag,
   summary: 'A backup ended',
   body: z.object({
@@ -120,6 +133,7 @@ export const agentLog = endpoint({
   method: 'POST',
   path: '/api/agent/log',
   caller: 'node',
+  agentKey: true,
   tag,
   summary: 'A line for the log of an agent',
   body: z.object({

@@ -150,6 +150,24 @@ export const apiRetireNode = endpoint({
   response: Node,
 });
 
+const deactivation = <const W extends 'deactivate' | 'activate'>(what: W, summary: string) =>
+  endpoint({
+    id: `${what}Node`,
+    door: 'api',
+    method: 'POST',
+    path: `/api/v1/agents/{id}/${what}`,
+    caller: 'operator',
+    tag,
+    summary,
+    params: ById,
+    response: Node,
+  });
+export const deactivateNode = deactivation(
+  'deactivate',
+  "Refuse a node's credentials from now on, until it is activated",
+);
+export const activateNode = deactivation('activate', "Take a node's credentials again");
+
 const health = (path: string) =>
   endpoint({
     id: path === '/healthz' ? 'healthz' : 'health',

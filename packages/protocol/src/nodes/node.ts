@@ -39,6 +39,8 @@ export const Node = z.object({
   state: NodeState,
   status: NodeStatus,
   maintenance: z.boolean(),
+  /** Its credentials are refused until it is activated again. */
+  deactivated: z.optional(z.boolean()),
   keyless: z.boolean(),
   key_id: z.nullable(z.string()),
   /** Of the key that signs its reports and backups: 32 raw bytes, base64; `key_id` is their SHA-256. Operators pin it (`aegis nodes trust`). */

@@ -13,9 +13,22 @@ export const authenticator = (parts: {
   nodeTokens: NodeTokens;
   /** The active node of that uid. @throws AegisError nodes.retired, access.unauthenticated */
   nodeOf: (uid: string) => Promise<NodeActor>;
+  /** The active keyless agent that has this API key. @throws AegisError access.unauthenticated, nodes.retired, nodes.deactivated */
+  agentOf: (apiKey: string) => Promise<NodeActor>;
   dev: boolean;
 }): Authenticate => {
   return async (request) => {
+    const apiKey = request.headers['x-agent-api-key'];
+    if (apiKey !== undefined) {
+      if (!request.agentKey)
+        throw new AegisError(
+          'access.unauthenticated',
+          "An agent's API key opens /api/agent/* alone. Send an operator or node token as Bearer.",
+        );
+      if (request.headers.authorization !== undefined)
+        throw new AegisError('access.unauthenticated', 'Send X-Agent-API-Key or Authorization, not both.');
+      return parts.agentOf(String(apiKey));
+    }
     if (request.headers.authorization === undefined) return parts.dev && devRuleAllows(request) ? DEV : null;
     const bearer = bearerOf(request.headers);
     if (bearer?.startsWith('aegis_')) return parts.tokens.actorOf(bearer);

@@ -11,6 +11,7 @@ const allows = (
     headers,
     rawHeaders: more.raw ?? Object.entries(headers).flatMap(([name, value]) => [name, String(value)]),
     remoteAddress: more.from ?? '127.0.0.1',
+    agentKey: false,
   });
 
 test.each([

@@ -14,9 +14,12 @@ const AT_ONCE = 100;
 export const runsPruning = (on: { log: LogService; clock: Clock; maxPerNode: number }) => {
   return {
     /** For one more. @throws AegisError backups.limit */
-    makeRoom: async (tx: Tx, config: Pick<ConfigRow, 'id' | 'name'>, nodeUid: string): Promise<void> => {
+    makeRoom: async (tx: Tx, config: Pick<ConfigRow, 'id' | 'name'>, nodeUid: string | null): Promise<void> => {
       const ofBoth = () =>
-        tx.selectFrom('backups_runs').where('config_id', '=', config.id).where('node_uid', '=', nodeUid);
+        tx
+          .selectFrom('backups_runs')
+          .where('config_id', '=', config.id)
+          .where('node_uid', nodeUid === null ? 'is' : '=', nodeUid);
       const { count } = await ofBoth()
         .select(({ fn }) => fn.countAll<number>().as('count'))
         .executeTakeFirstOrThrow();

@@ -210,11 +210,11 @@ export const runsRepository = (storage: Storage) => {
         .where('state', '=', 'running')
         .orderBy('id')
         .execute(),
-    countUnderWayIn: async (tx: Tx, nodeUid: string): Promise<number> => {
+    countUnderWayIn: async (tx: Tx, nodeUid: string | null): Promise<number> => {
       const { count } = await tx
         .selectFrom('backups_runs')
         .select(({ fn }) => fn.countAll<number>().as('count'))
-        .where('node_uid', '=', nodeUid)
+        .where('node_uid', nodeUid === null ? 'is' : '=', nodeUid)
         .where('state', '=', 'running')
         .executeTakeFirstOrThrow();
       return count;

@@ -27,6 +27,8 @@ const BESIDE_BYTES = 1024 ** 3;
 const MAX_ARCHIVE_BYTES = 5 * 1024 ** 4;
 
 type Answer = { cancelled: boolean } | { refused: AegisError };
+/** Who makes a run: a node, an agent without a key, or (without a uid) the server itself. */
+export type Runner = Pick<NodeActor, 'name' | 'keyId'> & { uid: string | null };
 interface Told {
   uid: string;
   runId: string;
@@ -48,7 +50,7 @@ export const runsService = (on: {
   const { runs, clock } = on;
 
   /** What a run, or an attempt of one, takes from its configuration as it is now. */
-  const termsOf = (spec: BackupSpec, config: ConfigRow, uid: string, request: StartRun) => ({
+  const termsOf = (spec: BackupSpec, config: ConfigRow, uid: string | null, request: StartRun) => ({
     generation: request.generation,
     attempt: request.attempt,
     destination_id: config.destination_id,
@@ -62,7 +64,7 @@ export const runsService = (on: {
     max_bytes: (spec.limits.archive_bytes ?? MAX_ARCHIVE_BYTES) + BESIDE_BYTES,
     tags: JSON.stringify(spec.tags),
   });
-  const firstAttempt = (actor: NodeActor, config: ConfigRow, request: StartRun, now: number): RunRow => {
+  const firstAttempt = (actor: Runner, config: ConfigRow, request: StartRun, now: number): RunRow => {
     const spec = specOf(config);
     return {
       id: request.run_id,
@@ -128,7 +130,7 @@ export const runsService = (on: {
     return config;
   };
 
-  const begin = async (tx: Tx, actor: NodeActor, config: ConfigRow, request: StartRun): Promise<RunRow> => {
+  const begin = async (tx: Tx, actor: Runner, config: ConfigRow, request: StartRun): Promise<RunRow> => {
     if ((await runs.countUnderWayIn(tx, actor.uid)) >= on.maxUnderWayPerNode)
       throw new AegisError(
         'backups.busy',
@@ -239,6 +241,8 @@ export const runsService = (on: {
       });
     },
     placeOfRun,
+    /** A run of somebody who does not come through `start`. The caller has seen that it may. @throws AegisError backups.busy, limit */
+    begin,
   };
 };
 export type RunsService = ReturnType<typeof runsService>;

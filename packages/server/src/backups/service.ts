@@ -6,6 +6,7 @@ import type { Clock } from '../platform/clock.ts';
 import type { Log } from '../platform/log.ts';
 import { oneAtATime } from '../platform/one-at-a-time.ts';
 import type { Storage, Tx } from '../tables.ts';
+import { agentRunsService } from './agents/service.ts';
 import { assignmentChanges } from './assignments.ts';
 import { assignmentsRepository } from './assignments-repository.ts';
 import { auditService } from './audit.ts';
@@ -138,6 +139,19 @@ export const backupsService = (on: {
     directivesFor: directivesFor({ assignments, signer: on.signer, clock, newId }),
     report: reportsService({ reports, configs, assignments, changes, desired, clock }),
     runs: began,
+    agents: agentRunsService({
+      runs,
+      began,
+      configs,
+      assignments,
+      destinations,
+      stores: s3.stores,
+      vault,
+      lines,
+      after: upkeep.after,
+      clock,
+      newId,
+    }),
     endRun: runEndService({
       runs,
       access,

@@ -59,6 +59,8 @@ export const enrolledRow = (uid: string, init: RegisterInit, granted: Granted | 
     last_seen: now,
     created_at: now,
     updated_at: now,
+    deactivated_at: null,
+    said_status: null,
   };
 };
 
@@ -84,4 +86,6 @@ export const keylessRow = (
   last_seen: now,
   created_at: now,
   updated_at: now,
+  deactivated_at: null,
+  said_status: null,
 });

@@ -16,7 +16,15 @@ export interface Presence {
   attend(uid: string): () => void;
   /** The latest sign of life: what this process saw, or what is stored. */
   lastSeen(uid: string, stored: number | null): number | null;
-  statusOf(node: { uid: string; state: NodeState; maintenance: boolean; lastSeen: number | null }): NodeStatus;
+  statusOf(node: {
+    uid: string;
+    state: NodeState;
+    maintenance: boolean;
+    deactivated: boolean;
+    /** `error` or `offline`, where the node says so. */
+    said: string | null;
+    lastSeen: number | null;
+  }): NodeStatus;
   /** What is not stored yet; the caller stores it, or gives it back. */
   take(): Map<string, number>;
   giveBack(unstored: ReadonlyMap<string, number>): void;
@@ -48,10 +56,13 @@ export const presence = (rules: PresenceRules, clock: Clock): Presence => {
     statusOf: (node) => {
       if (node.state === 'retired') return 'offline';
       if (node.maintenance) return 'maintenance';
+      if (node.deactivated || node.said === 'offline') return 'offline';
       const last = lastSeen(node.uid, node.lastSeen);
       if (last === null) return 'offline';
       const age = clock.now() - last;
-      return age > rules.offlineAfterMs ? 'offline' : age > rules.degradedAfterMs ? 'degraded' : 'online';
+      if (age > rules.offlineAfterMs) return 'offline';
+      if (node.said === 'error') return 'error';
+      return age > rules.degradedAfterMs ? 'degraded' : 'online';
     },
     take: () => {
       for (const uid of open.keys()) seen(uid);

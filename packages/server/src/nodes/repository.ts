@@ -34,6 +34,8 @@ const TARGET_COLUMNS = [
   'os',
   'container_engine',
   'last_seen',
+  'deactivated_at',
+  'said_status',
 ] as const;
 export type TargetRow = Pick<NodeRow, (typeof TARGET_COLUMNS)[number]>;
 
@@ -150,6 +152,17 @@ export const nodesRepository = (storage: Storage) => {
             where nodes.uid = seen.uid and (nodes.last_seen is null or nodes.last_seen < seen.at)`.execute(tx);
         }
       }),
+    addApiKey: async (tx: Tx, row: NodesTables['nodes_api_keys']): Promise<void> => {
+      await tx.insertInto('nodes_api_keys').values(row).execute();
+    },
+    byApiKey: (keySha256: string): Promise<(NodeRow & { key_sha256: string }) | undefined> =>
+      storage.read
+        .selectFrom('nodes_api_keys')
+        .innerJoin('nodes', 'nodes.uid', 'nodes_api_keys.node_uid')
+        .selectAll('nodes')
+        .select('nodes_api_keys.key_sha256')
+        .where('nodes_api_keys.key_sha256', '=', keySha256)
+        .executeTakeFirst(),
     write: storage.write,
   };
 };
@@ -161,16 +174,25 @@ const withStatus = <O>(
 ): SelectQueryBuilder<Tables, 'nodes', O> => {
   if (is === 'maintenance') return rows.where('maintenance', '=', 1);
   const present = rows.where('maintenance', '=', 0);
+  const active = present.where('deactivated_at', 'is', null);
   switch (is) {
     case 'online':
-      return present.where('last_seen', '>=', onlineSince);
+      return active.where('said_status', 'is', null).where('last_seen', '>=', onlineSince);
     case 'degraded':
-      return present.where('last_seen', '<', onlineSince).where('last_seen', '>=', degradedSince);
+      return active
+        .where('said_status', 'is', null)
+        .where('last_seen', '<', onlineSince)
+        .where('last_seen', '>=', degradedSince);
     case 'offline':
       return present.where((where) =>
-        where.or([where('last_seen', 'is', null), where('last_seen', '<', degradedSince)]),
+        where.or([
+          where('deactivated_at', 'is not', null),
+          where('said_status', '=', 'offline'),
+          where('last_seen', 'is', null),
+          where('last_seen', '<', degradedSince),
+        ]),
       );
     case 'error':
-      return present.where(sql<boolean>`1 = 0`); // no node reports trouble of its own yet
+      return active.where('said_status', '=', 'error').where('last_seen', '>=', degradedSince);
   }
 };

@@ -31,6 +31,8 @@ export const nodesRoutes = (
     route(api.apiListNodes, ({ query }) => nodes.list(query)),
     route(api.apiShowNode, ({ params }) => nodes.show(params.id)),
     route(api.apiPatchNode, ({ params, body }) => nodes.patch(params.id, body)),
+    route(api.deactivateNode, ({ params }) => nodes.setActive(params.id, false)),
+    route(api.activateNode, ({ params }) => nodes.setActive(params.id, true)),
     route(api.apiRetireNode, ({ params }) => nodes.retire(params.id)),
     route(api.nodeDesired, ({ actor }) => desiredOf(actor)),
   ];

@@ -43,6 +43,7 @@ export interface KnownNode {
   /** 32 raw bytes. */
   publicKey: Buffer | null;
   keyless: boolean;
+  deactivated: boolean;
 }
 
 /** What else happens when a node is retired: its part in the same transaction, and what follows once that is durable. */
@@ -106,8 +107,16 @@ export const nodesService = (parts: {
       agent_id: row.name,
       name: row.name,
       state,
-      status: presence.statusOf({ uid: row.uid, state, maintenance, lastSeen: row.last_seen }),
+      status: presence.statusOf({
+        uid: row.uid,
+        state,
+        maintenance,
+        deactivated: row.deactivated_at !== null,
+        said: row.said_status,
+        lastSeen: row.last_seen,
+      }),
       maintenance,
+      deactivated: row.deactivated_at !== null,
       keyless: row.keyless === 1,
       key_id: row.key_id,
       public_key: row.public_key?.toString('base64') ?? null,
@@ -199,13 +208,9 @@ export const nodesService = (parts: {
     actorOf: async (uid: string): Promise<NodeActor> => {
       const node = await byUid(uid);
       if (!node) throw new AegisError('access.unauthenticated', 'This node is not known here. Enrol it.');
-      if (node.state === 'retired')
-        throw new AegisError(
-          'nodes.retired',
-          `The node '${node.name}' was retired. Enrol it anew with a new identity.`,
-        );
+      const actor = actorOfKnown(node);
       presence.seen(uid);
-      return { kind: 'node', uid, name: node.name, keyId: node.keyId, keyless: node.keyless };
+      return actor;
     },
 
     list: async (query: NodeQuery): Promise<z.infer<typeof NodeList>> => {
@@ -234,6 +239,15 @@ export const nodesService = (parts: {
           ...(patch.maintenance === undefined ? {} : { maintenance: patch.maintenance ? 1 : 0 }),
           updated_at: clock.now(),
         });
+      }),
+    /** From now on its credentials are refused, or taken again. A repeat changes nothing. @throws AegisError nodes.retired */
+    setActive: (id: string, active: boolean): Promise<Node> =>
+      change(active ? 'nodes.activate' : 'nodes.deactivate', id, async (tx, row) => {
+        if (row.state === 'retired')
+          throw new AegisError('nodes.retired', `The node '${row.name}' is retired and cannot be changed.`);
+        if ((row.deactivated_at === null) === active) return;
+        const now = clock.now();
+        await repository.update(tx, row.uid, { deactivated_at: active ? null : now, updated_at: now });
       }),
     /** Retiring what is retired changes nothing. */
     retire: async (id: string): Promise<Node> => {
@@ -307,13 +321,30 @@ const knownOf = (row: NodeRow): KnownNode => ({
   keyId: row.key_id,
   publicKey: row.public_key,
   keyless: row.keyless === 1,
+  deactivated: row.deactivated_at !== null,
 });
+
+/** @throws AegisError nodes.retired, nodes.deactivated */
+const actorOfKnown = (node: KnownNode): NodeActor => {
+  if (node.state === 'retired')
+    throw new AegisError('nodes.retired', `The node '${node.name}' was retired. Enrol it anew with a new identity.`);
+  if (node.deactivated)
+    throw new AegisError(
+      'nodes.deactivated',
+      `The node '${node.name}' is deactivated: nothing is taken from it. An operator can activate it again.`,
+    );
+  return { kind: 'node', uid: node.uid, name: node.name, keyId: node.keyId, keyless: node.keyless };
+};
+/** @throws AegisError nodes.retired, nodes.deactivated */
+export const actorOfRow = (row: NodeRow): NodeActor => actorOfKnown(knownOf(row));
 
 const statusOfRow = (presence: Presence, row: TargetRow): NodeStatus =>
   presence.statusOf({
     uid: row.uid,
     state: z.parse(NodeState, row.state),
     maintenance: row.maintenance === 1,
+    deactivated: row.deactivated_at !== null,
+    said: row.said_status,
     lastSeen: row.last_seen,
   });
 

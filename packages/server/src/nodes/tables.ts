@@ -22,6 +22,18 @@ export interface NodesTables {
     last_seen: number | null;
     created_at: number;
     updated_at: number;
+    /** From then on its credentials are refused. */
+    deactivated_at: number | null;
+    /** What an agent says of itself: `error`, `offline`. */
+    said_status: string | null;
+  };
+  /** Of seed 004's keyless agents. */
+  nodes_api_keys: {
+    /** Hexadecimal. */
+    key_sha256: string;
+    node_uid: string;
+    created_at: number;
+    created_by: string;
   };
   nodes_registrations: {
     id: string;

@@ -26,7 +26,7 @@ const REST = {
   bodies: bodyBudget(1024 * 1024),
   faults: noFaultPoints,
   log: silentLog(),
-  limits: { enrolment: limiter, failedAuth: limiter },
+  limits: { enrolment: limiter, failedAuth: limiter, agent: limiter },
   stopping: new AbortController().signal,
   tls: false,
 };

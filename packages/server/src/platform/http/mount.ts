@@ -1,6 +1,6 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import { type Caller, type Role, roleAllows } from '@aegis/protocol/access/roles';
-import type { Door } from '@aegis/protocol/endpoint';
+import type { Door, Endpoint } from '@aegis/protocol/endpoint';
 import { AegisError, errorBody, httpStatusOf } from '@aegis/protocol/errors';
 import type { FaultPoints } from '@aegis/protocol/fault-points';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
@@ -30,6 +30,8 @@ export interface RequestFacts {
   /** Names and values as sent, repeated ones included. */
   readonly rawHeaders: readonly string[];
   readonly remoteAddress: string;
+  /** Whether a keyless agent's API key counts. */
+  readonly agentKey: boolean;
 }
 /** The caller, or null when the request carries no credential.
  *  @throws AegisError access.unauthenticated for a credential that is not good */
@@ -42,7 +44,9 @@ export interface MountOptions {
   bodies: BodyBudget;
   faults: FaultPoints;
   log: Log;
-  limits: { enrolment: RateLimiter; failedAuth: RateLimiter };
+  limits: { enrolment: RateLimiter; failedAuth: RateLimiter; agent: RateLimiter };
+  /** What else an error's answer has at a path: a seed's own envelope. */
+  besideErrors?: (path: string) => Readonly<Record<string, unknown>>;
   /** Aborted when the server begins to stop. */
   stopping: AbortSignal;
   tls: boolean;
@@ -89,7 +93,7 @@ export const mountRoutes = (app: FastifyInstance, routes: readonly Route[], opti
     // A stream that was begun earlier could not say 'connection: close': kept alive, it would hold up the stop.
     if (options.stopping.aborted) request.raw.socket.destroySoon();
   });
-  app.setErrorHandler((error, request, reply) => answerError(error, request, reply, options.log));
+  app.setErrorHandler((error, request, reply) => answerError(error, request, reply, options));
   app.setNotFoundHandler((request, reply) => refuseUnknown(request, reply, routes));
   for (const route of routes) {
     app.route({
@@ -143,16 +147,19 @@ const admit = async (route: Route, request: FastifyRequest, options: MountOption
     throw new AegisError('http.unavailable', 'The server is stopping. Send the request again in a few seconds.', {
       retryAfterSec: RETRY_WHILE_STOPPING_SEC,
     });
-  if (route.limitedAs) limit(options.limits[route.limitedAs], request.ip);
-  const { caller } = route.endpoint;
+  if (route.limitedAs === 'enrolment') limit(options.limits.enrolment, request.ip);
+  const { caller, agentKey = false } = route.endpoint;
   try {
     const actor = await options.authenticate({
       method: request.method,
       headers: request.headers,
       rawHeaders: request.raw.rawHeaders,
       remoteAddress: request.ip,
+      agentKey,
     });
-    return permitted(actor, caller);
+    const permittedOne = permitted(actor, route.endpoint);
+    if (route.limitedAs === 'agent' && actor?.kind === 'node') limit(options.limits.agent, actor.uid);
+    return permittedOne;
   } catch (error) {
     if (!(error instanceof AegisError)) throw error;
     if (caller === 'anyone') return null;
@@ -168,10 +175,10 @@ const limit = (limiter: RateLimiter, address: string): void => {
     throw new AegisError('http.rate_limited', `Too many requests. Try again in ${retryAfterSec} s.`, { retryAfterSec });
 };
 
-const permitted = (actor: Actor | null, caller: Caller): Actor | null => {
+const permitted = (actor: Actor | null, { caller, agentKey }: Endpoint): Actor | null => {
   if (caller === 'anyone') return actor;
   if (!actor || (actor.kind === 'dev' && caller === 'node'))
-    throw new AegisError('access.unauthenticated', unauthenticatedSentence(caller));
+    throw new AegisError('access.unauthenticated', unauthenticatedSentence(caller, agentKey));
   if (!allowed(actor, caller)) throw new AegisError('access.forbidden', forbiddenSentence(actor, caller));
   return actor;
 };
@@ -179,9 +186,11 @@ const allowed = (actor: Actor, caller: Exclude<Caller, 'anyone'>): boolean => {
   if (caller === 'viewer-or-node') return actor.kind === 'node' || roleAllows(actor.role, 'viewer');
   return actor.kind === 'node' ? caller === 'node' : caller !== 'node' && roleAllows(actor.role, caller);
 };
-const unauthenticatedSentence = (caller: Caller): string =>
+const unauthenticatedSentence = (caller: Caller, agentKey = false): string =>
   caller === 'node'
-    ? 'This needs a node token as Bearer. Enrol the node to get one.'
+    ? agentKey
+      ? "This needs the agent's API key as X-Agent-API-Key. Register the agent to get one (POST /api/agent/register)."
+      : 'This needs a node token as Bearer. Enrol the node to get one.'
     : "This needs an operator token as Bearer. Make one with 'aegis server token'.";
 const forbiddenSentence = (actor: Actor, caller: Exclude<Caller, 'anyone'>): string => {
   if (actor.kind === 'node') return 'A node may not call this: it is for operators.';
@@ -282,7 +291,12 @@ const signalOf = (reply: FastifyReply, stopping: AbortSignal): AbortSignal => {
   return controller.signal;
 };
 
-const answerError = (error: unknown, request: FastifyRequest, reply: FastifyReply, log: Log): FastifyReply => {
+const answerError = (
+  error: unknown,
+  request: FastifyRequest,
+  reply: FastifyReply,
+  { log, besideErrors = () => ({}) }: MountOptions,
+): FastifyReply => {
   const shown = asShown(error);
   const status = httpStatusOf(shown.code);
   if (status >= 500)
@@ -307,7 +321,7 @@ const answerError = (error: unknown, request: FastifyRequest, reply: FastifyRepl
   return reply
     .code(status)
     .header('content-type', JSON_TYPE)
-    .send(JSON.stringify(errorBody(shown, request.id)));
+    .send(JSON.stringify({ ...besideErrors(pathOf(request)), ...errorBody(shown, request.id) }));
 };
 
 /** Without the query, which may hold what a caller did not mean for a log. */

@@ -30,8 +30,8 @@ export type Answer<E extends Endpoint> = ResponseOf<E> | FastifyReply;
 export type Handler<E extends Endpoint> = (context: RouteContext<E>) => Promise<Answer<E>> | Answer<E>;
 
 export interface RouteOptions {
-  /** Counted against the caller's address and refused with 429 beyond it. */
-  readonly limitedAs?: 'enrolment';
+  /** Counted against the caller's address (`enrolment`) or the node itself (`agent`), and refused with 429 beyond it. */
+  readonly limitedAs?: 'enrolment' | 'agent';
 }
 
 export interface Route extends RouteOptions {
