@@ -76,10 +76,13 @@ export const readingService = (on: {
       requireObjects(run);
       const place = await on.placeOf(run);
       const keys = await on.nodes.keysOf(actor.uid);
+      const maker = run.node_uid === null ? null : await on.nodes.keysOf(run.node_uid);
       return {
         run: await shown(run),
         destination: place.destination,
         prefix: run.prefix,
+        // The reader compares it with the key id that the operator trusts.
+        node_public_key: maker?.publicKey?.toString('base64') ?? null,
         sealed_credentials: await on.sealed(place, keys?.sealingKey ?? null, sessionOf(run, 'read')),
       };
     },
