@@ -99,12 +99,11 @@ export const uploadsService = (on: {
   /** @throws AegisError backups.upload_mismatch */
   const checkParts = (body: CloseUpload, stored: readonly StoredPart[]): StoredPart[] => {
     const byNumber = new Map(stored.map((part) => [part.number, part]));
-    let last = 0;
+    if (body.parts.some(({ number }, at) => number <= (body.parts[at - 1]?.number ?? 0)))
+      throw mismatch('The parts are not in the order of their numbers, each once. Sort them.');
     let bytes = 0;
     const parts = body.parts.map((told, at) => {
       const part = byNumber.get(told.number);
-      if (told.number <= last) throw mismatch('The parts are not in the order of their numbers, each once. Sort them.');
-      last = told.number;
       if (part === undefined) throw mismatch(`Part ${told.number} has not arrived. Send it again.`);
       if (part.bytes !== told.bytes)
         throw mismatch(`Part ${told.number} has ${part.bytes} bytes at S3 and ${told.bytes} here. Send it again.`);
