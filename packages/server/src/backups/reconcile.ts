@@ -6,7 +6,7 @@ import { type AssignmentChanges, HostsGone } from './assignments.ts';
 import type { AssignmentsRepository } from './assignments-repository.ts';
 import type { ConfigsRepository, ConfigTargets } from './configs-repository.ts';
 import type { Candidate, DesiredDoor, NodeDoor } from './node-door.ts';
-import { parseTargets } from './targets.ts';
+import { parseTargets, type Targets } from './targets.ts';
 
 /** Keeps what nodes have in step with what configurations name: at once for nodes that have just enrolled or changed, and for all by
  *  the loop, which also repairs what a crash or another server process left undone. */
@@ -67,6 +67,20 @@ export const reconciler = (on: {
     }
   };
 
+  /** What goes wrong with one configuration holds up no other. */
+  const alone = async (
+    config: ConfigTargets,
+    work: (includes: Targets['includes']) => Promise<void>,
+  ): Promise<void> => {
+    try {
+      await work(parseTargets(JSON.parse(config.targets) as string[]).includes);
+    } catch (err) {
+      on.log.warn(
+        { config_id: config.id, err },
+        'the nodes of a backup configuration were not compared; the next turn does it',
+      );
+    }
+  };
   const compareAll = async (): Promise<void> => {
     const [all, candidates, present] = [
       await configs.targets(),
@@ -79,11 +93,12 @@ export const reconciler = (on: {
       has.set(config_id, uids.add(node_uid));
     }
     for (const config of all) {
-      const { includes } = parseTargets(JSON.parse(config.targets) as string[]);
-      const wanted = candidates.filter(includes);
-      const held = has.get(config.id) ?? new Set();
-      if (wanted.length !== held.size || wanted.some(({ uid }) => !held.has(uid)))
-        await bring(config, wanted, undefined);
+      await alone(config, async (includes) => {
+        const wanted = candidates.filter(includes);
+        const held = has.get(config.id) ?? new Set();
+        if (wanted.length !== held.size || wanted.some(({ uid }) => !held.has(uid)))
+          await bring(config, wanted, undefined);
+      });
       await new Promise((resolve) => setImmediate(resolve)); // others are answered between two configurations
     }
   };
@@ -94,12 +109,12 @@ export const reconciler = (on: {
     const held = new Map(
       await Promise.all(candidates.map(async ({ uid }) => [uid, await assignments.presentOf(uid)] as const)),
     );
-    for (const config of all) {
-      const { includes } = parseTargets(JSON.parse(config.targets) as string[]);
-      const differing = candidates.filter((node) => includes(node) !== held.get(node.uid)?.has(config.id));
-      if (differing.length > 0)
-        await bring(config, differing.filter(includes), new Set(differing.map(({ uid }) => uid)));
-    }
+    for (const config of all)
+      await alone(config, async (includes) => {
+        const differing = candidates.filter((node) => includes(node) !== held.get(node.uid)?.has(config.id));
+        if (differing.length > 0)
+          await bring(config, differing.filter(includes), new Set(differing.map(({ uid }) => uid)));
+      });
   };
   const work = async (): Promise<void> => {
     working = true;
