@@ -19,8 +19,12 @@ test('bin/quickstart shows the whole way of a command, and leaves nothing behind
   expect(stdout.match(/load average/g)).toHaveLength(5);
   expect(stdout).toContain("ls: cannot access '/no/such/place': No such file or directory\nexit code 2\n");
   expect(stdout).toContain('\nEVERY BYTE COMES BACK\n');
+  const backup = /\n7\. A backup.*\n([\s\S]*)\n\n8\. /.exec(stdout)?.[1] ?? '';
+  expect(backup).toMatch(/\nage1[a-z0-9]{58}\n/);
+  expect(backup).toMatch(/\nthis-machine {2}completed {2}3 {6}106 KiB {2}/);
+  expect(backup).toMatch(/\nthis-machine {2}completed {2}6 .*\n\$ diff -r notes notes\.before\nthe same$/);
   // From a C file to a ping that does not come back, and back again. Without root it says so instead.
-  const artifact = /\n7\. An eBPF artifact.*\n([\s\S]*)\n\n8\. /.exec(stdout)?.[1] ?? '';
+  const artifact = /\n8\. An eBPF artifact.*\n([\s\S]*)\n\n9\. /.exec(stdout)?.[1] ?? '';
   if (process.getuid?.() === 0) {
     expect(artifact.match(/^(answers|blocked)$/gm)).toEqual(['answers', 'blocked', 'answers']);
     expect(artifact).toMatch(/\nblock-icmp {2}in-there {2}1\.0\.0 {4}attached {2}1\/1 {7}0 {6}t\S+ egress on uplink\n/);

@@ -3,8 +3,8 @@ import { plainText, truncated } from '../ui/plain-text.ts';
 import { byteCount, duration } from '../ui/time.ts';
 import { countOf, type Fields, textOf } from './node-lines.ts';
 
-/** How far a run or a restore is: on a terminal one line with a bar that is drawn anew, else a line now and then. On stderr, so that results
- *  stay apart. */
+/** How far a run or a restore is: on a terminal one line with a bar that is drawn anew, else a line now and then, for whoever asked to follow.
+ *  On stderr, so that results stay apart. */
 
 export interface Progress {
   phase: string;
@@ -36,6 +36,10 @@ export interface ProgressView {
 const LINE_EVERY_MS = 5000;
 const DRAW_EVERY_MS = 100;
 const BAR = 24;
+
+/** For who did not ask: on a terminal alone. */
+export const terminalView = (around: Surroundings): ProgressView =>
+  around.output.errIsTerminal ? progressView(around) : { show: async () => undefined, clear: async () => undefined };
 
 export const progressView = (around: Surroundings): ProgressView => {
   const { output, env } = around;

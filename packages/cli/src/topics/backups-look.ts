@@ -5,7 +5,7 @@ import { routes } from '../api/routes.ts';
 import type { ServerFlags } from '../api/settings.ts';
 import { knownNodesPath, readKnownNodes } from '../backups/known-nodes.ts';
 import type { OpenedRun, OpenWith } from '../backups/open-run.ts';
-import { progressView } from '../backups/progress-view.ts';
+import { terminalView } from '../backups/progress-view.ts';
 import { runNamed } from '../backups/run-reference.ts';
 import { runAndRest, type SourceFlags, sourceFlags } from '../backups/source-flags.ts';
 import { ServerCommand, serverFlags } from '../base-command.ts';
@@ -169,7 +169,7 @@ Exit code: 0 when all is as it should be, 1 when not.`;
     const { errorsJson, errorTexts, progressJson, progressOfRestore } = await import('../backups/looking.ts');
     return await this.withRun(asked, flags, async ({ backup, node }, run, signal) => {
       const { output } = this.around;
-      const view = flags.json ? null : progressView(this.around);
+      const view = flags.json ? null : terminalView(this.around);
       const total = backup.statement.archive.bytes * (sample ?? 1);
       const result = await backup.verify({
         ...(sample === undefined ? {} : { sample }),

@@ -6,7 +6,7 @@ import { errorLines, exitOf, restoreEnds, WITH_ERRORS } from '../backups/end-tex
 import { knownNodesPath, readKnownNodes } from '../backups/known-nodes.ts';
 import type { NodeEnd } from '../backups/node-lines.ts';
 import { followNodes } from '../backups/on-nodes.ts';
-import { progressView } from '../backups/progress-view.ts';
+import { terminalView } from '../backups/progress-view.ts';
 import { type RestoreWish, wishFlags, wishOf } from '../backups/restore-wish.ts';
 import { runNamed } from '../backups/run-reference.ts';
 import { runAndRest, type SourceFlags, sourceFlags } from '../backups/source-flags.ts';
@@ -86,7 +86,7 @@ Exit code: 0 restored, 3 restored with errors (each is named), 1 failed, 130 int
     const { pathJson, pathText } = await import('../backups/entry-text.ts');
     const { output } = this.around;
     return await this.withRun(run, flags, async ({ backup, node }, _run, signal) => {
-      const view = flags.json ? null : progressView(this.around);
+      const view = flags.json ? null : terminalView(this.around);
       const total = wish.paths.length > 0 || wish.dry_run ? null : backup.statement.archive.bytes;
       const json = (value: unknown): void => void output.out(`${JSON.stringify(value)}\n`);
       const result = await backup.restore({
@@ -156,7 +156,7 @@ Exit code: 0 restored, 3 restored with errors (each is named), 1 failed, 130 int
       if (answer.command_id === null) return 1;
       const { ends, interrupted, letGo } = await followNodes(api, answer, answer.command_id, {
         json: flags.json,
-        progress: true,
+        progress: flags.json || this.around.output.errIsTerminal,
         policy: flags['on-interrupt'],
         around: this.around,
         say: (text) => this.note(text),
@@ -197,7 +197,7 @@ Exit code: 0 restored, 3 restored with errors (each is named), 1 failed, 130 int
         node_keys,
         ...(sealed === null ? {} : { sealed_identities: sealed }),
       },
-      { ...place, json: flags.json, progress: true, around: this.around },
+      { ...place, json: flags.json, progress: this.around.output.errIsTerminal, around: this.around },
     );
     return await this.ended([end], flags.json, true);
   }
