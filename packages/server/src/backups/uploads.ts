@@ -116,6 +116,11 @@ export const uploadsService = (on: {
       bytes += part.bytes;
       return part;
     });
+    // Amazon leaves it away, others complete nothing then.
+    const named = new Set(body.parts.map(({ number }) => number));
+    const more = stored.find(({ number }) => !named.has(number));
+    if (more !== undefined)
+      throw mismatch(`S3 has a part ${more.number} that is not named. Name every part, or start another attempt.`);
     if (bytes !== body.bytes)
       throw mismatch(`The parts have ${bytes} bytes together, the object is said to have ${body.bytes}.`);
     return parts;
