@@ -3,6 +3,7 @@ import type { Figure } from './figure.ts';
 import { thisMachine } from './machine.ts';
 import type { BenchContext, Section } from './section.ts';
 import { assignment } from './sections/assignment.ts';
+import { backup } from './sections/backup.ts';
 import { deployment } from './sections/deployment.ts';
 import { idle } from './sections/idle.ts';
 import { latency } from './sections/latency.ts';
@@ -32,6 +33,7 @@ const SECTIONS: readonly Section[] = [
   deployment,
   reconcile,
   assignment,
+  backup,
 ];
 
 const usage = (): string =>
