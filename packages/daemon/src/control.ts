@@ -35,6 +35,8 @@ export type StreamedRequest = Extract<Request, { op: 'backup-run' | 'backup-rest
 export type RestoreRequest = Extract<Request, { op: 'backup-restore' }>;
 
 /** A restore names up to 256 globs and brings identities along. */
+/** Runs and restores that are waited for hold one each. */
+const MAX_CONNECTIONS = 256;
 const MAX_LINE = 2 * 1024 * 1024;
 const MAX_ANSWER = 16 * 1024 * 1024;
 const IDLE_MS = 10_000;
@@ -63,7 +65,7 @@ export const serveControl = (dataDir: string, handlers: ControlHandlers): Promis
       socket.on('close', () => sockets.delete(socket));
       serve(socket, handlers);
     });
-    server.maxConnections = 16;
+    server.maxConnections = MAX_CONNECTIONS;
     server.once('error', (cause) =>
       reject(
         new AegisError(
