@@ -96,16 +96,14 @@ export const formFault = ({ status, headers, text }: Told): string | null => {
   } catch {
     return `not JSON: ${text.slice(0, 200)}`;
   }
-  const { error, request_id } = body as {
+  // A seed's own envelope stands beside it on that seed's door.
+  const { success, ...own } = body as Record<string, unknown>;
+  const { error, request_id } = own as {
     error?: { code?: string; message?: string; details?: unknown };
     request_id?: string;
   };
-  if (
-    Object.keys(body as object)
-      .sort()
-      .join() !== 'error,request_id'
-  )
-    return `fields ${Object.keys(body as object)}`;
+  if (success !== undefined && success !== false) return `success ${JSON.stringify(success)}`;
+  if (Object.keys(own).sort().join() !== 'error,request_id') return `fields ${Object.keys(own)}`;
   if (
     Object.keys(error ?? {})
       .sort()

@@ -58,13 +58,28 @@ const keyless = () => server.withToken(staged.bearers.keyless);
 describe('what a node sends about another node', () => {
   // The samples are good requests of one node: sent by another they must reach nothing. These name nobody, or only what whoever sends them
   // has itself.
-  const ofWhoeverSends = ['pollCommands', 'putKernelReport', 'nodeDesired', 'putBackupConfigReports'];
-  const refusals: Readonly<Record<string, readonly [status: number, code: string]>> = {
-    postArtifactStatus: [404, 'artifacts.not_assigned'],
-    startBackupRun: [403, 'backups.not_assigned'],
+  const ofWhoeverSends = [
+    'pollCommands',
+    'putKernelReport',
+    'nodeDesired',
+    'putBackupConfigReports',
+    'backupAgentHeartbeat',
+    'backupAgentConfigs',
+    'backupAgentLog',
+  ];
+  type Refusal = readonly [status: number, code: string];
+  const notAssigned: Refusal = [403, 'backups.not_assigned'];
+  const unsupported: Refusal = [422, 'backups.unsupported']; // a run of the one kind of node on the door of the other
+  const refusals: Readonly<Record<string, { withKey: Refusal; keyless: Refusal }>> = {
+    postArtifactStatus: { withKey: [404, 'artifacts.not_assigned'], keyless: [404, 'artifacts.not_assigned'] },
+    startBackupRun: { withKey: notAssigned, keyless: unsupported },
+    backupAgentStart: { withKey: unsupported, keyless: notAssigned },
   };
-  const refusalOf = ({ id, tag }: Endpoint) =>
-    refusals[id] ?? [404, tag === 'backups' ? 'backups.unknown_run' : 'commands.unknown_execution'];
+  const refusalOf = ({ id, tag }: Endpoint, isKeyless: boolean): Refusal =>
+    refusals[id]?.[isKeyless ? 'keyless' : 'withKey'] ?? [
+      404,
+      tag === 'backups' ? 'backups.unknown_run' : 'commands.unknown_execution',
+    ];
   test.each(
     ofNodes.filter(({ id }) => !ofWhoeverSends.includes(id)).map((endpoint) => [endpoint.id, endpoint] as const),
   )('%s: refused, for a node with a key and one without, and nothing is told', async (_, endpoint) => {
@@ -78,8 +93,7 @@ describe('what a node sends about another node', () => {
         const code = bearer === staged.bearers.keyless ? 'commands.unknown_execution' : 'access.bad_signature';
         expect(results).toMatchObject([{ error: { code }, next: { stdout: 0, stderr: 0 } }]);
       } else {
-        const isKeylessStart = endpoint.id === 'startBackupRun' && bearer === staged.bearers.keyless;
-        expect(codeOf(told)).toEqual(isKeylessStart ? [422, 'backups.unsupported'] : refusalOf(endpoint));
+        expect(codeOf(told)).toEqual(refusalOf(endpoint, bearer === staged.bearers.keyless));
         expect(formFault(told)).toBe(null);
       }
       expect(told.text).not.toContain('secret');
