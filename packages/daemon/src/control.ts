@@ -34,9 +34,9 @@ type Request = z.output<typeof ControlRequest>;
 export type StreamedRequest = Extract<Request, { op: 'backup-run' | 'backup-restore' }>;
 export type RestoreRequest = Extract<Request, { op: 'backup-restore' }>;
 
-/** A restore names up to 256 globs and brings identities along. */
 /** Runs and restores that are waited for hold one each. */
 const MAX_CONNECTIONS = 256;
+/** A restore names up to 256 globs and brings identities along. */
 const MAX_LINE = 2 * 1024 * 1024;
 const MAX_ANSWER = 16 * 1024 * 1024;
 const IDLE_MS = 10_000;
