@@ -177,7 +177,7 @@ export const startHostileS3 = async (
   };
 
   const listener = (from: IncomingMessage, to: ServerResponse): void => {
-    handle(from, to).catch(() => from.socket.destroy()); // S3 is down, or the client left
+    handle(from, to).catch(() => (from.socket as Socket | null)?.destroy()); // S3 is down, or the client left
   };
   const server: Server = tls ? createTlsServer(tls, listener) : createServer(listener);
   server.on('checkContinue', listener);

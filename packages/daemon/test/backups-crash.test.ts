@@ -1,0 +1,114 @@
+import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { RADOSGW_REGION, type Radosgw, startRadosgw } from '../../../test/fleet/radosgw.ts';
+import { startBackupServer } from './backup-server.ts';
+import { listing, plantTree, unpack } from './backup-stage.ts';
+import { brokenAt, type Life, mortalDaemon } from './mortal-daemon.ts';
+import { waitFor } from './wait-for.ts';
+
+/** Kills the daemon at every commit and every send of a backup, starts it again, and wants one run for the one time of its schedule, proven
+ *  and whole, and nothing left of what the death interrupted. The points enumerate themselves in a first run. */
+
+let rados: Radosgw;
+let source: string;
+beforeAll(async () => {
+  rados = await startRadosgw();
+  source = mkdtempSync(join(tmpdir(), 'aegis-crash-source-'));
+  plantTree(source, 12);
+}, 120_000);
+afterAll(async () => {
+  await rados?.stop();
+  rmSync(source, { recursive: true, force: true });
+});
+
+/** Once, in some seconds from now. */
+const soon = (): string => {
+  const at = new Date(Date.now() + 2500);
+  return `${at.getUTCSeconds()} ${at.getUTCMinutes()} ${at.getUTCHours()} ${at.getUTCDate()} ${at.getUTCMonth() + 1} *`;
+};
+
+const live = async (crashAt: string | null, kind: 's3' | 'file'): Promise<Life> => {
+  const home = mkdtempSync(join(tmpdir(), 'aegis-backup-crash-'));
+  const account = { access_key_id: rados.accessKey, secret_access_key: rados.secretKey };
+  await using server = await startBackupServer({ account });
+  const flags = {
+    data_dir: join(home, 'node'),
+    server: server.url,
+    join_token: server.joinToken,
+    name: 'web-1',
+    poll_wait_sec: 2,
+    backups_part_bytes: 5 * 1024 * 1024,
+    log_level: 'silent',
+  };
+  const daemon = mortalDaemon(home, flags, crashAt);
+  try {
+    await waitFor('enrolment', () => server.nodes.size > 0, 30_000);
+    const folder = join(home, 'destination');
+    mkdirSync(folder);
+    const destination =
+      kind === 'file'
+        ? { kind, path: folder }
+        : { kind, bucket: await rados.bucket(), region: RADOSGW_REGION, endpoint: rados.endpoint, path_style: true };
+    const { config_id } = server.configure({
+      sources: [source],
+      destination,
+      schedule: { cron: soon() },
+      retries: { backoff_sec: 1 },
+      hooks: { before: [{ argv: ['true'] }], after: [{ argv: ['true'] }] },
+    });
+    const run = await waitFor('the end', () => server.runsOf(config_id).find(({ end }) => end), 60_000);
+    expect(run.end).toMatchObject({ state: 'completed', reason: null });
+    expect(run.refusedEnds).toEqual([]);
+    const archive = await server.objectOf(run, 'archive');
+    expect(listing(unpack(archive ?? Buffer.alloc(0), source))).toBe(listing(source));
+    await waitFor('the next time to be told', () => server.reportOf(config_id)?.generation === 1, 30_000);
+    await waitFor(
+      'the spool to be empty',
+      () => readdirSync(join(flags.data_dir, 'backups', 'spool')).length === 0,
+      30_000,
+    );
+    expect(server.runsOf(config_id)).toHaveLength(1);
+    return { died: daemon.died(), points: daemon.points() };
+  } finally {
+    await daemon[Symbol.asyncDispose]();
+    rmSync(home, { recursive: true, force: true, maxRetries: 3 });
+  }
+};
+
+const pointsOf = (points: readonly string[]): string[] =>
+  points.filter((point) => /backup|Backup|s3-|nodeDesired|desired-revision/.test(point) && /#[12]$/.test(point));
+const chosen = (points: readonly string[]): string[] =>
+  process.env.AEGIS_LONG ? [...points] : points.filter((_, nth) => nth % 4 === 0);
+
+test('stopped anywhere in a backup into a bucket, it ends whole', async () => {
+  const { points } = await live(null, 's3');
+  const own = pointsOf(points);
+  for (const name of ['configs', 'queued', 'attempt', 'granted', 'upload', 'part', 'archived', 'ended', 'told'])
+    expect(own).toEqual(
+      expect.arrayContaining([`daemon.before-commit.backup-${name}#1`, `daemon.after-commit.backup-${name}#1`]),
+    );
+  for (const name of [
+    'startBackupRun',
+    'openBackupUpload',
+    'signBackupRequests',
+    'closeBackupUpload',
+    'endBackupRun',
+    's3-part',
+    's3-manifest',
+    's3-statement',
+  ])
+    expect(own).toEqual(expect.arrayContaining([`daemon.before-send.${name}#1`, `daemon.after-send.${name}#1`]));
+  expect(await brokenAt(chosen(own), (crashAt) => live(crashAt, 's3'))).toEqual([]);
+}, 600_000);
+
+test('stopped anywhere in a backup into a folder, it ends whole', async () => {
+  const { points } = await live(null, 'file');
+  const own = pointsOf(points).filter((point) => /store|after-commit/.test(point));
+  for (const name of ['archive', 'manifest', 'statement'])
+    expect(own).toEqual(
+      expect.arrayContaining([`daemon.before-store.backup-${name}#1`, `daemon.after-store.backup-${name}#1`]),
+    );
+  expect(await brokenAt(chosen(own), (crashAt) => live(crashAt, 'file'))).toEqual([]);
+}, 600_000);
