@@ -160,7 +160,13 @@ export const uploadWhole = async (run: NodeRun, object: RunObject, bodies: reado
 };
 
 /** A whole good run, its three objects stored and its end told. */
-export const finishRun = async (node: EnrolledNode, configId: string, run: NodeRun, archive: Buffer): Promise<void> => {
+export const finishRun = async (
+  node: EnrolledNode,
+  configId: string,
+  run: NodeRun,
+  archive: Buffer,
+  beforeEnd: () => Promise<unknown> = async () => undefined,
+): Promise<void> => {
   const manifest = Buffer.from('a manifest');
   await uploadWhole(run, 'archive', [archive]);
   await created(run, run.key('manifest'), manifest);
@@ -176,6 +182,7 @@ export const finishRun = async (node: EnrolledNode, configId: string, run: NodeR
   );
   if (told.statement === null) throw new Error('no statement');
   await created(run, run.key('statement'), statementBytes(told.statement));
+  await beforeEnd();
   await end(node, run.id, told);
 };
 const created = async (run: NodeRun, key: string, body: Buffer): Promise<void> => {
