@@ -34,6 +34,11 @@ const OptionalText = z.nullable(z.string().check(z.minLength(1), z.maxLength(409
 /** HS256's own strength. */
 const JWT_SECRET_BYTES = 32;
 const JWT_SECRET = `at least ${JWT_SECRET_BYTES} bytes; 'openssl rand -base64 48' makes one`;
+function isWebhook(text: string): boolean {
+  if (!URL.canParse(text)) return false;
+  const { protocol, username, password } = new URL(text);
+  return /^https?:$/.test(protocol) && username === '' && password === '';
+}
 export const isGuessable = (secret: string): boolean => Buffer.byteLength(secret) < JWT_SECRET_BYTES;
 
 const KEYS = {
@@ -83,11 +88,35 @@ const KEYS = {
   'backups.max_running_per_node': whole(1, 1000, 50),
   'backups.log_lines_per_run': whole(10, 1_000_000, 1000),
   'backups.log_lines_per_node': whole(10, 1_000_000, 10_000),
+  'backups.log_days': whole(1, 3650, 90),
   'backups.lost_after_sec': whole(60, 30 * 86_400, 15 * 60),
   'backups.offline_lost_after_sec': whole(60, 90 * 86_400, 86_400),
   'backups.s3_timeout_sec': whole(1, 3600, 120),
   'backups.s3_attempts': whole(1, 20, 3),
   'backups.sweep_uploads_after_sec': whole(60, 30 * 86_400, 3600),
+  'backups.alert_webhooks': key(
+    'list',
+    z.array(z.string().check(z.maxLength(2048), z.refine(isWebhook))).check(z.maxLength(16)),
+    'http:// or https:// addresses without a user in them, at most 16',
+    [],
+    { secret: true },
+  ),
+  'backups.alert_webhook_secret': key(
+    'text',
+    z.nullable(z.string().check(z.minLength(16), z.maxLength(1024))),
+    "16 characters or more; 'openssl rand -base64 32' makes one",
+    null,
+    { secret: true },
+  ),
+  'backups.alert_command': key(
+    'list',
+    z.array(z.string().check(z.maxLength(4096))).check(z.maxLength(64)),
+    'a program by its absolute path and its arguments',
+    [],
+  ),
+  'backups.alert_timeout_sec': whole(1, 300, 10),
+  'backups.alert_give_up_after_sec': whole(60, 30 * 86_400, 86_400),
+  'backups.max_alerts': whole(1, 1_000_000, 10_000),
   'nodes.offline_after_sec': whole(2, 86_400, 90),
   'nodes.degraded_after_sec': whole(1, 86_400, 45),
   'nodes.token_ttl_sec': whole(60, 30 * 86_400, 86_400),
@@ -157,7 +186,7 @@ export const shownConfig = (loaded: { config: ServerConfig; origins: Record<stri
     const definition: Key<z.ZodMiniType> = KEYS[name];
     return {
       key: name,
-      value: definition.secret && value !== null ? '(secret)' : value,
+      value: definition.secret && value !== null && !(Array.isArray(value) && value.length === 0) ? '(secret)' : value,
       origin: loaded.origins[name] ?? 'default',
     };
   });
@@ -279,6 +308,21 @@ const finish = (config: ServerConfig, origins: Record<string, Origin>): void => 
   const secret = config.jwt_signing_secret;
   if (secret !== null && isGuessable(secret) && !config.dev)
     throw refused('jwt_signing_secret', secret, origins.jwt_signing_secret ?? 'default', JWT_SECRET);
+  const { alert_webhooks: webhooks, alert_webhook_secret, alert_command } = config.backups;
+  if (webhooks.length > 0 && alert_webhook_secret === null)
+    throw refused(
+      'backups.alert_webhook_secret',
+      null,
+      origins['backups.alert_webhook_secret'] ?? 'default',
+      "a secret that signs what alert_webhooks get; 'openssl rand -base64 32' makes one",
+    );
+  if (alert_command[0] !== undefined && !alert_command[0].startsWith('/'))
+    throw refused(
+      'backups.alert_command',
+      alert_command,
+      origins['backups.alert_command'] ?? 'default',
+      'a program by its absolute path and its arguments',
+    );
   if ((config.tls_cert === null) !== (config.tls_key === null)) {
     const missing = config.tls_cert === null ? 'tls_cert' : 'tls_key';
     throw refused(missing, null, origins[missing] ?? 'default', 'tls_cert and tls_key together, or neither');

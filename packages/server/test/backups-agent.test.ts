@@ -210,8 +210,8 @@ test('what an agent may not: each in the seed’s envelope beside ours', async (
   expect(await asked({ configId: locked })).toBe('422 backups.unsupported');
   expect(await asked({ configId: folder })).toBe('422 backups.unsupported');
   expect(await asked({ configId: foreign })).toBe('403 backups.not_assigned');
-  expect(await asked({ configId: id })).toBe('404 backups.unknown_config');
-  expect(await asked({ configId: 'nonsense' })).toBe('404 backups.unknown_config');
+  expect(await asked({ configId: id })).toBe('403 backups.not_assigned');
+  expect(await asked({ configId: 'nonsense' })).toBe('403 backups.not_assigned');
   expect(await asked({})).toBe('400 http.malformed');
   expect(await asked('{')).toBe('400 http.malformed');
   expect(await asked({ configId: usable }, '')).toBe('401 access.unauthenticated');

@@ -30,7 +30,7 @@ import { runsPruning } from './runs-pruning.ts';
 import { type RunsRepository, runsRepository } from './runs-repository.ts';
 import { type S3Settings, s3Reach } from './s3-reach.ts';
 import { sweepService } from './sweep.ts';
-import { upkeepService } from './upkeep.ts';
+import { type AlertSettings, upkeepService } from './upkeep.ts';
 
 export interface BackupLimits {
   maxConfigs: number;
@@ -40,6 +40,7 @@ export interface BackupLimits {
   maxUnderWayPerNode: number;
   logLinesPerRun: number;
   logLinesPerNode: number;
+  logDays: number;
   lostAfterMs: number;
   offlineLostAfterMs: number;
 }
@@ -65,6 +66,7 @@ export const backupsService = (on: {
   nodes: NodeDoor;
   desired: DesiredDoor;
   s3: S3Settings;
+  alerts: AlertSettings;
   clock: Clock;
   newId: () => string;
   log: Log;
@@ -127,7 +129,9 @@ export const backupsService = (on: {
     findConfig: configuring.find,
     stores: s3.stores,
     lines,
+    assignments,
     removeOwn: async () => undefined,
+    alerts: on.alerts,
   });
   return {
     parts,
@@ -171,7 +175,7 @@ export const backupsService = (on: {
       clock,
       log,
     }),
-    sweep: sweepService({ storage, destinations, clock, log }),
+    sweep: sweepService({ storage, destinations, clock, log, logDays: limits.logDays }),
     /** Part of the transaction that retires a node, which holds its desired state. */
     nodeRetired: (tx: Tx, uid: string): Promise<void> => retireNode(tx, uid, clock.now()),
   };

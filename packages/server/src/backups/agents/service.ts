@@ -11,7 +11,6 @@ import type { NodeActor } from '../../platform/http/actor.ts';
 import type { AfterEnd } from '../after-end.ts';
 import type { AssignmentsRepository } from '../assignments-repository.ts';
 import { specOf } from '../config-views.ts';
-import { unknownConfig } from '../configs.ts';
 import type { ConfigsRepository } from '../configs-repository.ts';
 import type { CredentialVault } from '../credentials.ts';
 import type { DestinationsRepository, Place } from '../destinations-repository.ts';
@@ -149,7 +148,7 @@ export const agentRunsService = (on: {
       return { success: true, configs };
     },
 
-    /** @throws AegisError backups.unsupported, unknown_config, not_assigned, busy, limit, bad_destination, destination_failed */
+    /** @throws AegisError backups.unsupported, not_assigned, busy, limit, bad_destination, destination_failed */
     start: async (actor: NodeActor, configId: string): Promise<Start> => {
       if (actor.keyId !== null)
         throw new AegisError(
@@ -157,17 +156,17 @@ export const agentRunsService = (on: {
           'This node has a key, and signs what it backs up: its runs begin at /v1/backups/runs.',
         );
       const config = isUuid(configId) ? await on.configs.byId(configId) : undefined;
-      if (!config) throw unknownConfig(configId);
-      const assignment = await on.assignments.one(actor.uid, config.id);
-      if (assignment?.present !== 1)
+      const assignment = config && (await on.assignments.one(actor.uid, config.id));
+      // Of one that is not there nothing else is said: an agent may not find out what there is.
+      if (!config || assignment?.present !== 1)
         throw new AegisError(
           'backups.not_assigned',
-          `The configuration '${config.name}' is not assigned to this agent. Fetch /api/agent/configs.`,
+          `The configuration '${configId}' is not assigned to this agent. Fetch /api/agent/configs.`,
         );
       const spec = specOf(config);
       const destination = suitable(config.name, spec);
       const place = await on.destinations.byId(config.destination_id);
-      if (!place) throw unknownConfig(configId);
+      if (!place) throw new AegisError('http.internal', 'The destination of a configuration is not there.');
       const id = on.newId();
       const prefix = prefixOf(destination, { nodeUid: actor.uid, configId: config.id, runId: id, attempt: 1 });
       // First: a run that cannot get at its destination does not begin.
