@@ -239,7 +239,7 @@ export class Scan {
   }
 
   /** Opens what was only looked up. A directory that may not be opened is handed out all the same: its owner, mode and time are known.
-   *  @throws SystemError for a file
+   *  @throws SystemError for a file, and for what is no longer there
    *  @returns false for what is no longer what it was; then a problem was noted */
   #openFound(found: Found): boolean {
     if (found.kind !== 'directory' && !(found.kind === 'file' && this.#openFiles)) return true;
@@ -249,7 +249,7 @@ export class Scan {
       this.#files.statAt(fd, EMPTY, found.stat);
     } catch (error) {
       if (fd >= 0) this.#files.closeFd(fd);
-      if (found.kind === 'file') throw error;
+      if (found.kind === 'file' || GONE.includes(errorCode(error) ?? '')) throw error;
       this.#problems.push(problemOf(found.path, error));
       return true;
     }
@@ -273,3 +273,4 @@ export class Scan {
 }
 
 const MOST_NOATIME_REFUSALS = 16;
+const GONE = ['ENOENT', 'ENOTDIR', 'ELOOP'];
