@@ -219,7 +219,7 @@ describe.each(STORAGES)('%s', (storage) => {
               ],
             },
           }),
-        '413 http.too_large: The metadata of a log line takes 16 KiB. Send less of it.',
+        '413 http.too_large: The metadata of a log line takes 4 KiB. Send less of it.',
       ],
     ];
     for (const [asked, expected] of cases) expect(await sentence(asked())).toBe(expected);

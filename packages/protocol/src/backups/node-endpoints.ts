@@ -224,7 +224,9 @@ export const ConfigReports = z.strictObject({
         config_id: z.uuid(),
         generation: z.int().check(z.positive()),
         next_run_at: z.nullable(z.iso.datetime()),
-        refusal: z.nullable(z.strictObject({ code: z.string(), message: z.string().check(z.maxLength(2000)) })),
+        refusal: z.nullable(
+          z.strictObject({ code: z.string().check(z.maxLength(64)), message: z.string().check(z.maxLength(2000)) }),
+        ),
       }),
     )
     .check(z.maxLength(1000)),

@@ -8,6 +8,12 @@ import type { ConfigRow } from './tables.ts';
 /** What a comparison of desired state needs of a configuration. */
 export type ConfigTargets = Pick<ConfigRow, 'id' | 'targets' | 'revision'>;
 
+export interface ConfigHead {
+  id: string;
+  name: string;
+  chars: number;
+}
+
 export const configsRepository = (storage: Storage) => {
   const { read } = storage;
   const live = () => read.selectFrom('backups_configs').selectAll().where('deleted_at', 'is', null);
@@ -33,9 +39,15 @@ export const configsRepository = (storage: Storage) => {
         .execute();
       return new Map(rows.map((row) => [row.id, row]));
     },
-    /** Live ones, by name. @param nodeUid those that this node has */
-    page: (limit: number, after?: readonly [string, string], nodeUid?: string): Promise<ConfigRow[]> => {
-      let rows = live().orderBy('name').orderBy('id').limit(limit);
+    /** Live ones, by name, and how much text each is. @param nodeUid those that this node has */
+    page: (limit: number, after?: readonly [string, string], nodeUid?: string): Promise<ConfigHead[]> => {
+      let rows = read
+        .selectFrom('backups_configs')
+        .select(['id', 'name', sql<number>`length(spec)`.as('chars')])
+        .where('deleted_at', 'is', null)
+        .orderBy('name')
+        .orderBy('id')
+        .limit(limit);
       if (nodeUid !== undefined)
         rows = rows.where('id', 'in', (of) =>
           of

@@ -14,6 +14,7 @@ import type { CredentialVault } from './credentials.ts';
 import { type DestinationsRepository, type Place, type Probe, placeOf } from './destinations-repository.ts';
 import { specDiff } from './diff.ts';
 import type { DesiredDoor, NodeDoor } from './node-door.ts';
+import { lastOf, withinPage } from './page-size.ts';
 import { type NextPlace, nextPlace } from './places.ts';
 import type { ConfigRow, DestinationRow } from './tables.ts';
 import { parseTargets, unknownNames } from './targets.ts';
@@ -240,9 +241,14 @@ export const configsService = (on: {
     list: async (query: { node?: string | undefined; limit: number; cursor?: string | undefined }) => {
       const node = query.node === undefined ? undefined : (await on.nodes.find(query.node)).uid;
       const after = query.cursor === undefined ? undefined : decodeCursor(query.cursor, Cursor);
-      const rows = await configs.page(query.limit, after, node);
-      const last = rows.length === query.limit ? rows.at(-1) : undefined;
-      return { items: await on.views(rows), next_cursor: last ? encodeCursor([last.name, last.id]) : null };
+      const heads = await configs.page(query.limit, after, node);
+      const fitting = withinPage(heads, ({ chars }) => chars);
+      const last = lastOf(fitting, heads, query.limit);
+      const rows = await configs.byIds(fitting.map(({ id }) => id));
+      return {
+        items: await on.views(fitting.flatMap(({ id }) => rows.get(id) ?? [])),
+        next_cursor: last ? encodeCursor([last.name, last.id]) : null,
+      };
     },
     show: async (id: string): Promise<BackupConfig> => shown(await find(id)),
     /** Its nodes lose it; runs and archives stay. @throws AegisError backups.unknown_config */

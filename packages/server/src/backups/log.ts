@@ -5,6 +5,7 @@ import * as z from 'zod/mini';
 import { type Clock, isoTime } from '../platform/clock.ts';
 import { decodeCursor, encodeCursor } from '../platform/paging.ts';
 import type { Storage, Tx } from '../tables.ts';
+import { lastOf, withinPage } from './page-size.ts';
 import type { LogRow } from './tables.ts';
 
 /** Log lines: of runs, and of nodes outside of any run (the seed's agents). A run keeps its first lines and says that it stopped there;
@@ -68,8 +69,9 @@ export const logService = (on: {
     rows = 'runId' in of ? rows.where('run_id', '=', of.runId) : rows.where('node_uid', '=', of.nodeUid);
     if (after !== undefined) rows = rows.where('came', '>', after);
     const found = await rows.orderBy('came').limit(limit).execute();
-    const last = found.length === limit ? found.at(-1) : undefined;
-    return { rows: found, next_cursor: last ? encodeCursor([last.came]) : null };
+    const fitting = withinPage(found, ({ message, metadata }) => message.length + (metadata?.length ?? 0) + 256);
+    const last = lastOf(fitting, found, limit);
+    return { rows: fitting, next_cursor: last ? encodeCursor([last.came]) : null };
   };
 
   return {
@@ -145,7 +147,7 @@ const lineView = (row: LogRow): RunLogLine => ({
 
 /** Of a run's lines, all of one request. @throws AegisError http.too_large */
 export const refuseLongMetadata = (lines: readonly Line[]): void => {
-  const most = 16 * 1024;
+  const most = 4 * 1024;
   if (lines.some(({ metadata }) => metadata !== undefined && JSON.stringify(metadata).length > most))
-    throw new AegisError('http.too_large', 'The metadata of a log line takes 16 KiB. Send less of it.');
+    throw new AegisError('http.too_large', 'The metadata of a log line takes 4 KiB. Send less of it.');
 };

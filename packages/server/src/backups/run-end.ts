@@ -21,6 +21,7 @@ import type { RunRow } from './tables.ts';
 
 type Answer = ResponseOf<typeof endRun>;
 const DAY_MS = 86_400_000;
+const ERROR_CHARS = 32 * 1024;
 
 /** Of what retention removes from folders that only the node can reach. Asked for the same run again, the same again. */
 export type ForgetFor = (nodeUid: string, runId: string) => Promise<Answer['forget']>;
@@ -114,13 +115,7 @@ const endedAs = (place: Place, end: RunEnd, digest: string, now: number) => ({
   progress: null,
   totals: end.totals && JSON.stringify(end.totals),
   reason: end.reason && JSON.stringify({ ...end.reason, message: storable(end.reason.message) }),
-  errors: JSON.stringify(
-    end.errors.map(({ path, code, message }) => ({
-      path: storable(path),
-      code: storable(code),
-      message: storable(message),
-    })),
-  ),
+  errors: errorsText(end),
   statement: end.statement && JSON.stringify(end.statement),
   // The lock of each object began when it was written: this is a little later, and never too early.
   locked_until: isGood(end.state) && lockDays(place) > 0 ? now + lockDays(place) * DAY_MS : null,
@@ -128,5 +123,17 @@ const endedAs = (place: Place, end: RunEnd, digest: string, now: number) => ({
 const lockDays = ({ destination }: Place): number =>
   destination.kind === 's3' ? (destination.object_lock_days ?? 0) : 0;
 
+/** Those that fit; the manifest has them all, and the totals their number. */
+const errorsText = ({ errors }: RunEnd): string => {
+  let chars = 0;
+  const texts = errors.map(({ path, code, message }) =>
+    JSON.stringify({ path: storable(path), code: storable(code), message: storable(message) }),
+  );
+  const fitting = texts.filter((text) => {
+    chars += text.length;
+    return chars <= ERROR_CHARS;
+  });
+  return `[${fitting.join(',')}]`;
+};
 /** As any database takes it: names of files, and so not a reason to refuse the report. */
 const storable = (text: string): string => text.replaceAll('\0', '\uFFFD').toWellFormed();

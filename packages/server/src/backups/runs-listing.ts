@@ -12,6 +12,7 @@ import type { ConfigsRepository } from './configs-repository.ts';
 import type { DestinationsRepository } from './destinations-repository.ts';
 import type { LogPage, LogService } from './log.ts';
 import type { NodeDoor } from './node-door.ts';
+import { lastOf, withinPage } from './page-size.ts';
 import type { ReportsRepository } from './reports-repository.ts';
 import { ended, isFinal, unknownRun } from './run-refusals.ts';
 import { runView } from './run-views.ts';
@@ -23,6 +24,7 @@ import type { ConfigRow, RunRow } from './tables.ts';
 const RunCursor = z.tuple([z.number(), z.string()]);
 const NodeCursor = z.tuple([z.string(), z.string()]);
 const LATEST = 'latest:';
+const ERRORS_BESIDE = 3;
 
 export const runsListing = (on: {
   runs: RunsRepository;
@@ -92,8 +94,9 @@ export const runsListing = (on: {
         limit,
         cursor === undefined ? undefined : decodeCursor(cursor, RunCursor),
       );
-      const last = rows.length === limit ? rows.at(-1) : undefined;
-      return { items: await views(rows), next_cursor: last ? encodeCursor([last.started_at, last.id]) : null };
+      const fitting = withinPage(rows, ({ errors }) => errors.length + 4096);
+      const last = lastOf(fitting, rows, limit);
+      return { items: await views(fitting), next_cursor: last ? encodeCursor([last.started_at, last.id]) : null };
     },
     show: async (id: string): Promise<Run> => shown(await find(id)),
     /** A repeat changes nothing. @throws AegisError backups.unknown_run, run_ended */
@@ -143,7 +146,7 @@ export const runsListing = (on: {
             generation: row.generation,
             taken: report?.generation === row.generation && report.refusal === null,
             next_run_at: isoTimeOrNull(report?.next_run_at ?? null),
-            last_run: newest ? runView(newest, place.get(newest.destination_id)) : null,
+            last_run: newest ? briefly(runView(newest, place.get(newest.destination_id))) : null,
             last_good: best ? { run_id: best.id, started_at: isoTime(best.started_at) } : null,
             overdue:
               expectSec !== undefined && now - Math.max(best?.started_at ?? 0, row.assigned_at) > expectSec * 1000,
@@ -156,6 +159,9 @@ export const runsListing = (on: {
   };
 };
 export type RunsListing = ReturnType<typeof runsListing>;
+
+/** Beside others: the first of its errors. */
+const briefly = (run: Run): Run => ({ ...run, errors: run.errors.slice(0, ERRORS_BESIDE) });
 
 /** Whether a run can be restored from now. */
 export const isRestorable = (run: RunRow): boolean => isGood(run.state) && run.removed_at === null;

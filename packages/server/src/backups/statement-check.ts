@@ -3,10 +3,13 @@ import { objectNames, type RunEnd } from '@aegis/protocol/backups/run';
 import { AegisError } from '@aegis/protocol/errors';
 import type { RunRow } from './tables.ts';
 
+const MAX_CHARS = 16 * 1024;
+
 /** Whether the statement that comes with a good end is signed by the run's node and speaks of this very attempt.
  *  @throws AegisError backups.bad_statement */
 export const checkStatement = (end: RunEnd, run: RunRow, signer: { keyId: string; publicKey: Buffer }): Statement => {
   if (end.statement === null) throw differs('is missing');
+  if (JSON.stringify(end.statement).length > MAX_CHARS) throw differs(`is longer than ${MAX_CHARS / 1024} KiB`);
   const statement = opened(end.statement, signer);
   const names = objectNames(run.encrypted === 1);
   const wanted: [field: string, says: unknown, is: unknown][] = [

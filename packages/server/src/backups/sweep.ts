@@ -4,10 +4,12 @@ import { loop } from '../platform/loop.ts';
 import type { Storage } from '../tables.ts';
 import type { DestinationsRepository } from './destinations-repository.ts';
 
-/** Rows that nothing needs any more: grants that have expired, places that neither a configuration nor a run names, and deleted
+/** Rows that nothing needs any more: log lines of long ago, grants that have expired, places that neither a configuration nor a run names, and deleted
  *  configurations without runs, once every node has confirmed that it dropped them and some time has passed. */
 
 const EVERY_MS = 3_600_000;
+/** Lines removed in one transaction. */
+const LINES_AT_ONCE = 2000;
 const DELETED_KEPT_MS = 30 * 86_400_000;
 
 export const sweepService = (on: {
@@ -15,8 +17,29 @@ export const sweepService = (on: {
   destinations: DestinationsRepository;
   clock: Clock;
   log: Log;
+  logDays: number;
 }) => {
   const { storage } = on;
+  const removeOldLines = async (): Promise<void> => {
+    // UUIDv7 begins with its milliseconds: older lines have smaller ones.
+    const before = Math.max(0, on.clock.now() - on.logDays * 86_400_000)
+      .toString(16)
+      .padStart(12, '0');
+    const came = `${before.slice(0, 8)}-${before.slice(8)}`;
+    for (let removed = LINES_AT_ONCE; removed === LINES_AT_ONCE; )
+      removed = await storage.write('backups.old-lines', async (tx) => {
+        const old = await tx
+          .selectFrom('backups_log')
+          .select('id')
+          .where('came', '<', came)
+          .orderBy('came')
+          .limit(LINES_AT_ONCE)
+          .execute();
+        const ids = old.map(({ id }) => id);
+        if (ids.length > 0) await tx.deleteFrom('backups_log').where('id', 'in', ids).execute();
+        return ids.length;
+      });
+  };
   const removeDeleted = (): Promise<number> =>
     storage.write('backups.sweep', async (tx) => {
       const now = on.clock.now();
@@ -48,6 +71,7 @@ export const sweepService = (on: {
       return ids.length;
     });
   const turn = async (): Promise<void> => {
+    await removeOldLines();
     const configs = await removeDeleted();
     const destinations = await on.destinations.removeUnused();
     if (configs + destinations > 0)

@@ -167,6 +167,7 @@ export const migration0006: Migration = {
       .addColumn('message', 'text', (column) => column.notNull())
       .addColumn('metadata', 'text')
       .execute();
+    await tx.schema.createIndex('backups_log_came').on('backups_log').column('came').execute();
     await tx.schema.createIndex('backups_log_run').on('backups_log').columns(['run_id', 'came']).execute();
     await tx.schema.createIndex('backups_log_node').on('backups_log').columns(['node_uid', 'came']).execute();
 
