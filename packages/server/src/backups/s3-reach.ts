@@ -59,7 +59,8 @@ export const s3Reach = (parts: BackupParts, settings: S3Settings) => {
     clock,
     keepMs: KEEP_MS,
   });
-  const service = uploadsService({ runs, uploads, stores, placeOf, audit, changed: signing.changed, clock, log });
+  const { beginning, changed } = signing;
+  const service = uploadsService({ runs, uploads, stores, placeOf, audit, beginning, changed, clock, log });
   const probe: ProbeDestination = async (destination, credentials) => {
     if (destination.kind === 'file') return { at: isoTime(clock.now()), ok: true, conditional_writes: true, notes: [] };
     const store = stores.once(destination, credentials);

@@ -132,6 +132,7 @@ export const backupsService = (on: {
     assignments,
     removeOwn: async () => undefined,
     alerts: on.alerts,
+    verify: s3.verification.verify,
   });
   return {
     parts,

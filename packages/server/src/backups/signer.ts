@@ -146,6 +146,8 @@ export const requestSigning = (on: {
       await on.audit.record({ nodeUid: actor.uid, runId: run.id, action: 'sign', reason, asked: requests[index] });
       throw new AegisError('backups.sign_refused', `Not signed: ${reason}`, { details: { index } });
     },
+    /** Counts from here on, while the attempt has nothing at S3: nobody has to be asked what it has. */
+    beginning: (run: RunRow): Promise<unknown> => knownOf(run),
     /** What is known of a run is read anew at the next request. */
     changed: (runId: string): void => {
       const found = known.get(runId);

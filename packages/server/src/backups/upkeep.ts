@@ -17,6 +17,8 @@ import { retentionService } from './retention/service.ts';
 import type { BackupParts } from './service.ts';
 import type { Stores } from './stores.ts';
 import type { ConfigRow, RunRow } from './tables.ts';
+import { scheduledVerification } from './verification/verify-loop.ts';
+import type { RunVerification } from './verify-run.ts';
 
 export interface AlertSettings {
   webhooks: readonly string[];
@@ -40,6 +42,7 @@ export const upkeepService = (
     assignments: AssignmentsRepository;
     removeOwn: RemoveOwn;
     alerts: AlertSettings;
+    verify: RunVerification['verify'];
   },
 ) => {
   const { storage, runs, destinations, nodes, clock, newId, log } = parts;
@@ -84,6 +87,15 @@ export const upkeepService = (
     clock,
     log,
   });
+  const verification = scheduledVerification({
+    storage,
+    configs: on.configs,
+    nodesOf: removals.nodesOf,
+    verify: on.verify,
+    damaged: (run, { message }) => alerts.damaged(run, message),
+    clock,
+    log,
+  });
   const after: AfterEnd = {
     inTransaction: alerts.ended,
     afterwards: (run: RunRow) => {
@@ -94,11 +106,13 @@ export const upkeepService = (
   return {
     retention,
     absence,
+    verification,
     after,
     start: (signal: AbortSignal): void => {
       retention.start(signal);
       delivery.start(signal);
       absence.start(signal);
+      verification.start(signal);
     },
   };
 };

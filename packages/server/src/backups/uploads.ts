@@ -27,6 +27,8 @@ export const uploadsService = (on: {
   stores: Stores;
   placeOf: (run: RunRow) => Promise<Place>;
   audit: AuditService;
+  /** The attempt is about to have its first upload. */
+  beginning: (run: RunRow) => Promise<unknown>;
   /** What may be signed for the attempt has changed. */
   changed: (runId: string) => void;
   clock: Clock;
@@ -61,6 +63,7 @@ export const uploadsService = (on: {
   };
 
   const openAnew = async (run: RunRow, object: RunObject, before: UploadRow | undefined): Promise<UploadRow> => {
+    await on.beginning(run);
     const place = await on.placeOf(run);
     const store = on.stores.of(place);
     const key = `${run.prefix}${objectNames(run.encrypted === 1)[object]}`;

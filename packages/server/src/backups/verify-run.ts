@@ -64,6 +64,11 @@ export const runVerification = (on: {
           'backups.unknown_object',
           `The run ${run.id} has no archive to verify (${run.removed_at === null ? run.state : 'removed'}). See 'aegis backups runs'.`,
         );
+      if (run.statement === null)
+        throw new AegisError(
+          'backups.unsupported',
+          `The run ${run.id} is of an agent without a key, which signs nothing: there is nothing to compare its archive with.`,
+        );
       const fault = await faultOf(run, signal);
       const verified: Verified = {
         at: isoTime(clock.now()),

@@ -6,7 +6,7 @@ import type { ConfigRow, RunRow } from '../tables.ts';
 export interface AlertEvent {
   /** The same in each sending: what came twice can be told by it. */
   alert_id: string;
-  event: 'backup.failed' | 'backup.overdue' | 'backup.recovered';
+  event: 'backup.failed' | 'backup.overdue' | 'backup.recovered' | 'backup.damaged';
   at: string;
   message: string;
   config: { config_id: string; name: string };
@@ -57,6 +57,15 @@ export const overdueEvent = (
   node,
   run: null,
   since: isoTime(than.since),
+});
+
+/** Found by a verification. */
+export const damagedEvent = (base: Base, run: RunRow, why: string): AlertEvent => ({
+  ...base,
+  event: 'backup.damaged',
+  message: `The archive of '${run.config_name}' of '${run.node_name}' is not as it was made: ${why}`,
+  ...ofRun(run),
+  since: null,
 });
 
 const ofRun = (run: RunRow): Pick<AlertEvent, 'config' | 'node' | 'run'> => ({

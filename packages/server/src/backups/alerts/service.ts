@@ -5,7 +5,7 @@ import type { Tx } from '../../tables.ts';
 import { specOf } from '../config-views.ts';
 import type { RunRow } from '../tables.ts';
 import type { AlertDelivery } from './delivery-loop.ts';
-import { type AlertEvent, failedEvent, overdueEvent, recoveredEvent } from './event.ts';
+import { type AlertEvent, damagedEvent, failedEvent, overdueEvent, recoveredEvent } from './event.ts';
 import type { AlertsRepository } from './repository.ts';
 
 /** alerts: what operators are told of backups. Each failure (a loss too) is told; an absence once, when it is noticed; and once that either is
@@ -81,6 +81,14 @@ export const alertsService = (on: {
       on.log.warn(
         { config: config.name, node: node?.name ?? null, since: isoTime(than.since) },
         'a backup has not succeeded for longer than is expected',
+      );
+      delivery.wake();
+    },
+    damaged: async (run: RunRow, why: string): Promise<void> => {
+      await repository.write('backups.damaged', (tx) => queue(tx, damagedEvent(base(), run, why)));
+      on.log.error(
+        { run_id: run.id, config: run.config_name, node: run.node_name, why },
+        'a verification found a backup damaged',
       );
       delivery.wake();
     },

@@ -1,4 +1,4 @@
-import { createHash, createHmac } from 'node:crypto';
+import { createHmac, hash } from 'node:crypto';
 
 /** AWS Signature Version 4 as S3 wants it (docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html): the canonical request is
  *  made here of its parts, never taken from anyone. Pure: credentials and time are parameters. */
@@ -28,7 +28,7 @@ export interface SigningScope {
 }
 
 export const UNSIGNED_PAYLOAD = 'UNSIGNED-PAYLOAD';
-export const EMPTY_SHA256 = createHash('sha256').digest('hex');
+export const EMPTY_SHA256 = hash('sha256', '');
 const ALGORITHM = 'AWS4-HMAC-SHA256';
 
 /** RFC 3986: everything but letters, digits and -._~ becomes %XX, in capitals. */
@@ -86,7 +86,7 @@ const signatureOf = (
   ].join('\n');
   const time = amzDate(scope.now);
   const date = time.slice(0, 8);
-  const digest = createHash('sha256').update(canonical, 'utf8').digest('hex');
+  const digest = hash('sha256', canonical);
   return createHmac('sha256', keys(credentials.secretAccessKey, date, scope))
     .update(`${ALGORITHM}\n${time}\n${scopeOf(date, scope)}\n${digest}`, 'utf8')
     .digest('hex');
