@@ -198,7 +198,6 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
       candidate: nodes.candidate,
       activeIn: async (tx, uids) => new Set((await rows.activeIn(tx, uids)).map(({ uid }) => uid)),
       onlineOf: nodes.onlineOf,
-      lastSeen: nodes.lastSeen,
       find: nodes.show,
       keysOf: nodes.keysOf,
     },

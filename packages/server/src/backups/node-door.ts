@@ -14,8 +14,6 @@ export interface NodeDoor {
   /** As the transaction sees them. */
   activeIn: (tx: Tx, uids: readonly string[]) => Promise<ReadonlySet<string>>;
   onlineOf: (uids: readonly string[]) => Promise<ReadonlySet<string>>;
-  /** Milliseconds of the last sign of life, by uid. */
-  lastSeen: (uids: readonly string[]) => Promise<ReadonlyMap<string, number>>;
   /** Retired ones too: their archives outlive them. By uid or name. @throws AegisError nodes.unknown_node */
   find: (id: string) => Promise<{ uid: string; name: string }>;
   /** Raw Ed25519 and X25519 public keys; retired ones too. */
