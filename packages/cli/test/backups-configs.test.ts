@@ -436,3 +436,16 @@ test('a hostile server: control characters in names and fields reach no terminal
     expect(stdout).toContain('x');
   }
 });
+
+test('deploy/examples/backup.toml is a configuration, and all that it comments out may be said', () => {
+  const text = readFileSync(join(import.meta.dirname, '../../../deploy/examples/backup.toml'), 'utf8');
+  const [spec] = specsIn(text, 'backup.toml');
+  expect(specsIn(toToml(configOf(spec)), 'f')).toEqual([spec]);
+  const examples = /^#(?:sts|path|kind|ca|\.\.\.|\[destination\]|recipients)/;
+  const whole = text
+    .split('\n')
+    .map((line) => (/^#(?=[a-z_]+ = )/.test(line) && !examples.test(line) ? line.slice(1) : line))
+    .join('\n');
+  const [full] = specsIn(whole, 'backup.toml');
+  expect(full).toMatchObject({ exclude: { ifiles: [], larger_than: 1073741824 }, retention: { days: 30 } });
+});
