@@ -63,6 +63,7 @@ const live = async (crashAt: string | null, kind: 's3' | 'file'): Promise<Life> 
     expect(run.refusedEnds).toEqual([]);
     const archive = await server.objectOf(run, 'archive');
     expect(listing(unpack(archive ?? Buffer.alloc(0), source))).toBe(listing(source));
+    if (crashAt?.endsWith('#1')) await waitFor('its death', daemon.died, 30_000); // the last points come after the end
     await waitFor('the next time to be told', () => server.reportOf(config_id)?.generation === 1, 30_000);
     await waitFor(
       'the spool to be empty',

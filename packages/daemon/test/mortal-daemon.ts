@@ -41,6 +41,7 @@ export const mortalDaemon = (
     [Symbol.asyncDispose]: async () => {
       child.kill('SIGTERM');
       await Promise.race([followed, exit]);
+      child.kill('SIGTERM'); // one that has just taken the place of the other
       await exit;
     },
   };
