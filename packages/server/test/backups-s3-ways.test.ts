@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { Readable } from 'node:stream';
 import { generateKeyPair, rawPrivateKey } from '@aegis/protocol/access/keys';
 import { openSealed } from '@aegis/protocol/access/sealed-box';
 import { probeConfig, runLinks, showRun, verifyRun } from '@aegis/protocol/backups/endpoints';
@@ -14,9 +15,12 @@ import {
 } from '@aws-sdk/client-s3';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import * as z from 'zod/mini';
-import { type HostileS3, startHostileS3 } from '../../../test/faults/hostile-s3.ts';
+import { type HostileS3, INTERNAL_ERROR, startHostileS3 } from '../../../test/faults/hostile-s3.ts';
 import { waitFor } from '../../../test/faults/wait.ts';
 import { type Radosgw, startRadosgw } from '../../../test/fleet/radosgw.ts';
+import { s3Store } from '../src/backups/s3/store.ts';
+import { uploadStream } from '../src/backups/s3/upload-stream.ts';
+import { systemClock } from '../src/platform/clock.ts';
 import { sentence } from './artifacts-support.ts';
 import { createS3Config, finishRun, type NodeRun, sendRaw, startRun, uploadWhole } from './backups-s3-support.ts';
 import { end, failedEnd } from './backups-support.ts';
@@ -262,6 +266,76 @@ describe('ways', () => {
     expect(await sentence(finishRun(node, configId, second, ARCHIVE, removed))).toBe(
       `422 backups.upload_mismatch: The manifest is not at the destination (${second.key('manifest')}). Start another attempt.`,
     );
+  });
+});
+
+describe("the server's own streams", () => {
+  const storeTo = (endpoint: string, more: Record<string, unknown> = {}) =>
+    s3Store(
+      {
+        kind: 's3',
+        bucket,
+        region: 'us-east-1',
+        prefix: '',
+        endpoint,
+        path_style: true,
+        object_lock_mode: 'governance',
+        checksum: 'when_required',
+        access: 'signed',
+        ...more,
+      },
+      { access_key_id: gateway.accessKey, secret_access_key: gateway.secretKey },
+      { clock: systemClock, bounds: { attempts: 2 } },
+    );
+  const piece = Buffer.alloc(1024 * 1024, 'x');
+  const pieces = async function* (count: number, failsAt = -1) {
+    for (let at = 0; at < count; at++) {
+      if (at === failsAt) throw new Error('the source is gone');
+      yield piece;
+    }
+  };
+  const left = async () => {
+    const { Uploads = [] } = await gateway.s3().send(new ListMultipartUploadsCommand({ Bucket: bucket }));
+    const { Versions = [] } = await gateway.s3().send(new ListObjectVersionsCommand({ Bucket: bucket }));
+    return [...Uploads.map(({ Key }) => `upload ${Key}`), ...Versions.map(({ Key }) => Key)];
+  };
+  beforeEach(async () => {
+    bucket = await gateway.bucket();
+  });
+
+  test('arrive whole, in parts or as one', async () => {
+    const store = storeTo(gateway.endpoint);
+    for (const count of [1, 40]) {
+      const told: number[] = [];
+      expect(
+        await uploadStream(store, `of-${count}`, Readable.from(pieces(count)), {
+          onBytes: (bytes) => told.push(bytes),
+        }),
+      ).toEqual({ bytes: count * piece.length });
+      expect(told.at(-1)).toBe(count * piece.length);
+      expect((await store.head(`of-${count}`))?.bytes).toBe(count * piece.length);
+    }
+    await store.close();
+  });
+
+  test('leave nothing when the source, S3 or the caller ends them', async () => {
+    await using proxy = await startHostileS3(gateway.endpoint);
+    const store = storeTo(proxy.url);
+    await expect(uploadStream(store, 'a', Readable.from(pieces(40, 20)))).rejects.toThrow('the source is gone');
+    proxy.misbehave(INTERNAL_ERROR, ({ method, query }) => method === 'PUT' && query.get('partNumber') === '2');
+    await expect(uploadStream(store, 'b', Readable.from(pieces(40)))).rejects.toThrow(
+      /^Writing an object failed for the bucket .* \(InternalError, 500\)\. It is overloaded/,
+    );
+    proxy.mend();
+    const asked = new AbortController();
+    await expect(
+      uploadStream(store, 'c', Readable.from(pieces(40)), {
+        onBytes: () => asked.abort(new Error('nobody wants it')),
+        signal: asked.signal,
+      }),
+    ).rejects.toThrow('nobody wants it');
+    await waitFor('nothing to be left', async () => (await left()).length === 0);
+    await store.close();
   });
 });
 

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import type { Readable } from 'node:stream';
 import type { Credentials, S3Destination } from '@aegis/protocol/backups/config';
 import type { SignedRequest } from '@aegis/protocol/backups/node-endpoints';
-import type { S3Client } from '@aws-sdk/client-s3';
+import type { PutObjectCommandInput, S3Client } from '@aws-sdk/client-s3';
 import type { Clock } from '../../platform/clock.ts';
 import type { AllowedRequest } from '../signing.ts';
 import { bucketAddress } from './address.ts';
@@ -34,6 +34,12 @@ export interface OpenUpload {
   /** Milliseconds. */
   initiatedAt: number;
 }
+
+type ObjectParams = Pick<
+  PutObjectCommandInput,
+  'Bucket' | 'Key' | 'ContentType' | 'StorageClass' | 'ChecksumAlgorithm'
+> &
+  Pick<PutObjectCommandInput, 'ObjectLockMode' | 'ObjectLockRetainUntilDate'>;
 
 export interface S3StoreOptions {
   clock: Clock;
@@ -351,6 +357,18 @@ export const s3Store = (destination: S3Destination, credentials: Credentials | n
         throw s3Failure(error, 'Reading an object', destination);
       }
     },
+    /** For what is sent as it comes (upload-stream.ts): the client, and what an object is written with. Failures are the caller's. */
+    writer: async (): Promise<{ client: S3Client; object: (key: string, until: number | null) => ObjectParams }> => ({
+      client: (await open()).client,
+      object: (key, until) => ({
+        Bucket,
+        Key: key,
+        ContentType: 'application/octet-stream',
+        ...storage(),
+        ...lock(until),
+        ...(locks ? { ChecksumAlgorithm: 'SHA256' as const } : {}),
+      }),
+    }),
     hasObjectLock: async (): Promise<boolean> => {
       try {
         return await call("Reading the bucket's object lock", async ({ send, sdk }, abortSignal) => {
