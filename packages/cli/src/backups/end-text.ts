@@ -17,6 +17,9 @@ export const exitOf = (ends: readonly NodeEnd[]): number => {
 
 const isFields = (value: unknown): value is Fields => typeof value === 'object' && value !== null;
 
+const stateOf = ({ fields, refusal }: NodeEnd): string =>
+  (fields && textOf(fields.state)) ?? (refusal?.code === 'cli.interrupted' ? 'cancelled' : 'failed');
+
 const whyOf = ({ fields, why }: NodeEnd): string => {
   if (fields === null) return why ?? '';
   const reason = isFields(fields.reason) ? fields.reason : {};
@@ -48,7 +51,7 @@ export const runEnds = (ends: readonly NodeEnd[], width: number | undefined): st
       const totals = isFields(fields.totals) ? fields.totals : {};
       return [
         end.node,
-        textOf(fields.state) ?? 'failed',
+        stateOf(end),
         number(totals.files),
         bytes(totals.bytes),
         bytes(fields.archive_bytes),
@@ -67,7 +70,7 @@ export const restoreEnds = (ends: readonly NodeEnd[], width: number | undefined)
       const fields = end.fields ?? {};
       return [
         end.node,
-        textOf(fields.state) ?? 'failed',
+        stateOf(end),
         number(fields.restored),
         number(fields.skipped),
         number(fields.deleted),
