@@ -215,6 +215,17 @@ test('sources: once each, in order, nested ones within, files and links as what 
   ]);
 });
 
+test('entries come component by component, sources too', async () => {
+  const folder = temporaryFolder();
+  for (const path of ['a', 'a/b', 'a-b']) mkdirSync(join(folder, path));
+  for (const path of ['a/b/x', 'a-b/y', 'a.c']) writeFileSync(join(folder, path), '');
+  const whole = await writeBackup([folder]);
+  const parts = await writeBackup(['a.c', 'a-b', 'a'].map((name) => join(folder, name)));
+  const below = pathsOf(whole.entries).slice(1);
+  expect(below.map((path) => path.slice(folder.length))).toEqual(['a', 'a/b', 'a/b/x', 'a-b', 'a-b/y', 'a.c']);
+  expect(pathsOf(parts.entries)).toEqual(below);
+});
+
 test('the root as a source', async () => {
   const { archive, entries } = await writeBackup(['/'], { select: { ...everything, members: () => 'none' } });
   expect(pathsOf(entries)).toEqual(['.']);

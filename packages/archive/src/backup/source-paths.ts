@@ -25,7 +25,8 @@ export const splitPath = (absolute: Buffer): { directory: Buffer; name: Buffer }
   return { directory: slash === 0 ? ROOT : absolute.subarray(0, slash), name: absolute.subarray(slash + 1) };
 };
 
-/** Sorted by bytes, so that a source comes before those below it; each once, slashes that mean nothing taken out. */
+/** In the order in which a walk from the root would come to them, so that a source comes before those below it; each once, slashes that mean
+ *  nothing taken out. */
 export const sourcePaths = (sources: readonly Buffer[]): { paths: Buffer[]; problems: Problem[] } => {
   const problems: Problem[] = [];
   const texts = new Set<string>();
@@ -35,5 +36,6 @@ export const sourcePaths = (sources: readonly Buffer[]): { paths: Buffer[]; prob
     if (text.startsWith('/') && !parts.includes('..') && !text.includes('\0')) texts.add(`/${parts.join('/')}`);
     else problems.push(ownProblem(source, 'bad_source', 'is no absolute path without ..'));
   }
-  return { paths: [...texts].sort().map((text) => Buffer.from(text, 'latin1')), problems };
+  const inOrder = [...texts].map((text) => text.replaceAll('/', '\0')).sort();
+  return { paths: inOrder.map((text) => Buffer.from(text.replaceAll('\0', '/'), 'latin1')), problems };
 };
