@@ -1,4 +1,8 @@
+import { execFileSync } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { generateKeyPair, rawPrivateKey } from '@aegis/protocol/access/keys';
 import { openSealed } from '@aegis/protocol/access/sealed-box';
@@ -266,6 +270,58 @@ describe('ways', () => {
     expect(await sentence(finishRun(node, configId, second, ARCHIVE, removed))).toBe(
       `422 backups.upload_mismatch: The manifest is not at the destination (${second.key('manifest')}). Start another attempt.`,
     );
+  });
+});
+
+describe('with TLS', () => {
+  let proxy: HostileS3;
+  let folder: string;
+  let ca: string;
+  beforeEach(async () => {
+    await stage();
+    folder = mkdtempSync(join(tmpdir(), 'aegis-s3-tls-'));
+    const [key, cert] = [join(folder, 'key.pem'), join(folder, 'cert.pem')];
+    const kind = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2'];
+    const name = ['-subj', '/CN=s3', '-addext', 'subjectAltName=IP:127.0.0.1'];
+    execFileSync('openssl', ['req', '-x509', ...kind, ...name, '-keyout', key, '-out', cert], { stdio: 'ignore' });
+    ca = readFileSync(cert, 'utf8');
+    proxy = await startHostileS3(gateway.endpoint, { tls: { key: readFileSync(key, 'utf8'), cert: ca } });
+  });
+  afterEach(async () => {
+    await server?.close();
+    await proxy?.[Symbol.asyncDispose]();
+    rmSync(folder, { recursive: true, force: true });
+  });
+
+  test('of an authority of its own: the server trusts what the configuration says, and reads may go unsigned', async () => {
+    const configId = await configured({ ca }, { endpoint: proxy.url });
+    expect((await server.as('operator').call(probeConfig, { params: { id: 'home' } })).probe).toMatchObject({
+      ok: true,
+    });
+    const run = await startRun(node, configId);
+    expect((await run.open()).key).toBe(run.key('archive'));
+    const [signed] = await run.sign({ key: run.key('manifest'), payload_sha256: 'UNSIGNED-PAYLOAD' });
+    expect(signed?.url.startsWith(`${proxy.url}/${bucket}/`)).toBe(true);
+    expect(
+      await sentence(
+        run.sign({
+          method: 'PUT',
+          key: run.key('manifest'),
+          headers: { 'if-none-match': '*' },
+          content_length: 4,
+          payload_sha256: 'UNSIGNED-PAYLOAD',
+        }),
+      ),
+    ).toBe('403 backups.sign_refused: Not signed: Nothing is written without the SHA-256 of its body.');
+  });
+
+  test('of one that nobody named: nothing is sent there', async () => {
+    const configId = await configured({}, { endpoint: proxy.url });
+    const run = await startRun(node, configId);
+    expect(await sentence(run.open())).toMatch(
+      /\(DEPTH_ZERO_SELF_SIGNED_CERT\)\. Its certificate is not trusted\. Put the PEM of its authority into destination\.ca/,
+    );
+    expect(proxy.seen).toEqual([]);
   });
 });
 
