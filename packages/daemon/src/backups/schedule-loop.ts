@@ -1,3 +1,4 @@
+import { decide, jitterMs } from '@aegis/protocol/backups/decide-schedule';
 import type { Clock } from '../platform/clock.ts';
 import { isoTime } from '../platform/clock.ts';
 import type { Journal } from '../platform/journal/journal.ts';
@@ -5,7 +6,6 @@ import type { Logger } from '../platform/log.ts';
 import type { Desired, Held } from './desired.ts';
 import type { BackupsRepository } from './repository.ts';
 import type { Runner } from './runner.ts';
-import { decide, jitterMs } from './schedule.ts';
 
 /** The one loop that starts runs on their schedules. It looks at the wall clock at least each minute, since that may jump; a time of a schedule
  *  is journaled as over in the commit that makes its run, so none runs twice. */

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
-import type { Schedule } from '@aegis/protocol/backups/config';
 import { Cron } from 'croner';
+import type { Schedule } from './config.ts';
 
 /** When a configuration runs: times of its schedule by the wall clock of its time zone, and this node's own fixed moment after each. Where
  *  the clocks go forward over a time of day, it runs at the hour that comes instead; where they go back, once. Times of every few minutes

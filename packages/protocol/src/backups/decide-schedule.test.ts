@@ -1,7 +1,7 @@
-import { Schedule } from '@aegis/protocol/backups/config';
 import { expect, test } from 'vitest';
 import * as z from 'zod/mini';
-import { decide, jitterMs, timeAfter } from './schedule.ts';
+import { Schedule } from './config.ts';
+import { decide, jitterMs, timeAfter } from './decide-schedule.ts';
 
 const ms = (text: string): number => Date.parse(text);
 const iso = (at: number | null): string | null => (at === null ? null : new Date(at).toISOString());
