@@ -202,6 +202,10 @@ describe.each(STORAGES)('%s', (storage) => {
         `409 backups.run_conflict: The id ${grant.run_id} names another run already. Make a new UUIDv7 for a new run.`,
       ],
       [
+        () => start(node, starting(id, { run_id: nobody.toUpperCase() })),
+        "400 http.malformed: The body's field 'run_id' is not a UUID in lower case.",
+      ],
+      [
         () => start(node, starting(nobody)),
         `403 backups.not_assigned: The configuration ${nobody} is not assigned to this node. Fetch the desired state.`,
       ],

@@ -2,6 +2,7 @@ import type { BackupSpec } from '@aegis/protocol/backups/config';
 import type { RunGrant, StartRun } from '@aegis/protocol/backups/node-endpoints';
 import type { RunProgress } from '@aegis/protocol/backups/run';
 import { AegisError } from '@aegis/protocol/errors';
+import { isUuid } from '@aegis/protocol/ids';
 import { type Clock, isoTime } from '../platform/clock.ts';
 import type { NodeActor } from '../platform/http/actor.ts';
 import type { Tx } from '../tables.ts';
@@ -200,6 +201,9 @@ export const runsService = (on: {
           'backups.unsupported',
           "A node without a key cannot sign what it backed up. Enrol it with 'aegis register', or use the agents' own API (/api/agent).",
         );
+      // It becomes part of keys, which tell one run from another by their letters.
+      if (!isUuid(request.run_id))
+        throw new AegisError('http.malformed', "The body's field 'run_id' is not a UUID in lower case.");
       const known = await runs.byId(request.run_id);
       // What has begun goes on under its own terms, whatever has become of the configuration since.
       const isRepeat = known !== undefined && isRepeated(actor, known, request);
