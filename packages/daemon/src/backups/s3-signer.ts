@@ -51,12 +51,19 @@ export const credentialSigner = ({
 /** What the server adds to the requests that it signs. */
 const ownHeaders = (
   { storage_class, object_lock_days, object_lock_mode }: S3Destination,
-  { method, query = {} }: Wanted,
+  { method, query = {}, payload_sha256 }: Wanted,
   nowMs: number,
 ): Record<string, string> => {
-  if (method !== 'PUT' || 'partNumber' in query) return {};
+  if (method !== 'PUT') return {};
+  // S3 demands one of what is to be locked.
+  const checksum =
+    object_lock_days === undefined
+      ? {}
+      : { 'x-amz-checksum-sha256': Buffer.from(payload_sha256, 'hex').toString('base64') };
+  if ('partNumber' in query) return checksum;
   const until = new Date(nowMs + (object_lock_days ?? 0) * 86_400_000).toISOString();
   return {
+    ...checksum,
     ...(storage_class === undefined ? {} : { 'x-amz-storage-class': storage_class }),
     ...(object_lock_days === undefined
       ? {}
