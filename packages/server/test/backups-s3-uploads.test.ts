@@ -100,6 +100,15 @@ describe('opened and completed', () => {
     );
   });
 
+  test('and no credential passes, to S3 or to the node', async () => {
+    const run = await startRun(node, configId);
+    for (const text of [gateway.secretKey, 'x-amz-content-sha256', LAST.toString()]) proxy.watch(text);
+    await finishRun(node, configId, run, LAST);
+    expect([...proxy.found].sort()).toEqual([LAST.toString(), 'x-amz-content-sha256']);
+    const signed = await run.sign({ key: run.key('archive') });
+    expect(JSON.stringify([run.grant, signed])).not.toContain(gateway.secretKey);
+  });
+
   test('only of the parts that S3 has, as they were sent', async () => {
     const run = await startRun(node, configId);
     const { upload, parts } = await sent(run, [FIRST, LAST, LAST]);
