@@ -50,7 +50,7 @@ export const entryWriter = (deps: EntryWriterDeps): EntryWriter => {
   const stat = new Float64Array(STAT_FIELDS);
 
   const remember = (entry: Entry): void => {
-    if (deps.linkTargets.size === 0 || entry.kind === 'hardlink') return;
+    if (deps.linkTargets.size === 0 || entry.kind === 'hardlink' || entry.kind === 'directory') return;
     const key = entry.path.toString('latin1');
     if (deps.linkTargets.has(key)) links.set(key, { entry, placed: null });
   };
@@ -124,8 +124,9 @@ export const entryWriter = (deps: EntryWriterDeps): EntryWriter => {
     const { level } = at;
     if (header.kind === 'symlink')
       return makeNode(at, header, TYPES.symlink, (name) => files.symlinkAt(header.target ?? EMPTY, level.fd, name));
-    if (header.kind !== 'fifo' && !deps.devices) throw new SystemError(EPERM, 'mknodat', at.name); // the sentence of it is restore.ts' to say
-    const type = header.kind === 'fifo' ? TYPES.fifo : header.kind === 'block' ? TYPES.block : TYPES.character;
+    const type = NODE_TYPES.get(header.kind);
+    if (type === undefined) throw new SystemError(EINVAL, 'mknodat', at.name);
+    if (header.kind !== 'fifo' && !deps.devices) throw new SystemError(EPERM, 'mknodat', at.name); // restore-run.ts has the sentence
     return makeNode(at, header, type, (name) =>
       files.mknodAt(level.fd, name, type | 0o600, header.major, header.minor),
     );
@@ -266,7 +267,13 @@ const socketHeader = ({ path, mode, uid, gid, user, group, mtime }: Entry): TarE
 
 const isSame = (a: Identity, b: Identity): boolean => a.device === b.device && a.high === b.high && a.low === b.low;
 
-const TYPES = { fifo: 0o010000, character: 0o020000, block: 0o060000, symlink: 0o120000, socket: 0o140000 } as const;
+const TYPES = { symlink: 0o120000, socket: 0o140000 } as const;
+const NODE_TYPES: ReadonlyMap<TarEntry['kind'], number> = new Map([
+  ['fifo', 0o010000],
+  ['character', 0o020000],
+  ['block', 0o060000],
+]);
 const EPERM = 1;
 const ENOENT = 2;
+const EINVAL = 22;
 const ESTALE = 116;
