@@ -197,11 +197,16 @@ const putOctal = (block: Buffer, [at, digits]: readonly [number, number], value:
   }
 };
 
-/** The sum of all bytes, those of the checksum itself counted as spaces. */
+/** The sum of all bytes, those of the checksum itself counted as spaces. Four bytes at a time, in two lanes of sixteen bits, which cannot overflow:
+ *  a byte at a time takes longer than all the rest of a header. */
 const putChecksum = (block: Buffer): void => {
-  let sum = 8 * 0x20;
-  for (let at = 0; at < BLOCK_BYTES; at++) sum += block[at] ?? 0;
-  putOctal(block, CHECKSUM, sum);
+  let lanes = 0;
+  const words = new Uint32Array(block.buffer, block.byteOffset, BLOCK_BYTES / 4);
+  for (let at = 0; at < words.length; at++) {
+    const word = words[at] ?? 0;
+    lanes += (word & 0x00ff_00ff) + ((word >>> 8) & 0x00ff_00ff);
+  }
+  putOctal(block, CHECKSUM, 8 * 0x20 + (lanes % 0x1_0000) + Math.floor(lanes / 0x1_0000));
   block[CHECKSUM[0] + CHECKSUM[1]] = 0;
   block[CHECKSUM[0] + CHECKSUM[1] + 1] = 0x20;
 };
