@@ -19,6 +19,8 @@ import { linkedSource } from './linked-source.ts';
 
 export interface OpenedRun extends AsyncDisposable {
   backup: Backup;
+  /** As the node signed it. */
+  runId: string | null;
   /** The node that vouches for it, as this user knows it; null where the key came from a file. */
   node: KnownNode | null;
 }
@@ -69,7 +71,7 @@ export const openLinked = async (api: Api, run: Run, asked: string, options: Ope
   );
   refuseMixed(backup, run);
   const rest = stack.move();
-  return { backup, node, [Symbol.asyncDispose]: () => rest.disposeAsync() };
+  return { backup, runId: runIdOf(backup), node, [Symbol.asyncDispose]: () => rest.disposeAsync() };
 };
 
 /** @throws AegisError as `openLinked`, and backups.unknown_object */
@@ -94,7 +96,7 @@ export const openFolder = async (folder: string, options: OpenWith): Promise<Ope
   );
   const rest = stack.move();
   const node = options.known.find(({ keyId }) => keyId === backup.signedBy) ?? null;
-  return { backup, node, [Symbol.asyncDispose]: () => rest.disposeAsync() };
+  return { backup, runId: runIdOf(backup), node, [Symbol.asyncDispose]: () => rest.disposeAsync() };
 };
 
 const keyMap = (nodes: readonly KnownNode[]): Map<string, Buffer> =>
@@ -128,9 +130,18 @@ const refuseOther = (run: Run, node: KnownNode | null, asked: string): void => {
   );
 };
 
+const signedFields = ({ statement, header }: Backup): Readonly<Record<string, unknown>> => ({
+  ...header,
+  ...statement,
+});
+const runIdOf = (backup: Backup): string | null => {
+  const { run_id } = signedFields(backup);
+  return typeof run_id === 'string' ? run_id : null;
+};
+
 /** What the node signed belongs to this run and no other. */
-const refuseMixed = ({ statement, header }: Backup, run: Run): void => {
-  const said: Readonly<Record<string, unknown>> = { ...header, ...statement };
+const refuseMixed = (backup: Backup, run: Run): void => {
+  const said = signedFields(backup);
   if (said.run_id === run.run_id && (said.config_id === undefined || said.config_id === run.config_id)) return;
   throw new AegisError(
     'backups.bad_statement',

@@ -1,4 +1,3 @@
-import type { Run } from '@aegis/protocol/backups/run';
 import { AegisError } from '@aegis/protocol/errors';
 import * as Flags from '@oclif/core/flags';
 import { routes } from '../api/routes.ts';
@@ -10,6 +9,8 @@ import { runNamed } from '../backups/run-reference.ts';
 import { runAndRest, type SourceFlags, sourceFlags } from '../backups/source-flags.ts';
 import { ServerCommand, serverFlags } from '../base-command.ts';
 import { untilInterrupted } from '../following/until-interrupted.ts';
+import { lineQueue } from '../ui/line-queue.ts';
+import { ReaderGone } from '../ui/output.ts';
 import { plainText } from '../ui/plain-text.ts';
 import { facts } from '../ui/table.ts';
 import { byteCount } from '../ui/time.ts';
@@ -22,7 +23,7 @@ export abstract class OpeningCommand extends ServerCommand {
   protected async withRun<T>(
     asked: string | null,
     flags: SourceFlags & ServerFlags,
-    work: (opened: OpenedRun, run: Run | null, signal: AbortSignal) => Promise<T>,
+    work: (opened: OpenedRun, signal: AbortSignal) => Promise<T>,
   ): Promise<T> {
     const { openFolder, openLinked } = await import('../backups/open-run.ts');
     return await untilInterrupted(async (signal) => {
@@ -35,12 +36,12 @@ export abstract class OpeningCommand extends ServerCommand {
       try {
         if (asked === null) {
           await using opened = await openFolder(flags.from ?? '.', options);
-          return await work(opened, null, signal);
+          return await work(opened, signal);
         }
         return await this.withApi(flags, async (api) => {
           const run = await runNamed(api, asked);
           await using opened = await openLinked(api, run, asked, options);
-          return await work(opened, run, signal);
+          return await work(opened, signal);
         });
       } catch (error) {
         throw signal.aborted && !(error instanceof AegisError && error.code === 'backups.restore_incomplete')
@@ -50,6 +51,15 @@ export abstract class OpeningCommand extends ServerCommand {
     });
   }
 }
+
+/** What was ended because nobody reads its lines any more ends quietly. @throws ReaderGone */
+export const orReaderGone = async <T>(work: Promise<T>, gone: AbortSignal): Promise<T> => {
+  try {
+    return await work;
+  } catch (error) {
+    throw gone.aborted ? new ReaderGone('standard output was closed') : error;
+  }
+};
 
 export class BackupsLs extends OpeningCommand {
   static override description =
@@ -167,24 +177,27 @@ Exit code: 0 when all is as it should be, 1 when not.`;
     const { run: asked } = runAndRest(argv, flags, 'verify RUN', 0);
     if (flags['server-side'] && asked !== null) return await this.onServer(asked, flags);
     const { errorsJson, errorTexts, progressJson, progressOfRestore } = await import('../backups/looking.ts');
-    return await this.withRun(asked, flags, async ({ backup, node }, run, signal) => {
-      const { output } = this.around;
+    return await this.withRun(asked, flags, async ({ backup, node, runId }, signal) => {
       const view = flags.json ? null : terminalView(this.around);
+      const gone = new AbortController();
+      const lines = lineQueue(this.around.output, () => gone.abort());
       const total = backup.statement.archive.bytes * (sample ?? 1);
-      const result = await backup.verify({
+      const work = backup.verify({
         ...(sample === undefined ? {} : { sample }),
-        signal,
+        signal: AbortSignal.any([signal, gone.signal]),
         onProgress: (progress) =>
-          void (view
-            ? view.show(node?.name ?? 'backup', progressOfRestore('checking', progress, total))
-            : output.out(`${JSON.stringify(progressJson(progress))}\n`)),
+          view
+            ? void view.show(node?.name ?? 'backup', progressOfRestore('checking', progress, total))
+            : lines.line(JSON.stringify(progressJson(progress))),
       });
+      const result = await orReaderGone(work, gone.signal);
       await view?.clear();
+      await lines.flush();
       const good = result.errorCount === 0;
       if (flags.json)
         await this.printJson({
           type: 'verify',
-          run_id: run?.run_id ?? backup.header.run_id ?? null,
+          run_id: runId,
           ok: good,
           signed_by: backup.signedBy,
           entries: result.entries,

@@ -13,10 +13,12 @@ import { runAndRest, type SourceFlags, sourceFlags } from '../backups/source-fla
 import { serverFlags } from '../base-command.ts';
 import { localFlags } from '../daemon-flags.ts';
 import { EXIT } from '../following/exit-status.ts';
+import { lineQueue } from '../ui/line-queue.ts';
+import { ReaderGone } from '../ui/output.ts';
 import { plainText } from '../ui/plain-text.ts';
 import { facts } from '../ui/table.ts';
 import { byteCount, secondsOf } from '../ui/time.ts';
-import { OpeningCommand } from './backups-look.ts';
+import { OpeningCommand, orReaderGone } from './backups-look.ts';
 import { endJson, interruptFlag } from './backups-run.ts';
 
 const PLACE = 'WHERE';
@@ -84,12 +86,14 @@ Exit code: 0 restored, 3 restored with errors (each is named), 1 failed, 130 int
   private async local(run: string | null, wish: RestoreWish, flags: SourceFlags & ServerFlags & { json: boolean }) {
     const { errorsJson, errorTexts, progressJson, progressOfRestore } = await import('../backups/looking.ts');
     const { pathJson, pathText } = await import('../backups/entry-text.ts');
-    const { output } = this.around;
-    return await this.withRun(run, flags, async ({ backup, node }, _run, signal) => {
+    return await this.withRun(run, flags, async ({ backup, node, runId }, signal) => {
       const view = flags.json ? null : terminalView(this.around);
       const total = wish.paths.length > 0 || wish.dry_run ? null : backup.statement.archive.bytes;
-      const json = (value: unknown): void => void output.out(`${JSON.stringify(value)}\n`);
-      const result = await backup.restore({
+      // Nobody reads what would happen: no need to go on. A real restore goes on, and tells by its exit code.
+      const gone = new AbortController();
+      const lines = lineQueue(this.around.output, () => wish.dry_run && gone.abort());
+      const json = (value: unknown): void => lines.line(JSON.stringify(value));
+      const work = backup.restore({
         target: wish.target,
         paths: wish.paths,
         overwrite: wish.overwrite,
@@ -97,7 +101,7 @@ Exit code: 0 restored, 3 restored with errors (each is named), 1 failed, 130 int
         deleteExtra: wish.delete,
         owners: wish.owners,
         setuid: wish.setuid,
-        signal,
+        signal: AbortSignal.any([signal, gone.signal]),
         onProgress: (progress) =>
           view
             ? void view.show(node?.name ?? 'backup', progressOfRestore('restoring', progress, total))
@@ -107,17 +111,17 @@ Exit code: 0 restored, 3 restored with errors (each is named), 1 failed, 130 int
               onEntry: (action, path) =>
                 flags.json
                   ? json({ type: 'entry', action, ...pathJson(path) })
-                  : void output.out(`${SIGN[action]} ${pathText(path)}\n`),
+                  : lines.line(`${SIGN[action]} ${pathText(path)}`),
             }
           : {}),
       });
+      const result = await orReaderGone(work, gone.signal);
       await view?.clear();
-      const state = result.errorCount > 0 ? 'completed_with_errors' : 'completed';
       if (flags.json)
-        await this.printJson({
+        json({
           type: 'restore',
-          state,
-          run_id: backup.header.run_id ?? null,
+          state: result.errorCount > 0 ? 'completed_with_errors' : 'completed',
+          run_id: runId,
           signed_by: backup.signedBy,
           dry_run: wish.dry_run,
           restored: result.restored,
@@ -129,12 +133,16 @@ Exit code: 0 restored, 3 restored with errors (each is named), 1 failed, 130 int
           errors: errorsJson(result),
         });
       else {
-        await this.print(resultFacts(result, wish));
+        lines.line(resultFacts(result, wish).trimEnd());
         for (const line of errorTexts(result)) await this.note(plainText(line));
         const more = result.errorCount - result.errors.length;
         if (more > 0) await this.note(`and ${more} more.`);
       }
-      return result.errorCount > 0 ? WITH_ERRORS : 0;
+      const code = result.errorCount > 0 ? WITH_ERRORS : 0;
+      await lines.flush().catch((error: unknown) => {
+        if (!(error instanceof ReaderGone)) throw error;
+      });
+      return code;
     });
   }
 
