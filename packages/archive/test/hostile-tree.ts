@@ -10,11 +10,8 @@ const { O_CREAT, O_EXCL, O_RDWR } = constants;
 const bytes = (text: string): Buffer => Buffer.from(text, 'utf8');
 
 /** The same bytes for the same seed, not compressible. */
-export const noise = (seed: string, length: number): Buffer => {
-  const blocks: Buffer[] = [];
-  for (let at = 0; at * 32 < length; at++) blocks.push(createHash('sha256').update(`${seed}/${at}`).digest());
-  return Buffer.concat(blocks).subarray(0, length);
-};
+export const noise = (seed: string, length: number): Buffer =>
+  length === 0 ? Buffer.alloc(0) : createHash('shake256', { outputLength: length }).update(seed).digest();
 
 type Name = Buffer | string;
 /** Calls below one folder. */
