@@ -34,6 +34,9 @@ const OptionalText = z.nullable(z.string().check(z.minLength(1), z.maxLength(409
 /** HS256's own strength. */
 const JWT_SECRET_BYTES = 32;
 const JWT_SECRET = `at least ${JWT_SECRET_BYTES} bytes; 'openssl rand -base64 48' makes one`;
+const Paths = z
+  .array(z.string().check(z.maxLength(4096), z.regex(/^\/(?!.*(?:^|\/)\.\.?(?:\/|$))/)))
+  .check(z.maxLength(256));
 function isWebhook(text: string): boolean {
   if (!URL.canParse(text)) return false;
   const { protocol, username, password } = new URL(text);
@@ -93,7 +96,9 @@ const KEYS = {
   'backups.offline_lost_after_sec': whole(60, 90 * 86_400, 86_400),
   'backups.s3_timeout_sec': whole(1, 3600, 120),
   'backups.s3_attempts': whole(1, 20, 3),
-  'backups.sweep_uploads_after_sec': whole(60, 30 * 86_400, 3600),
+  'backups.sweep_uploads_after_sec': whole(5, 30 * 86_400, 3600),
+  'backups.server_sources': key('list', Paths, 'absolute paths', []),
+  'backups.server_destinations': key('list', Paths, 'absolute paths', []),
   'backups.alert_webhooks': key(
     'list',
     z.array(z.string().check(z.maxLength(2048), z.refine(isWebhook))).check(z.maxLength(16)),
