@@ -385,6 +385,24 @@ describe('S3 that misbehaves', () => {
     expect(written).toBeLessThan(256 * MIB);
   });
 
+  test.each([
+    [
+      'entities in entities',
+      `<!DOCTYPE r [<!ENTITY a0 "x">${Array.from({ length: 20 }, (_, at) => `<!ENTITY a${at + 1} "${`&a${at};`.repeat(10)}">`).join('')}]><R><UploadId>&a20;</UploadId></R>`,
+    ],
+    ['a file of the server', '<!DOCTYPE r [<!ENTITY x SYSTEM "file:///etc/hostname">]><R><UploadId>&x;</UploadId></R>'],
+    ['half a million levels', `${'<a>'.repeat(500_000)}${'</a>'.repeat(500_000)}`],
+    ['an upload id without end', `<R><UploadId>${'x'.repeat(1_000_000)}</UploadId></R>`],
+    ['a prototype', '<R><__proto__><UploadId>x</UploadId></__proto__></R>'],
+  ])('an answer with %s is none', async (_, body) => {
+    const run = await startRun(node, configId);
+    proxy.misbehave({ answer: 200, code: '', body }, ({ method }) => method === 'POST');
+    expect(await sentence(run.open())).toMatch(
+      /^503 backups.destination_failed: .*, 200\)\. Its answer is none of S3\. Is destination\.endpoint that of an S3 server\?$/,
+    );
+    expect(Object.getPrototypeOf({})).not.toHaveProperty('UploadId');
+  });
+
   test('an error that quotes what was signed is not repeated', async () => {
     const run = await startRun(node, configId);
     const body = `<Error><Code>SignatureDoesNotMatch</Code><Message>${gateway.secretKey}</Message><StringToSign>${gateway.secretKey}</StringToSign></Error>`;

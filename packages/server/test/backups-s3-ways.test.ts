@@ -9,6 +9,7 @@ import { openSealed } from '@aegis/protocol/access/sealed-box';
 import { probeConfig, runLinks, showRun, verifyRun } from '@aegis/protocol/backups/endpoints';
 import { restoreSource, SealedCredentials } from '@aegis/protocol/backups/node-endpoints';
 import {
+  CopyObjectCommand,
   DeleteObjectCommand,
   GetObjectCommand,
   HeadObjectCommand,
@@ -174,6 +175,7 @@ describe('ways', () => {
     expect(Date.parse(session.expires_at ?? '') - Date.now()).toBeLessThanOrEqual(900_000 + 60_000);
     expect(JSON.stringify(session)).not.toContain(gateway.secretKey);
     const s3 = clientWith(session);
+    await gateway.s3().send(new PutObjectCommand({ Bucket: bucket, Key: 'elsewhere', Body: ARCHIVE }));
     const upload = await run.open('archive');
     const part = await s3.send(
       new UploadPartCommand({
@@ -188,6 +190,7 @@ describe('ways', () => {
     await s3.send(new PutObjectCommand({ Bucket: bucket, Key: run.key('manifest'), Body: ARCHIVE, IfNoneMatch: '*' }));
     const refusals = [
       new GetObjectCommand({ Bucket: bucket, Key: upload.key }),
+      new CopyObjectCommand({ Bucket: bucket, Key: `${run.grant.prefix}copy`, CopySource: `/${bucket}/elsewhere` }),
       new DeleteObjectCommand({ Bucket: bucket, Key: upload.key }),
       new PutObjectCommand({ Bucket: bucket, Key: `fleet/a/${node.uid}/other`, Body: ARCHIVE }),
       new PutObjectCommand({ Bucket: bucket, Key: run.key('manifest').replace('/1/', '/10/'), Body: ARCHIVE }),

@@ -25,7 +25,7 @@ export interface S3Bounds {
   callTimeoutMs: number;
   /** Tries of one call, the first included. */
   attempts: number;
-  /** Of an answer that is not an object. */
+  /** Of an answer that is not an object. A thousand keys of ours have less than half a MiB; parsing a MiB takes up to 0.5 s. */
   maxAnswerBytes: number;
   maxSockets: number;
 }
@@ -34,7 +34,7 @@ export const DEFAULT_BOUNDS: S3Bounds = {
   idleTimeoutMs: 60_000,
   callTimeoutMs: 120_000,
   attempts: 3,
-  maxAnswerBytes: 16 * 1024 * 1024,
+  maxAnswerBytes: 4 * 1024 * 1024,
   maxSockets: 32,
 };
 
