@@ -43,7 +43,7 @@ export interface CreateOptions {
   /** Default 1000. */
   progressMs?: number;
   clock: { now(): number };
-  /** For the progress: what is known from the last run, or `count` to look at everything first (which takes a tenth of the run). */
+  /** For the progress: what is known from the last run, or `count` to look at everything first (three hundredths of the run, where all of it is in the page cache). */
   estimate?: { files: number; bytes: number } | 'count';
   /** Frames of 4 MiB that are packed at a time, each three times as much memory. Default: processors and one. */
   framesAhead?: number;
