@@ -41,6 +41,7 @@ export const stageBackups = async (
     showBackupConfig: { params: { id: config.name } },
     deleteBackupConfig: { params: { id: spare.config.name } },
     probeBackupConfig: { params: { id: config.name } },
+    runBackupConfig: { params: { id: config.name } },
     backupConfigNodes: { params: { id }, query: { limit: '2' } },
     assignBackupConfig: { params: { id }, body: { add: [other.name], remove: [], dry_run: true } },
     forgetBackupRuns: { params: { id }, body: { dry_run: true, node: on.name } },

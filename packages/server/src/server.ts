@@ -219,6 +219,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
       giveUpAfterMs: config.backups.alert_give_up_after_sec * 1000,
       maxWaiting: config.backups.max_alerts,
     },
+    ownFiles: { sources: config.backups.server_sources, destinations: config.backups.server_destinations },
     clock,
     newId,
     log,
@@ -235,6 +236,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     },
   });
   undo.defer(() => backups.s3.stores.close());
+  undo.defer(() => backups.own.close());
   nodes.onChange(backups.reconciler.nodeChanged);
   const commands = commandsService({
     storage,
@@ -267,6 +269,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
   backups.loss.start(stopping.signal);
   backups.sweep.start(stopping.signal);
   backups.upkeep.start(stopping.signal);
+  backups.ownSchedule.start(stopping.signal);
   uploadSweepLoop(backups.s3.sweep, config.backups.sweep_uploads_after_sec * 1000, stopping.signal, log);
   presenceLoop(nodes, stopping.signal, log);
   sweepLoop(registrations, clock, stopping.signal, log);

@@ -122,6 +122,18 @@ export const probeConfig = endpoint({
   params: ById,
   response: BackupConfig,
 });
+export const runConfig = endpoint({
+  id: 'runBackupConfig',
+  door: 'api',
+  method: 'POST',
+  path: '/api/v1/backups/configs/{id}/run',
+  caller: 'operator',
+  tag,
+  summary: "Back up the server's own files now, by a configuration of execution_mode 'server'; answers before the end",
+  params: ById,
+  response: Run,
+  status: 202,
+});
 /** One node under one configuration. */
 export const ConfigNode = z.object({
   node: z.string(),

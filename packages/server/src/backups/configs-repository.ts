@@ -60,6 +60,8 @@ export const configsRepository = (storage: Storage) => {
         after ? rows.where((where) => where(where.refTuple('name', 'id'), '>', where.tuple(after[0], after[1]))) : rows
       ).execute();
     },
+    /** Live ones of the server's own files. */
+    ofServer: (): Promise<ConfigRow[]> => live().where('mode', '=', 'server').orderBy('id').execute(),
     /** Every live one. */
     all: (): Promise<ConfigRow[]> => live().orderBy('id').execute(),
     targets: (): Promise<ConfigTargets[]> =>

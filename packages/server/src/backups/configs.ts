@@ -40,6 +40,8 @@ export const configsService = (on: {
   desired: DesiredDoor;
   vault: CredentialVault;
   probe: ProbeDestination;
+  /** What the server's own files may be used for. @throws AegisError backups.bad_config */
+  checkOwn: (spec: BackupSpec) => void;
   inTurn: OneAtATime;
   clock: Clock;
   newId: () => string;
@@ -116,6 +118,7 @@ export const configsService = (on: {
       newId: on.newId,
     });
     checkSpec(spec, place.credentials !== null, now);
+    on.checkOwn(spec);
     const destination = await probed(place, spec, change);
     const text = JSON.stringify(spec);
     const diff = [...credentialsDiff(was, place), ...specDiff(before ? specOf(before) : null, spec)];

@@ -2,6 +2,7 @@
  *  state), destinations with their credentials, runs and their logs; called by its routes, by the nodes' polls and by what happens to nodes.
  *  Invariant: a generation is one text; a good run is proven by its node's signature and by the objects themselves; a run stays where it was
  *  written. It must not know how nodes are enrolled or polls wait, nor hand a credential to anyone but the node that it is sealed to. */
+import type { KeyPair } from '@aegis/protocol/access/keys';
 import type { Clock } from '../platform/clock.ts';
 import type { Log } from '../platform/log.ts';
 import { oneAtATime } from '../platform/one-at-a-time.ts';
@@ -19,11 +20,18 @@ import { directivesFor, type Signer } from './directives.ts';
 import { logService } from './log.ts';
 import { lossDetection } from './loss-loop.ts';
 import type { DesiredDoor, NodeDoor } from './node-door.ts';
+import { removeRunFolder } from './own-files/folder.ts';
+import { oneAttempt } from './own-files/one-run.ts';
+import { type OwnFilesSettings, ownFileRules } from './own-files/rules.ts';
+import { ownSchedule } from './own-files/schedule-loop.ts';
+import { ownRunsService } from './own-files/service.ts';
+import { storeInThread } from './own-files/thread.ts';
 import { reconciler } from './reconcile.ts';
 import { reportsService } from './reports.ts';
 import { reportsRepository } from './reports-repository.ts';
 import { retireNode } from './retirement.ts';
 import { runEndService } from './run-end.ts';
+import { runFolderOf } from './run-views.ts';
 import { runsService } from './runs.ts';
 import { runsListing } from './runs-listing.ts';
 import { runsPruning } from './runs-pruning.ts';
@@ -53,6 +61,8 @@ export interface BackupParts {
   vault: CredentialVault;
   audit: ReturnType<typeof auditService>;
   nodes: NodeDoor;
+  /** Signs what the server makes of its own files. */
+  serverKey: KeyPair;
   clock: Clock;
   newId: () => string;
   log: Log;
@@ -67,6 +77,7 @@ export const backupsService = (on: {
   desired: DesiredDoor;
   s3: S3Settings;
   alerts: AlertSettings;
+  ownFiles: Omit<OwnFilesSettings, 'dataDir'>;
   clock: Clock;
   newId: () => string;
   log: Log;
@@ -80,7 +91,18 @@ export const backupsService = (on: {
   const runs = runsRepository(storage);
   const vault = credentialVault(on.dataDir, on.keyFile);
   const audit = auditService({ storage, clock, newId, log });
-  const parts: BackupParts = { storage, runs, destinations, vault, audit, nodes, clock, newId, log };
+  const parts: BackupParts = {
+    storage,
+    runs,
+    destinations,
+    vault,
+    audit,
+    nodes,
+    serverKey: on.signer.key,
+    clock,
+    newId,
+    log,
+  };
   const s3 = s3Reach(parts, on.s3);
   const { access, probe } = s3;
   const inTurn = oneAtATime();
@@ -110,6 +132,7 @@ export const backupsService = (on: {
     clock,
     maxUnderWayPerNode: limits.maxUnderWayPerNode,
   });
+  const ownRules = ownFileRules({ ...on.ownFiles, dataDir: on.dataDir });
   const configuring = configsService({
     configs,
     destinations,
@@ -119,6 +142,7 @@ export const backupsService = (on: {
     desired,
     vault,
     probe,
+    checkOwn: ownRules.check,
     inTurn,
     clock,
     newId,
@@ -130,12 +154,36 @@ export const backupsService = (on: {
     stores: s3.stores,
     lines,
     assignments,
-    removeOwn: async () => undefined,
+    removeOwn: async ({ destination }, run) => {
+      if (destination.kind === 'file') await removeRunFolder(destination.path, runFolderOf(destination, run));
+    },
     alerts: on.alerts,
     verify: s3.verification.verify,
   });
+  const own = ownRunsService({
+    runs,
+    destinations,
+    began,
+    attempt: oneAttempt({
+      rules: ownRules,
+      storeArchive: storeInThread,
+      stores: s3.stores,
+      access,
+      vault,
+      bounds: on.s3.bounds,
+      key: on.signer.key,
+      clock,
+    }),
+    keyId: on.signer.key.keyId,
+    after: upkeep.after,
+    clock,
+    newId,
+    log,
+  });
   return {
     parts,
+    own,
+    ownSchedule: ownSchedule({ storage, configs, own, clock, log }),
     s3,
     lines,
     upkeep,

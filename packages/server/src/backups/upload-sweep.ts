@@ -36,6 +36,8 @@ export const uploadSweep = (on: {
       if (initiatedAt > on.clock.now() - on.olderThanMs) continue;
       const run = await on.runs.byId(at.runId);
       if (run?.state === 'running' || run?.state === 'lost') {
+        // These open their uploads themselves.
+        if (run.cause === 'agent' || run.node_uid === null) continue;
         const rows = await on.uploads.ofAttempt(at.runId, run.attempt);
         if (rows.some((row) => row.upload_id === uploadId && row.aborted_at === null)) continue;
       }

@@ -27,10 +27,16 @@ export const runVerification = (on: {
   stores: Stores;
   placeOf: (run: RunRow) => Promise<Place>;
   nodes: NodeDoor;
+  /** Signs what the server makes of its own files. */
+  serverKey: { keyId: string; publicRaw: Buffer };
   clock: Clock;
 }) => {
   const { runs, clock } = on;
 
+  const keyOf = async (run: RunRow): Promise<Buffer | null> => {
+    if (run.node_uid === null) return run.node_key === on.serverKey.keyId ? on.serverKey.publicRaw : null;
+    return (await on.nodes.keysOf(run.node_uid))?.publicKey ?? null;
+  };
   /** What is wrong, or null. Failures of the destination are thrown: they say nothing of the backup. */
   const faultOf = async (run: RunRow, signal: AbortSignal): Promise<string | null> => {
     const store = on.stores.of(await on.placeOf(run));
@@ -39,7 +45,7 @@ export const runVerification = (on: {
     if (stored === null) return 'statement.json is not there.';
     const bytes = await wholeOf(store.chunks(stored.body), MAX_STATEMENT_BYTES);
     if (bytes === null) return `statement.json is larger than ${MAX_STATEMENT_BYTES} bytes.`;
-    const publicKey = run.node_uid === null ? null : ((await on.nodes.keysOf(run.node_uid))?.publicKey ?? null);
+    const publicKey = await keyOf(run);
     if (publicKey === null || run.node_key === null) return 'No key is known that could have signed the statement.';
     let statement: Statement;
     try {
