@@ -27,6 +27,7 @@ const SEPARATE: Readonly<Record<string, string>> = {
   '../backups/looking.ts': './backup-doors.cjs',
   '../backups/open-run.ts': './backup-doors.cjs',
   '../backups/sealing.ts': './backup-doors.cjs',
+  '../backups/server-keys.ts': './backup-doors.cjs',
   '../backups/spec-file.ts': './backup-doors.cjs',
   '@aegis/server/config': './server-doors.cjs',
   '@aegis/server/offline': './server-doors.cjs',

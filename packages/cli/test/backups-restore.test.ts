@@ -341,7 +341,6 @@ test.each([
   [['cat', 'latest:etc'], 'Name the file: aegis backups cat RUN PATH.'],
   [['diff', 'latest:etc'], 'Name two runs: aegis backups diff RUN RUN.'],
   [['verify', 'latest:etc', '--sample', '0%'], '--sample 0%: write a share such as 5% or 0.05.'],
-  [['run', 'etc'], 'Say where it runs: --node NODE, or --once on a node itself.'],
   [['run', 'etc', '--node', 'a', '--timeout', 'x'], '--timeout x: not a time; write 90, 15m, 2h or 7d.'],
   [
     ['show', 'x!'],

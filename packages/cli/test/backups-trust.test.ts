@@ -3,6 +3,8 @@ import { chmodSync, mkdtempSync, readFileSync, rmSync, statSync, symlinkSync, wr
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseIdentities } from '@aegis/archive/backup/age/keys';
+import { generateKeyPair } from '@aegis/protocol/access/keys';
+import { signTrustBundle } from '@aegis/protocol/access/trust-bundle';
 import type { Node } from '@aegis/protocol/nodes/node';
 import { expect, test } from 'vitest';
 import { knownNodesPath, readKnownNodes, trustedNode, writeKnownNodes } from '../src/backups/known-nodes.ts';
@@ -193,4 +195,67 @@ test('key generate: as age-keygen writes it, for its owner alone, never over ano
   expect(await cli.text(['backups', 'key', 'generate', '-o', '/proc/nowhere/k'])).toEqual(
     refused('/proc/nowhere/k cannot be made (ENOENT): choose another place with -o.'),
   );
+});
+
+test('the control server, by the fleet that its operator knows', async () => {
+  const root = generateKeyPair();
+  const serve = [generateKeyPair(), generateKeyPair()];
+  const bundleOf = (count: number) =>
+    signTrustBundle(
+      {
+        fleet: 'f',
+        version: 1,
+        previous: null,
+        issued_at: '2026-01-01T00:00:00Z',
+        expires_at: '2100-01-01T00:00:00Z',
+        root: { threshold: 1, keys: [root.publicRaw.toString('base64')] },
+        keys: [
+          ...serve.slice(0, count).map(({ keyId, publicRaw }) => ({
+            keyid: keyId,
+            public_key: publicRaw.toString('base64'),
+            name: 'server',
+            usage: ['serve' as const],
+            state: 'active' as const,
+          })),
+        ],
+      },
+      root,
+    );
+  let count = 1;
+  const home = mkdtempSync(join(tmpdir(), 'aegis-trust-'));
+  await using server = await scriptedServer({
+    'GET /api/v1/trust': (_, response) =>
+      reply(response, { trust_bundle: bundleOf(count), root_fingerprint: root.keyId }),
+  });
+  const trust = (...args: string[]) =>
+    cli.text(['nodes', 'trust', '--control-server', ...args], { env: { HOME: home, AEGIS_SERVER: server.url } });
+  const ids = serve.map(({ keyId }) => keyId);
+  expect(await trust()).toEqual(refused('Without a terminal nobody can be asked: give --key-id, or --accept-new.'));
+  expect(await trust('--key-id', ids[0] ?? '')).toEqual(
+    refused(
+      `This fleet's root has the fingerprint ${root.keyId}, not the one that was given: its server is not trusted. Find out who answers there.`,
+      1,
+    ),
+  );
+  expect(await trust('--accept-new')).toEqual({ code: 0, stdout: `the server is trusted: ${ids[0]}\n`, stderr: '' });
+  expect(await trust()).toEqual({ code: 0, stdout: `the server is trusted already: ${ids[0]}\n`, stderr: '' });
+  count = 2;
+  expect(await trust('--accept-new')).toEqual(
+    refused(
+      `A server is known with another key: this one is not simply new. Compare the root's fingerprint, and give --key-id ${root.keyId}.`,
+      1,
+    ),
+  );
+  expect(await trust('--key-id', root.keyId)).toMatchObject({ code: 0 });
+  const known = readKnownNodes(join(home, '.config/aegis/known_nodes'));
+  expect(known.map(({ keyId }) => keyId)).toEqual(ids);
+  const run = { node: 'server', node_uid: null, node_key: ids[1] ?? '' };
+  expect(trustedNode(known, run)).toBe(known[1]);
+  // A node's key does not vouch for the server.
+  expect(() =>
+    trustedNode([{ uid: UID, name: 'web-1', ...keyOf(1), sealingKey: null }], { ...run, node_key: keyOf(1).keyId }),
+  ).toThrow(
+    "You do not trust the control server yet, whose signature would vouch for this backup: compare its key and run 'aegis nodes trust --control-server'.",
+  );
+  rmSync(home, { recursive: true });
 });

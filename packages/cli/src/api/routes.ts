@@ -50,6 +50,7 @@ export const routes = {
   showConfig: route<typeof backups.showConfig>('GET', '/api/v1/backups/configs/{id}'),
   deleteConfig: route<typeof backups.deleteConfig>('DELETE', '/api/v1/backups/configs/{id}'),
   probeConfig: route<typeof backups.probeConfig>('POST', '/api/v1/backups/configs/{id}/probe'),
+  runConfig: route<typeof backups.runConfig>('POST', '/api/v1/backups/configs/{id}/run'),
   configNodes: route<typeof backups.configNodes>('GET', '/api/v1/backups/configs/{id}/nodes'),
   assignConfig: route<typeof backups.assignConfig>('POST', '/api/v1/backups/configs/{id}/assign'),
   forgetRuns: route<typeof backups.forgetRuns>('POST', '/api/v1/backups/configs/{id}/forget'),

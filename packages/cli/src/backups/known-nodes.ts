@@ -31,6 +31,9 @@ export interface KnownNode {
   sealingKey: string | null;
 }
 
+/** In place of a node's: the control server backs up its own files, and signs them with the key that signs directives. */
+export const SERVER_UID = '00000000-0000-0000-0000-000000000000';
+
 type Env = Readonly<Record<string, string | undefined>>;
 
 const LINE =
@@ -131,15 +134,17 @@ export const trustedNode = (
   known: readonly KnownNode[],
   { node, node_uid, node_key }: { node: string; node_uid: string | null; node_key: string | null },
 ): KnownNode => {
-  const found = known.find(({ uid, keyId }) => keyId === node_key && (node_uid === null || uid === node_uid));
+  const wanted = node_uid ?? SERVER_UID;
+  const found = known.find(({ uid, keyId }) => keyId === node_key && uid === wanted);
   if (found) return found;
   const name = plainText(node);
-  const other = known.find(({ uid }) => uid === node_uid);
+  const other = known.find(({ uid }) => uid === wanted);
+  const command = `aegis nodes trust ${node_uid === null ? '--control-server' : name}`;
   throw new AegisError(
     'backups.untrusted_node',
     other
       ? `This backup claims to be of ${name}, with another key than the one that you trust (${other.keyId.slice(0, 16)}…): it is not used. Find out who made it.`
-      : `You do not trust the node ${name} yet, whose signature would vouch for this backup: compare its key and run 'aegis nodes trust ${name}'.`,
+      : `You do not trust ${node_uid === null ? 'the control server' : `the node ${name}`} yet, whose signature would vouch for this backup: compare its key and run '${command}'.`,
     { details: { node_uid, node_key } },
   );
 };

@@ -142,7 +142,8 @@ const runIdOf = (backup: Backup): string | null => {
 /** What the node signed belongs to this run and no other. */
 const refuseMixed = (backup: Backup, run: Run): void => {
   const said = signedFields(backup);
-  if (said.run_id === run.run_id && (said.config_id === undefined || said.config_id === run.config_id)) return;
+  const same = (field: 'config_id' | 'node_uid'): boolean => said[field] === undefined || said[field] === run[field];
+  if (said.run_id === run.run_id && same('config_id') && same('node_uid')) return;
   throw new AegisError(
     'backups.bad_statement',
     `What lies there as run ${run.run_id} is signed as another one (${plainText(String(said.run_id))}): it is not used. Find out who put it there.`,

@@ -2,13 +2,15 @@ import type { SubmitAnswer } from '@aegis/protocol/commands/submission';
 import { AegisError } from '@aegis/protocol/errors';
 import * as Flags from '@oclif/core/flags';
 import type { Api } from '../api/client.ts';
+import type { ServerFlags } from '../api/settings.ts';
 import { submitted } from '../api/submitting.ts';
 import { errorLines, exitOf, runEnds } from '../backups/end-text.ts';
 import type { NodeEnd } from '../backups/node-lines.ts';
-import { followNodes } from '../backups/on-nodes.ts';
+import { type Followed, type Following, followNodes } from '../backups/on-nodes.ts';
 import { ServerCommand, serverFlags } from '../base-command.ts';
 import { localFlags } from '../daemon-flags.ts';
 import { EXIT } from '../following/exit-status.ts';
+import type { InterruptPolicy } from '../following/interrupts.ts';
 import { plainText } from '../ui/plain-text.ts';
 import { secondsOf } from '../ui/time.ts';
 import { configArg } from './backups-configs.ts';
@@ -25,10 +27,14 @@ export class BackupsRun extends ServerCommand {
   static override description =
     `Runs a configuration now, beside its schedule, on nodes that have it, and tells how each ended; with --follow how far they are, too. Ctrl-C asks whether to cancel the runs or to let them go on.
 
-On a node itself, with --once, it needs no server's address and no token: it asks this machine's daemon through its socket, as cron would.
+A configuration of the control server's own files (--mode server) runs there, and takes no --node. On a node itself, with --once, it needs no server's address and no token: it asks this machine's daemon through its socket, as cron would.
 
 Exit code: 0 completed, 3 completed with errors (some file could not be read, or changed meanwhile; 'aegis backups show RUN' says which), 1 failed or cancelled, 130 interrupted.`;
-  static override usage = ['backups run NAME --node NODE... [FLAGS]', 'backups run NAME --once [FLAGS]'];
+  static override usage = [
+    'backups run NAME --node NODE... [FLAGS]',
+    'backups run NAME [FLAGS]',
+    'backups run NAME --once [FLAGS]',
+  ];
   static override examples = [
     { description: 'With a progress bar', command: 'aegis backups run etc --node web-1 --follow' },
     { description: 'On all of a site, without waiting', command: "aegis backups run etc --node 'site=fra' --detach" },
@@ -72,8 +78,7 @@ Exit code: 0 completed, 3 completed with errors (some file could not be read, or
       return await this.ended([end], flags.json, true);
     }
     const targets = flags.node ?? [];
-    if (targets.length === 0)
-      throw new AegisError('cli.usage', 'Say where it runs: --node NODE, or --once on a node itself.');
+    if (targets.length === 0) return await this.onServer(args.name, flags);
     const timeout_sec = secondsOf(flags.timeout);
     if (timeout_sec === null)
       throw new AegisError('cli.usage', `--timeout ${plainText(flags.timeout)}: not a time; write 90, 15m, 2h or 7d.`);
@@ -86,24 +91,44 @@ Exit code: 0 completed, 3 completed with errors (some file could not be read, or
     });
   }
 
-  private async follow(
-    api: Api,
-    answer: SubmitAnswer,
-    id: string,
-    flags: { json: boolean; follow: boolean; 'on-interrupt': 'cancel' | 'detach' | 'ask' },
-  ): Promise<number> {
-    const { ends, interrupted, letGo } = await followNodes(api, answer, id, {
+  /** Only a configuration of the server's own files needs no node; of any other the server says that it does. */
+  private async onServer(
+    name: string,
+    flags: ServerFlags & { json: boolean; follow: boolean; detach: boolean; 'on-interrupt': InterruptPolicy },
+  ): Promise<number | undefined> {
+    const { followRun, runOnServer } = await import('../backups/on-server.ts');
+    return await this.withApi(flags, async (api) => {
+      const run = await runOnServer(api, name);
+      if (flags.detach) return flags.json ? await this.printJson(run) : await this.print(`${run.run_id}\n`);
+      return await this.told(await followRun(api, run, this.following(flags)), flags.json);
+    });
+  }
+
+  private following(flags: { json: boolean; follow: boolean; 'on-interrupt': InterruptPolicy }): Following {
+    return {
       json: flags.json,
       progress: flags.follow,
       policy: flags['on-interrupt'],
       around: this.around,
       say: (text) => this.note(text),
-    });
+    };
+  }
+
+  private async follow(
+    api: Api,
+    answer: SubmitAnswer,
+    id: string,
+    flags: { json: boolean; follow: boolean; 'on-interrupt': InterruptPolicy },
+  ): Promise<number> {
+    return await this.told(await followNodes(api, answer, id, this.following(flags)), flags.json);
+  }
+
+  private async told({ ends, interrupted, letGo }: Followed, json: boolean): Promise<number> {
     if (letGo) {
       await this.note("let go of it; it goes on. See 'aegis backups runs --state running --watch'.");
       return EXIT.interrupted;
     }
-    const code = await this.ended(ends, flags.json, false);
+    const code = await this.ended(ends, json, false);
     return interrupted ? EXIT.interrupted : code;
   }
 

@@ -2,11 +2,13 @@ import { AegisError } from '@aegis/protocol/errors';
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
 import { routes } from '../api/routes.ts';
+import type { ServerFlags } from '../api/settings.ts';
 import {
   type KnownNode,
   knownNodesPath,
   offeredNode,
   readKnownNodes,
+  SERVER_UID,
   writeKnownNodes,
 } from '../backups/known-nodes.ts';
 import { ServerCommand, serverFlags } from '../base-command.ts';
@@ -18,8 +20,10 @@ export class NodesTrust extends ServerCommand {
   static override description =
     `Pins a node's keys for this user, in ~/.config/aegis/known_nodes: 'aegis backups restore', 'verify', 'cat' and 'ls' believe only what a node that stands there has signed, whatever the server says. Compare the key id with what 'aegis daemon status' shows on the machine itself. Without NODE it lists who is trusted.
 
-A key that is pinned is never replaced by itself: a machine that registered anew has a new uid and a new key, and the old one goes on vouching for its old backups.`;
-  static override usage = ['nodes trust [NODE] [FLAGS]'];
+A key that is pinned is never replaced by itself: a machine that registered anew has a new uid and a new key, and the old one goes on vouching for its old backups.
+
+With --control-server it is the server itself, which signs backups of its own files: its keys are vouched for by the fleet's root, whose fingerprint 'aegis server init' showed.`;
+  static override usage = ['nodes trust [NODE] [FLAGS]', 'nodes trust --control-server [FLAGS]'];
   static override examples = [
     { description: 'Shows the key, and asks', command: 'aegis nodes trust web-1' },
     {
@@ -31,7 +35,11 @@ A key that is pinned is never replaced by itself: a machine that registered anew
   static override args = { node: Args.string({ ignoreStdin: true, description: 'Name or uid of the node' }) };
   static override flags = {
     'accept-new': Flags.boolean({ summary: 'Do not ask about a node whose name is not known yet' }),
-    'key-id': Flags.string({ helpValue: 'HEX', summary: 'Its key id must be this one; then nobody is asked' }),
+    'key-id': Flags.string({
+      helpValue: 'HEX',
+      summary: "Its key id (the root's fingerprint, of the server) must be this; then nobody is asked",
+    }),
+    'control-server': Flags.boolean({ summary: 'The server, for backups of its own files' }),
     remove: Flags.boolean({ summary: 'Trust it no longer', exclusive: ['accept-new', 'key-id'] }),
     ...serverFlags,
   };
@@ -39,7 +47,8 @@ A key that is pinned is never replaced by itself: a machine that registered anew
   async run(): Promise<undefined> {
     const { flags, args } = await this.parse(NodesTrust);
     const path = knownNodesPath(this.around.env);
-    const { node } = args;
+    const node = flags['control-server'] ? (args.node ?? 'server') : args.node;
+    if (flags['control-server'] && !flags.remove) return await this.trustServer(path, flags);
     if (node === undefined) return await this.list(readKnownNodes(path), flags.json);
     if (flags.remove) return await this.remove(path, node, flags.json);
     const offered = await this.withApi(flags, async (api) =>
@@ -58,6 +67,42 @@ A key that is pinned is never replaced by itself: a machine that registered anew
       writeKnownNodes(path, [...others, offered]);
     if (flags.json) return await this.printJson({ ...shown(offered), added: !same, path });
     await this.print(`${plainText(offered.name)} is ${same ? 'trusted already' : 'trusted'}: ${offered.keyId}\n`);
+  }
+
+  private async trustServer(
+    path: string,
+    flags: ServerFlags & { json: boolean; 'accept-new'?: boolean; 'key-id'?: string | undefined },
+  ): Promise<undefined> {
+    const { serverKeys } = await import('../backups/server-keys.ts');
+    const wanted = flags['key-id']?.toLowerCase();
+    const { rootFingerprint, keys } = await this.withApi(flags, (api) => serverKeys(api, wanted, this.around.now()));
+    const known = readKnownNodes(path);
+    const fresh = keys.filter((key) => !known.some(({ uid, keyId }) => uid === key.uid && keyId === key.keyId));
+    const pinned = known.some(({ uid }) => uid === SERVER_UID);
+    if (fresh.length > 0 && wanted === undefined) {
+      if (pinned && flags['accept-new'])
+        throw new AegisError(
+          'backups.untrusted_node',
+          `A server is known with another key: this one is not simply new. Compare the root's fingerprint, and give --key-id ${rootFingerprint}.`,
+        );
+      if (!flags['accept-new'])
+        await this.ask(
+          [['root fingerprint', rootFingerprint]],
+          "Is this the fingerprint that 'aegis server init' showed?",
+        );
+    }
+    if (fresh.length > 0) writeKnownNodes(path, [...known, ...fresh]);
+    if (flags.json) return await this.printJson({ nodes: keys.map(shown), added: fresh.length > 0, path });
+    const how = fresh.length > 0 ? 'trusted' : 'trusted already';
+    await this.print(keys.map(({ keyId }) => `the server is ${how}: ${keyId}\n`).join(''));
+  }
+
+  private async ask(about: Parameters<typeof facts>[0], question: string): Promise<void> {
+    if (process.stdin.isTTY !== true)
+      throw new AegisError('cli.usage', 'Without a terminal nobody can be asked: give --key-id, or --accept-new.');
+    const { output } = this.around;
+    await output.err(facts(about));
+    await confirmed(output, false, question);
   }
 
   private async decide(
@@ -86,17 +131,14 @@ A key that is pinned is never replaced by itself: a machine that registered anew
         `Another node called ${plainText(offered.name)} is known (${namesake.keyId}): this one is not simply new. Compare its key, and give --key-id ${offered.keyId}.`,
       );
     if (flags['accept-new']) return;
-    if (process.stdin.isTTY !== true)
-      throw new AegisError('cli.usage', 'Without a terminal nobody can be asked: give --key-id, or --accept-new.');
-    const { output } = this.around;
-    await output.err(
-      facts([
+    await this.ask(
+      [
         ['node', `${offered.name} (${offered.uid})`],
         ['key id', offered.keyId],
         ['known', namesake && `another ${offered.name}, with the key ${namesake.keyId}`],
-      ]),
+      ],
+      "Is this the key that 'aegis daemon status' shows there?",
     );
-    await confirmed(output, false, "Is this the key that 'aegis daemon status' shows there?");
   }
 
   private async list(known: readonly KnownNode[], json: boolean): Promise<undefined> {
