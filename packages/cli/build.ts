@@ -156,6 +156,12 @@ const bundleInto = async (outdir: string): Promise<void> => {
       ...into,
       entryPoints: { 'backup-thread': join(here, '../daemon/src/backups/thread-main.ts') },
     }),
+    // The same of the server's own files: packages/server/src/backups/own-files/thread.ts.
+    build({
+      ...node,
+      ...into,
+      entryPoints: { 'own-backup-thread': join(here, '../server/src/backups/own-files/thread-main.ts') },
+    }),
     build({ ...node, ...doors(outdir, './artifact-doors.cjs') }),
     build({ ...node, ...doors(outdir, './backup-doors.cjs') }),
     build({ ...node, ...doors(outdir, './server-doors.cjs') }),
