@@ -102,7 +102,8 @@ export const migrations: readonly Migration[] = [
         config_id TEXT PRIMARY KEY,
         generation INTEGER NOT NULL,
         code TEXT NOT NULL,
-        message TEXT NOT NULL
+        message TEXT NOT NULL,
+        at_ms INTEGER NOT NULL
       ) STRICT;
 
       CREATE TABLE backup_runs (

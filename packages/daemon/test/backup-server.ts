@@ -64,6 +64,7 @@ export const startBackupServer = async ({
   const signed: SignRequests[] = [];
   const refusedSigns: Wanted[] = [];
   const configs = new Map<string, { generation: number; body: ConfigBody; envelope: Envelope }>();
+  let extra: readonly unknown[] = [];
   let revision = 0;
   let forget: { config_id: string; run_id: string }[] = [];
   let sealingKey: Buffer | null = null;
@@ -159,7 +160,11 @@ export const startBackupServer = async ({
     {
       pattern: /^GET \/v1\/desired$/,
       handle: () => ({
-        json: { directives: [...configs.values()].map(({ envelope }) => envelope), revision, trust_version: 1 },
+        json: {
+          directives: [...[...configs.values()].map(({ envelope }) => envelope), ...extra],
+          revision,
+          trust_version: 1,
+        },
       }),
     },
     {
@@ -393,14 +398,9 @@ export const startBackupServer = async ({
       return body;
     },
     remove: (config_id: string): void => void put({ state: 'absent', config_id }),
-    /** Beside what is assigned, for a hostile answer. */
+    /** Beside what is assigned, and instead of what was given before: for a hostile answer. */
     give: (envelopes: readonly unknown[]): void => {
-      for (const envelope of envelopes)
-        configs.set(randomUUID(), {
-          generation: 0,
-          body: { state: 'absent', config_id: randomUUID() },
-          envelope: envelope as Envelope,
-        });
+      extra = envelopes;
       server.setDesired(++revision);
     },
     setForget: (runIds: typeof forget): void => {

@@ -72,7 +72,13 @@ export const desiredState = (options: DesiredOptions) => {
     if (before?.generation === generation && before.code === reason.code) return null; // told already
     return {
       kind: 'refuse',
-      refusal: { configId, generation, code: reason.code, message: reason.message.slice(0, MAX_MESSAGE) },
+      refusal: {
+        configId,
+        generation,
+        code: reason.code,
+        message: reason.message.slice(0, MAX_MESSAGE),
+        atMs: clock.now(),
+      },
     };
   };
 
@@ -223,11 +229,13 @@ export const desiredState = (options: DesiredOptions) => {
       const one = held.get(configId);
       if (one) one.row.scheduledUntilMs = ms;
     },
-    /** Forgets tombstones that no directive that still holds could contradict. */
+    /** Forgets tombstones that no directive that still holds could contradict, and refusals of what is not known here. */
     prune: async (): Promise<void> => {
       const before = clock.now() - TOMBSTONE_MS;
       const old = [...held.values()].filter(({ row }) => !row.present && row.issuedAtMs < before);
-      const stray = [...refusals.keys()].filter((configId) => !held.has(configId));
+      const stray = [...refusals.values()]
+        .filter(({ configId, atMs }) => !held.has(configId) && atMs < before)
+        .map(({ configId }) => configId);
       if (old.length === 0 && stray.length === 0) return;
       const floorMs = Math.max(state.floorMs(), ...old.map(({ row }) => row.issuedAtMs));
       await journal.group('backup-prune', () => {

@@ -116,14 +116,25 @@ export const writeFile = (folder: Folder, name: string, bytes: Buffer): void => 
 };
 const temporary = (name: string): string => `.${name}.part`;
 
+/** What former attempts of a run left below its folder, when the process died in the middle of one. */
+export const removeAttempts = (root: string, runSegments: readonly string[]): void => {
+  const run = openFolder(root, runSegments, { make: false });
+  if (!run) return;
+  try {
+    for (const attempt of attemptsIn(run)) removeAttempt(root, runSegments, attempt);
+  } finally {
+    run[Symbol.dispose]();
+  }
+};
+const attemptsIn = (run: Folder): string[] => readdirSync(run.path).filter((name) => /^\d{1,4}$/.test(name));
+
 /** Removes runs' folders as this node makes them, `<attempt>/<object>`; whatever else lies there stays, and is left alone with its folder. */
 export const removeRun = (root: string, segments: readonly string[], runId: string): void => {
   using above = openFolder(root, segments, { make: false });
   if (!above || !isFolder(above.at(runId))) return;
   using run = openFolder(root, [...segments, runId], { make: false });
   if (!run) return;
-  for (const attempt of readdirSync(run.path))
-    if (/^\d{1,4}$/.test(attempt)) removeAttempt(root, [...segments, runId], attempt);
+  for (const attempt of attemptsIn(run)) removeAttempt(root, [...segments, runId], attempt);
   removeEmpty(above, runId);
 };
 export const removeAttempt = (root: string, segments: readonly string[], attempt: string): void => {

@@ -23,6 +23,7 @@ export interface Refusal {
   generation: number;
   code: string;
   message: string;
+  atMs: number;
 }
 
 /** `queued`: nothing was begun. `started`: an attempt is under way, or was when the daemon died. `archived`: all that will be uploaded
@@ -119,12 +120,14 @@ export const backupsRepository = ({ db }: Pick<Journal, 'db'>) => {
     'UPDATE desired_backups SET scheduled_until_ms = ? WHERE config_id = ?',
   );
   const removeDesired = db.prepare<[string]>('DELETE FROM desired_backups WHERE config_id = ?');
-  const refusals = db.prepare<[], { config_id: string; generation: number; code: string; message: string }>(
-    'SELECT * FROM backup_refusals',
-  );
-  const putRefusal = db.prepare<[string, number, string, string]>(
-    `INSERT INTO backup_refusals (config_id, generation, code, message) VALUES (?, ?, ?, ?)
-     ON CONFLICT (config_id) DO UPDATE SET generation = excluded.generation, code = excluded.code, message = excluded.message`,
+  const refusals = db.prepare<
+    [],
+    { config_id: string; generation: number; code: string; message: string; at_ms: number }
+  >('SELECT * FROM backup_refusals');
+  const putRefusal = db.prepare<[string, number, string, string, number]>(
+    `INSERT INTO backup_refusals (config_id, generation, code, message, at_ms) VALUES (?, ?, ?, ?, ?)
+     ON CONFLICT (config_id) DO UPDATE SET generation = excluded.generation, code = excluded.code, message = excluded.message,
+       at_ms = excluded.at_ms`,
   );
   const removeRefusal = db.prepare<[string]>('DELETE FROM backup_refusals WHERE config_id = ?');
   const RUN = `SELECT * FROM backup_runs WHERE json_valid(start) AND json_valid(state)`;
@@ -192,9 +195,15 @@ export const backupsRepository = ({ db }: Pick<Journal, 'db'>) => {
     refusals: (): Refusal[] =>
       refusals
         .all()
-        .map(({ config_id: configId, generation, code, message }) => ({ configId, generation, code, message })),
-    putRefusal: ({ configId, generation, code, message }: Refusal): void =>
-      void putRefusal.run(configId, generation, code, message),
+        .map(({ config_id: configId, generation, code, message, at_ms: atMs }) => ({
+          configId,
+          generation,
+          code,
+          message,
+          atMs,
+        })),
+    putRefusal: ({ configId, generation, code, message, atMs }: Refusal): void =>
+      void putRefusal.run(configId, generation, code, message, atMs),
     removeRefusal: (configId: string): void => void removeRefusal.run(configId),
     runs: (): RunRow[] => runs.all().map(runOf),
     addRun: (id: string, configId: string, createdAtMs: number, start: RunStart, state: RunState): void =>

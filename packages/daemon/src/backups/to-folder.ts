@@ -9,6 +9,7 @@ import {
   newFile,
   openFolder,
   removeAttempt,
+  removeAttempts,
   writeFile,
 } from './folder-destination.ts';
 import type { Archived, RunRow } from './repository.ts';
@@ -30,7 +31,7 @@ export interface FolderOptions {
 export const toFolder = ({ run, root, segments, names, uploaded, faults }: FolderOptions): Destination => {
   const above = segments.slice(0, -1);
   const own = segments.at(-1) ?? '';
-  removeAttempt(root, above, own); // of this attempt, from before a restart
+  removeAttempts(root, above); // from before a restart
   const folder: Folder | null = openFolder(root, segments, { make: true });
   if (!folder) throw destinationFailed(`The destination ${root} went away`, null);
   const files = new Map<'archive' | 'manifest', number>();
