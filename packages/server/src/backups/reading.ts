@@ -41,7 +41,11 @@ export const readingService = (on: {
       if (place.destination.kind !== 's3')
         throw new AegisError(
           'backups.no_link',
-          `The backup lies in ${place.destination.path} of '${run.node_name}': no link leads there. Restore it on that node with 'aegis backups restore ${run.id} --node ${run.node_name}'.`,
+          `The backup lies in ${place.destination.path} of '${run.node_name}': no link leads there. ${
+            run.node_uid === null
+              ? `On the server's own machine: 'aegis backups restore --from ${place.destination.path}/${run.prefix} --target DIR'.`
+              : `Restore it on that node with 'aegis backups restore ${run.id} --node ${run.node_name}'.`
+          }`,
         );
       const store = on.stores.of(place);
       const names = objectNames(run.encrypted === 1);
