@@ -12,6 +12,7 @@ import { nodeThroughput } from './sections/node-throughput.ts';
 import { output } from './sections/output.ts';
 import { reconcile } from './sections/reconcile.ts';
 import { serverThroughput } from './sections/server-throughput.ts';
+import { signing } from './sections/signing.ts';
 import { start } from './sections/start.ts';
 import { submitFifty, submitOne } from './sections/submit.ts';
 import { tableOf } from './table.ts';
@@ -34,6 +35,7 @@ const SECTIONS: readonly Section[] = [
   reconcile,
   assignment,
   backup,
+  signing,
 ];
 
 const usage = (): string =>

@@ -84,7 +84,7 @@ const reportOf = ({ command_id, execution_id, attempt }: OfferedCommand, keys: K
   };
 };
 
-const enrol = async (pool: Pool, joinTokenText: string, name: string, keys: KeyPair): Promise<Session> => {
+export const enrol = async (pool: Pool, joinTokenText: string, name: string, keys: KeyPair): Promise<Session> => {
   const joinToken = parseJoinToken(joinTokenText);
   const init: RegisterInit = {
     token_id: joinToken.id,
