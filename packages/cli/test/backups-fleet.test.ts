@@ -20,14 +20,21 @@ beforeAll(async () => {
   writeFileSync(at('source', 'a'), 'first\n');
   writeFileSync(at('source', 'sub', 'numbers'), Buffer.alloc(200_000, '1234567\n'));
   execFileSync('cp', ['-a', at('source'), at('before')]);
-  fleet = await startFleet({ nodes: 2 });
+  const own = [
+    '--set',
+    `backups.server_sources=${at('source')}`,
+    '--set',
+    `backups.server_destinations=${at('target')}`,
+  ];
+  fleet = await startFleet({ nodes: 2, serverFlags: own });
 });
 afterAll(async () => {
   await fleet?.[Symbol.asyncDispose]();
   place[Symbol.dispose]();
 });
 
-const env = () => ({ AEGIS_SERVER: fleet.url, AEGIS_TOKEN: fleet.token });
+const native = join(import.meta.dirname, '../../native/build/Release');
+const env = () => ({ AEGIS_SERVER: fleet.url, AEGIS_TOKEN: fleet.token, AEGIS_NATIVE_DIR: native });
 const backups = (...args: string[]): Promise<Said> => cli.text(['backups', ...args], { env: env() });
 const create = (name: string, ...more: string[]): Promise<Said> =>
   backups('configs', 'create', name, '--source', at('source'), '--to', `file://${at('target')}`, ...more);
@@ -191,6 +198,26 @@ test('cancel, log and watch', async () => {
   expect((await watched).code).toBe(130);
   expect((await backups('log', run?.run_id ?? '')).code).toBe(0);
   expect((await cli.text(['nodes', 'logs', 'web-1', '--json'], { env: env() })).code).toBe(0);
+});
+
+test("the control server's own files, by the key that the fleet's root vouches for", async () => {
+  expect(await create('own', '--mode', 'server')).toMatchObject({ code: 0 });
+  const said = await backups('run', 'own');
+  expect({ ...said, stdout: steady(said.stdout).replace(/\d+ (Ki)?B T/, 'STORED T') }).toEqual({
+    code: 0,
+    stdout: 'NODE STATE FILES SIZE STORED TOOK RUN NOTE\nserver completed 2 195 KiB STORED T RUN\n',
+    stderr: '',
+  });
+  expect(await backups('run', 'notes')).toMatchObject({
+    code: 1,
+    stderr: "aegis: 'notes' is carried out by nodes. Start it there: 'aegis backups run notes --node NODE'.\n",
+  });
+  const [run] = await runs('--config', 'own');
+  const restore = () => backups('restore', '--from', run?.destination ?? '', '-t', at('own'));
+  expect((await restore()).code).toBe(1);
+  expect((await cli.text(['nodes', 'trust', '--control-server', '--accept-new'], { env: env() })).code).toBe(0);
+  expect(await restore()).toMatchObject({ code: 0, stderr: '' });
+  execFileSync('diff', ['-r', at('own', at('source')), at('before')]);
 });
 
 test('retention says why; a configuration goes, its archives stay', async () => {
