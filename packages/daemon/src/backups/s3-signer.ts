@@ -1,4 +1,5 @@
 import { createHash, createHmac } from 'node:crypto';
+import { bucketAddress } from '@aegis/protocol/backups/bucket-address';
 import type { S3Destination } from '@aegis/protocol/backups/config';
 import type { SealedCredentials, SignedRequest, WantedRequest } from '@aegis/protocol/backups/node-endpoints';
 import type * as z from 'zod/mini';
@@ -78,10 +79,9 @@ export const sigV4 = (
   wanted: Wanted,
   { destination, credentials, nowMs }: { destination: S3Destination; credentials: SealedCredentials; nowMs: number },
 ): SignedRequest => {
-  const { region, bucket, path_style: pathStyle } = destination;
-  const base = new URL(destination.endpoint ?? `https://s3.${region}.amazonaws.com`);
-  const host = pathStyle ? base.host : `${bucket}.${base.host}`;
-  const path = `/${[...(pathStyle ? [bucket] : []), ...wanted.key.split('/')].map(encoded).join('/')}`;
+  const { region } = destination;
+  const { origin, host, root } = bucketAddress(destination);
+  const path = `${root}${wanted.key}`.split('/').map(encoded).join('/');
   const query = Object.entries(wanted.query ?? {})
     .map(([name, value]) => `${encoded(name)}=${encoded(value)}`)
     .sort()
@@ -112,7 +112,7 @@ export const sigV4 = (
     .reduce<Buffer>((secret, part) => hmac(secret, part), Buffer.from(`AWS4${credentials.secret_access_key}`));
   const signature = hmac(key, text).toString('hex');
   return {
-    url: `${base.protocol}//${host}${path}${query === '' ? '' : `?${query}`}`,
+    url: `${origin}${path}${query === '' ? '' : `?${query}`}`,
     headers: {
       ...headers,
       authorization: `AWS4-HMAC-SHA256 Credential=${credentials.access_key_id}/${scope}, SignedHeaders=${names.join(';')}, Signature=${signature}`,

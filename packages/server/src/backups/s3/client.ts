@@ -1,9 +1,9 @@
 import { Agent as HttpAgent } from 'node:http';
 import { Agent as HttpsAgent } from 'node:https';
 import { type Readable, Transform } from 'node:stream';
+import { bucketAddress } from '@aegis/protocol/backups/bucket-address';
 import type { Credentials, S3Destination } from '@aegis/protocol/backups/config';
 import type { S3Client, S3ClientConfig } from '@aws-sdk/client-s3';
-import { bucketAddress } from './address.ts';
 import type { SigningCredentials } from './sigv4.ts';
 
 /** The AWS SDK as this server uses it: loaded at the first need, with bounds for time and for what an answer may hold, and following no

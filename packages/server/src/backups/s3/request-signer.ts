@@ -1,8 +1,8 @@
+import { bucketAddress } from '@aegis/protocol/backups/bucket-address';
 import type { S3Destination } from '@aegis/protocol/backups/config';
 import type { SignedRequest } from '@aegis/protocol/backups/node-endpoints';
 import { isoTime } from '../../platform/clock.ts';
 import type { AllowedRequest } from '../signing.ts';
-import { bucketAddress } from './address.ts';
 import {
   amzDate,
   authorization,

@@ -1,11 +1,11 @@
 import { createHash } from 'node:crypto';
 import type { Readable } from 'node:stream';
+import { bucketAddress } from '@aegis/protocol/backups/bucket-address';
 import type { Credentials, S3Destination } from '@aegis/protocol/backups/config';
 import type { SignedRequest } from '@aegis/protocol/backups/node-endpoints';
 import type { PutObjectCommandInput, S3Client } from '@aws-sdk/client-s3';
 import type { Clock } from '../../platform/clock.ts';
 import type { AllowedRequest } from '../signing.ts';
-import { bucketAddress } from './address.ts';
 import { DEFAULT_BOUNDS, type OpenClient, openClient, type S3Bounds } from './client.ts';
 import { s3Failure } from './failures.ts';
 import { type Link, requestSigner } from './request-signer.ts';

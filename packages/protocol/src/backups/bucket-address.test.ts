@@ -1,6 +1,6 @@
-import type { S3Destination } from '@aegis/protocol/backups/config';
 import { expect, test } from 'vitest';
-import { bucketAddress } from './address.ts';
+import { bucketAddress } from './bucket-address.ts';
+import type { S3Destination } from './config.ts';
 
 const at = (more: Partial<S3Destination>): S3Destination => ({
   kind: 's3',

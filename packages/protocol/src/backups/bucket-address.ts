@@ -1,6 +1,6 @@
-import type { S3Destination } from '@aegis/protocol/backups/config';
+import type { S3Destination } from './config.ts';
 
-/** Where a bucket is reached. The address that is signed is made here alone. */
+/** Where a bucket is reached. Whoever signs, server or node, makes the address here. */
 export interface BucketAddress {
   /** Scheme, host and port. */
   origin: string;
