@@ -88,7 +88,14 @@ describe.each(STORAGES)('%s', (storage) => {
   });
 
   test('what is refused, and that nothing is stored then', async () => {
-    await using server = await startTestServer({ storage, config: { 'backups.max_configs': 2 } });
+    await using server = await startTestServer({
+      storage,
+      config: {
+        'backups.max_configs': 2,
+        'backups.server_sources': ['/home'],
+        'backups.server_destinations': ['/backup'],
+      },
+    });
     const node = await server.enrol('web-1');
     await create(server, { nodes: ['web-1'] });
     const refused = (more: Record<string, unknown>, change: Record<string, unknown> = {}) =>
