@@ -41,7 +41,8 @@ export const restoreHere = async (
   options: RestoreOptions,
   { tell, signal }: { tell: Tell; signal: AbortSignal },
 ): Promise<void> => {
-  const door = runDoor({ client: options.client, random: options.random, signal });
+  const { client, random, clock, limits } = options;
+  const door = runDoor({ client, random, clock, retryMs: limits.retryMs, signal });
   const source = await door.source(request.run_id);
   const { sealed_identities: sealed } = request;
   const identities = sealed === undefined ? null : options.unseal(sealed);

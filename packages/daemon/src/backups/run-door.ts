@@ -14,29 +14,41 @@ import {
   startRun,
 } from '@aegis/protocol/backups/node-endpoints';
 import type { RunObject, RunProgress } from '@aegis/protocol/backups/run';
+import { AegisError, type ErrorCode } from '@aegis/protocol/errors';
 import type * as z from 'zod/mini';
-import { pause } from '../platform/clock.ts';
+import { type Clock, pause } from '../platform/clock.ts';
 import { backoff } from '../platform/http/backoff.ts';
 import { type HttpClient, Unreachable } from '../platform/http/client.ts';
 import type { Wanted } from './s3-signer.ts';
 
 export type LogLine = z.infer<typeof LogLines>['lines'][number];
 
-/** What a run asks of the server. A server that is away is waited for: how long, the run's own limit says. */
+/** What a run asks of the server. A server that is away is waited for: how long, the run's own limit says. One that is there and cannot
+ *  reach the destination is asked again for as long as the destination itself would be. */
+
+/** Longer than the server itself waits for S3, tries of its own included: its word is better than none. */
+const S3_MS = 400_000;
+const OF_DESTINATION: readonly ErrorCode[] = ['backups.destination_failed', 'backups.destination_full'];
 
 export type RunDoor = ReturnType<typeof runDoor>;
 
 export const runDoor = ({
   client,
   random,
+  clock,
+  retryMs,
   signal,
 }: {
   client: HttpClient;
   random: () => number;
+  clock: Clock;
+  /** How long a destination that fails the server is tried again. */
+  retryMs: number;
   signal: AbortSignal;
 }) => {
   const patiently = async <T>(call: () => Promise<T>): Promise<T> => {
     const wait = backoff({ random, firstMs: 500, maxMs: 30_000 });
+    let failingSince: number | null = null;
     for (;;) {
       signal.throwIfAborted();
       try {
@@ -44,6 +56,11 @@ export const runDoor = ({
       } catch (error) {
         signal.throwIfAborted();
         if (!(error instanceof Unreachable)) throw error;
+        const { cause } = error;
+        if (cause instanceof AegisError && OF_DESTINATION.includes(cause.code)) {
+          failingSince ??= clock.monotonic();
+          if (clock.monotonic() - failingSince >= retryMs) throw cause;
+        } else failingSince = null;
         await pause(wait.next(error.retryAfterMs), signal);
       }
     }
@@ -52,9 +69,9 @@ export const runDoor = ({
   return {
     start: (body: StartRun): Promise<RunGrant> => patiently(() => client.call(startRun, { body, signal })),
     openUpload: (id: string, attempt: number, object: RunObject): Promise<{ upload_id: string; key: string }> =>
-      patiently(() => client.call(openUpload, { ...of(id), body: { attempt, object } })),
+      patiently(() => client.call(openUpload, { ...of(id), body: { attempt, object }, timeoutMs: S3_MS })),
     closeUpload: (id: string, body: CloseUpload): Promise<{ key: string; bytes: number }> =>
-      patiently(() => client.call(closeUpload, { ...of(id), body, timeoutMs: 300_000 })),
+      patiently(() => client.call(closeUpload, { ...of(id), body, timeoutMs: S3_MS })),
     sign: async (runId: string, wanted: Wanted): Promise<SignedRequest> => {
       const { query = {}, headers = {}, content_length = 0, ...rest } = wanted;
       const body = { run_id: runId, requests: [{ ...rest, query, headers, content_length }] };

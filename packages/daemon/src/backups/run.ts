@@ -44,7 +44,8 @@ export const startRun = (row: RunRow, options: RunOptions, stopping: AbortSignal
   if (stopping.aborted) onStop();
   const cancel = (): void => over.abort(cancelled());
   const { signal } = over;
-  const door = runDoor({ client: options.client, random, signal });
+  const { retryMs } = options.limits;
+  const door = runDoor({ client: options.client, random, clock, retryMs, signal });
   const teller = runTeller({ runId: row.id, door, onCancel: cancel, onOver: (error) => over.abort(error), clock, log });
 
   const begunAt = clock.monotonic();

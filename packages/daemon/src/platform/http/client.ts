@@ -6,7 +6,8 @@ import type { FaultPoints } from '@aegis/protocol/fault-points';
 import * as z from 'zod/mini';
 import type { BodySink, HttpAnswer, HttpDoor } from './door.ts';
 
-/** The server was not reached, is overloaded or going away: the same call may succeed later. Never shown to an operator. */
+/** The server was not reached, is overloaded or going away: the same call may succeed later. Never shown to an operator.
+ *  Where the server said why, that is the cause: an AegisError. */
 export class Unreachable extends Error {
   override readonly name = 'Unreachable';
   readonly retryAfterMs: number;
@@ -111,9 +112,11 @@ const decode = <E extends Endpoint>(endpoint: E, body: Buffer): ResponseOf<E> =>
 const refusal = (id: string, { status, headers, body }: HttpAnswer): Error => {
   const retryAfterMs = Math.min(MAX_RETRY_AFTER_MS, Math.max(0, Number(headers['retry-after'] ?? 0) * 1000)) || 0;
   const error = errorOf(body);
-  if (RETRY_LATER.has(status) || !error)
-    return new Unreachable(`${id}: answered ${status}${error ? ` ${error.code}` : ''}`, retryAfterMs);
-  return new AegisError(error.code, error.message, { details: { ...error.details, status, date: headers.date } });
+  const told = error
+    ? new AegisError(error.code, error.message, { details: { ...error.details, status, date: headers.date } })
+    : null;
+  if (told && !RETRY_LATER.has(status)) return told;
+  return new Unreachable(`${id}: answered ${status}${told ? ` ${told.code}` : ''}`, retryAfterMs, told ?? undefined);
 };
 
 const ErrorAnswer = z.object({
