@@ -65,7 +65,7 @@ export const requestSigning = (on: {
   };
   const knownOf = (run: RunRow, anew = false): Promise<Known> => {
     const found = known.get(run.id);
-    if (found && !anew && found.attempt === run.attempt && clock.now() - found.readAt < on.keepMs)
+    if (found && !anew && found.attempt === run.attempt && Math.abs(clock.now() - found.readAt) < on.keepMs)
       return Promise.resolve(found);
     const name = `${run.id}/${run.attempt}`;
     const underWay = loading.get(name) ?? load(run, found).finally(() => loading.delete(name));
