@@ -40,6 +40,7 @@ const MAX_CONNECTIONS = 256;
 const MAX_LINE = 2 * 1024 * 1024;
 const MAX_ANSWER = 16 * 1024 * 1024;
 const IDLE_MS = 10_000;
+const LAST_WORDS_MS = 1000;
 
 export const controlSocketPath = (dataDir: string): string => join(dataDir, 'control.sock');
 
@@ -80,8 +81,15 @@ export const serveControl = (dataDir: string, handlers: ControlHandlers): Promis
       resolve({
         close: () =>
           new Promise((closed) => {
-            for (const socket of sockets) socket.destroy();
-            server.close(() => closed());
+            // Last words still go out, to whoever reads them.
+            const timer = setTimeout(() => {
+              for (const socket of sockets) socket.destroy();
+            }, LAST_WORDS_MS);
+            for (const socket of sockets) socket.destroySoon();
+            server.close(() => {
+              clearTimeout(timer);
+              closed();
+            });
           }),
       });
     });

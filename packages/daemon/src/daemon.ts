@@ -337,12 +337,12 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
     const close = async (): Promise<void> => {
       clearInterval(tidyTimer);
       carrier.endOffers();
-      // Before those who asked for a backup are hung up on: that would cancel it, and it is to go on.
-      const backupsStopped = backups.stop();
+      // Before those who asked for a backup are hung up on: that would cancel it, and they are to hear that it goes on.
+      await backups.stop();
       await control.close();
       stopping.abort();
       await desired.stopped();
-      await Promise.all([commands.stop(FLUSH_MS), artifacts.stop(), backupsStopped]);
+      await Promise.all([commands.stop(FLUSH_MS), artifacts.stop()]);
       await carrier.stop();
       for (const one of toClose.reverse()) one();
     };

@@ -1,19 +1,11 @@
-import { readdirSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import {
-  type HostileS3,
-  INTERNAL_ERROR,
-  type Misbehaviour,
-  type SeenRequest,
-  SLOW_DOWN,
-  startHostileS3,
-} from '../../../test/faults/hostile-s3.ts';
-import { RADOSGW_REGION, type Radosgw, startRadosgw } from '../../../test/fleet/radosgw.ts';
+import { INTERNAL_ERROR, type Misbehaviour, type SeenRequest, SLOW_DOWN } from '../../../test/faults/hostile-s3.ts';
+import { type Radosgw, startRadosgw } from '../../../test/fleet/radosgw.ts';
 import { controlStream } from '../src/control.ts';
-import { type BackupServer, startBackupServer } from './backup-server.ts';
-import { endedRun, listing, plantTree, tempFolder, unpack } from './backup-stage.ts';
-import { type TestNode, testNode } from './test-node.ts';
+import { begin, isManifest, isPart, isStatement, s3Stage, spoolOf, whole } from './backup-s3-stage.ts';
+import { endedRun, tempFolder } from './backup-stage.ts';
 import { waitFor } from './wait-for.ts';
 
 /** A backup behind an S3 server, a network or a control server that misbehave: it is whole and proven in the end, or says that it failed. */
@@ -25,71 +17,7 @@ beforeAll(async () => {
 afterAll(() => rados?.stop());
 
 const MIB = 1024 * 1024;
-interface Stage extends AsyncDisposable {
-  proxy: HostileS3;
-  server: BackupServer;
-  node: TestNode;
-  source: string;
-  configId: string;
-}
-const FAST = {
-  backups_part_bytes: 5 * MIB,
-  backups_stall_sec: 1,
-  backups_retry_sec: 6,
-  backups_parallel_parts: 2,
-};
-
-const stage = async (work: Record<string, unknown> = {}, flags: Record<string, unknown> = {}): Promise<Stage> => {
-  const proxy = await startHostileS3(rados.endpoint);
-  const account = { access_key_id: rados.accessKey, secret_access_key: rados.secretKey };
-  const server = await startBackupServer({ account, ownEndpoint: rados.endpoint });
-  const node = testNode(server);
-  const source = tempFolder();
-  plantTree(source, 12);
-  await node.start({ flags: { ...FAST, ...flags } });
-  const destination = {
-    kind: 's3' as const,
-    bucket: await rados.bucket(),
-    region: RADOSGW_REGION,
-    endpoint: proxy.url,
-    path_style: true,
-  };
-  const { config_id: configId } = server.configure(
-    { sources: [source], destination, retries: { max: 1, backoff_sec: 1 }, ...work },
-    { name: 'tree' },
-  );
-  await waitFor('the report', () => server.reportOf(configId));
-  return {
-    proxy,
-    server,
-    node,
-    source,
-    configId,
-    [Symbol.asyncDispose]: async () => {
-      await node[Symbol.asyncDispose]();
-      await server[Symbol.asyncDispose]();
-      await proxy[Symbol.asyncDispose]();
-    },
-  };
-};
-const begin = async (node: TestNode): Promise<Record<string, unknown>[]> => {
-  const lines: Record<string, unknown>[] = [];
-  for await (const line of controlStream(node.dataDir, { op: 'backup-run', config: 'tree' }))
-    lines.push(line as Record<string, unknown>);
-  return lines;
-};
-const isPart = ({ method, query }: SeenRequest): boolean => method === 'PUT' && query.has('partNumber');
-const isStatement = ({ path, method }: SeenRequest): boolean => method === 'PUT' && path.endsWith('statement.json');
-const isManifest = ({ path, method }: SeenRequest): boolean => method === 'PUT' && path.includes('manifest');
-const spoolOf = (node: TestNode): string[] => readdirSync(join(node.dataDir, 'backups', 'spool'));
-
-const whole = async ({ server, configId, source, node }: Stage): Promise<void> => {
-  const run = await endedRun(server, configId);
-  expect(run.end).toMatchObject({ state: 'completed' });
-  const archive = await server.objectOf(run, 'archive');
-  expect(listing(unpack(archive ?? Buffer.alloc(0), source))).toBe(listing(source));
-  await waitFor('an empty spool', () => spoolOf(node).length === 0);
-};
+const stage = (work?: Record<string, unknown>, flags?: Record<string, unknown>) => s3Stage(rados, work, flags);
 
 describe('a request that fails once, or a few times, is sent again', () => {
   const faults: [string, Misbehaviour, (ask: SeenRequest) => boolean, number][] = [
@@ -199,7 +127,6 @@ test('an upload keeps to its limit, and its hooks frame it', async () => {
   expect((await begin(on.node)).at(-1)).toMatchObject({ state: 'completed' });
   expect(performance.now() - begun).toBeGreaterThan(1000); // 12 MiB, but for the first tenth of a second
   await whole(on);
-  const { readFileSync } = await import('node:fs');
   expect(readFileSync(notes, 'utf8')).toBe('before tree running 1\nafter tree completed 1\n');
 });
 
@@ -215,7 +142,6 @@ test('a before that fails stops the run, and on_failure is told why', async () =
     state: 'failed',
     reason: { code: 'backups.hook_failed', message: expect.stringContaining("'sh' exited with 3: no such database") },
   });
-  const { readFileSync } = await import('node:fs');
   expect(readFileSync(notes, 'utf8')).toBe('failed backups.hook_failed\n');
   expect(on.proxy.seen).toEqual([]);
 });

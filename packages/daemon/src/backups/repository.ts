@@ -193,15 +193,13 @@ export const backupsRepository = ({ db }: Pick<Journal, 'db'>) => {
       dropOf.run(configId);
     },
     refusals: (): Refusal[] =>
-      refusals
-        .all()
-        .map(({ config_id: configId, generation, code, message, at_ms: atMs }) => ({
-          configId,
-          generation,
-          code,
-          message,
-          atMs,
-        })),
+      refusals.all().map(({ config_id: configId, generation, code, message, at_ms: atMs }) => ({
+        configId,
+        generation,
+        code,
+        message,
+        atMs,
+      })),
     putRefusal: ({ configId, generation, code, message, atMs }: Refusal): void =>
       void putRefusal.run(configId, generation, code, message, atMs),
     removeRefusal: (configId: string): void => void removeRefusal.run(configId),

@@ -242,6 +242,7 @@ export const backupsWork = async (options: WorkOptions) => {
           'backups.unknown_config',
           `No backup configuration '${name}' is assigned to this node. See 'aegis backups configs list --node ${node.name}'.`,
         );
+      if (signal.aborted) throw new AegisError('http.unavailable', 'The daemon stops: ask again when it is back.');
       const { row, started } = await runner.add(held, { trigger: 'request', scheduledMs: null });
       const cancel = (): void => runner.cancel(row);
       asker.addEventListener('abort', cancel, { once: true });
