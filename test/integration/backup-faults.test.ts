@@ -1,0 +1,172 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { seededRandom } from '../faults/bad-network.ts';
+import {
+  type HostileS3,
+  INTERNAL_ERROR,
+  type Misbehaviour,
+  type SeenRequest,
+  SLOW_DOWN,
+  startHostileS3,
+} from '../faults/hostile-s3.ts';
+import { waitFor } from '../faults/wait.ts';
+import { type BackupFleet, startBackupFleet } from '../fleet/backup-fleet.ts';
+
+/** Faults while a backup is made, by the real CLI, server, daemon and S3 server. Whatever happens, a run that calls itself completed verifies
+ *  and restores to the tree that was there, and any other says why it failed; nothing of it is left in the bucket's uploads or the spool. */
+
+const SEED = Number(process.env.AEGIS_SEED ?? 20261121);
+const MIB = 1024 * 1024;
+
+let on: BackupFleet;
+const proxies: HostileS3[] = [];
+beforeAll(async () => {
+  on = await startBackupFleet({ seed: SEED });
+}, 120_000);
+afterAll(async () => {
+  for (const proxy of proxies) await proxy[Symbol.asyncDispose]();
+  await on?.[Symbol.asyncDispose]();
+});
+
+const own = async (): Promise<HostileS3> => {
+  const proxy = await startHostileS3(on.s3.endpoint);
+  proxies.push(proxy);
+  return proxy;
+};
+const isPart = ({ method, query }: SeenRequest): boolean => method === 'PUT' && query.has('partNumber');
+const isWrite = ({ method }: SeenRequest): boolean => method === 'PUT';
+const whole = { found: [] as string[], states: ['completed'] };
+const judged = async (name: string, source: string) => ({
+  found: await on.faults(name, source),
+  states: (await on.runs(name)).map(({ state }) => state),
+});
+
+describe('killed at random moments of a run', () => {
+  const slow = { bandwidth: { upload: 6 * MIB } };
+  const kills: [string, ('daemon' | 'server')[], number][] = [
+    ['the daemon', ['daemon'], 1],
+    ['the server', ['server'], 2],
+    ['both', ['daemon', 'server'], 2],
+  ];
+  test.each(kills)(
+    '%s',
+    async (who, victims, times) => {
+      const random = seededRandom(SEED + times);
+      const name = who.replace('the ', 'kill-');
+      const source = on.plant(name, 14);
+      await on.configure(name, { sources: [source], spec: slow });
+      await on.begin(name);
+      for (let nth = 0; nth < times; nth++) {
+        await sleep(random() * 900); // at random: the point of the exercise, not synchronisation
+        const victim = victims[Math.floor(random() * victims.length)];
+        const process = victim === 'server' ? on.fleet.server : on.fleet.nodes[0]?.daemon;
+        await process?.kill9();
+        await process?.start();
+      }
+      await on.over(name);
+      expect(await judged(name, source)).toEqual(whole);
+    },
+    180_000,
+  );
+});
+
+test('each answer of S3 that can go wrong once, in one run, one after the other', async () => {
+  const proxy = await own();
+  const source = on.plant('once', 23);
+  await on.configure('once', { sources: [source], endpoint: proxy.url });
+  const once: Misbehaviour[] = [
+    INTERNAL_ERROR,
+    SLOW_DOWN,
+    'reset',
+    'truncate-request',
+    'lose-answer',
+    'wrong-etag',
+    'hang',
+  ];
+  // One for each of as many requests; what is sent again goes well.
+  let nth = 0;
+  const hit = new Set<string>();
+  for (const how of once)
+    proxy.misbehave(
+      how,
+      (ask) => {
+        const key = `${ask.path}?${ask.query.get('partNumber') ?? ''}`;
+        if (!isWrite(ask) || hit.has(key) || once[nth] !== how) return false;
+        nth++;
+        hit.add(key);
+        return true;
+      },
+      1,
+    );
+  await on.begin('once');
+  await on.over('once');
+  expect(nth).toBe(once.length);
+  expect(await judged('once', source)).toEqual(whole);
+}, 120_000);
+
+test('an S3 server that misbehaves for good: each run says that it failed, and why', async () => {
+  const always: [string, Misbehaviour, (ask: SeenRequest) => boolean][] = [
+    ['all-500', INTERNAL_ERROR, () => true],
+    ['all-slow-down', SLOW_DOWN, () => true],
+    ['all-hang', 'hang', () => true],
+    ['all-reset', 'reset', () => true],
+    ['writes-truncated', 'truncate-request', isWrite],
+    ['answers-truncated', 'truncate-answer', () => true],
+    ['parts-wrong-etag', 'wrong-etag', isPart],
+    ['writes-lost', 'lose-answer', isWrite],
+  ];
+  const source = on.plant('always', 7);
+  await Promise.all(
+    always.map(async ([name, how, which]) => {
+      const proxy = await own();
+      await on.configure(name, {
+        sources: [source],
+        endpoint: proxy.url,
+        spec: { retries: { max: 0 }, limits: { run_sec: 60 } },
+      });
+      proxy.misbehave(how, which);
+    }),
+  );
+  for (const [name] of always) await on.begin(name);
+  const outcomes: Record<string, unknown> = {};
+  for (const [name] of always) {
+    const [run] = await on.over(name);
+    outcomes[name] = run?.state === 'failed' ? run.reason?.code : run?.state;
+  }
+  for (const proxy of proxies) proxy.mend();
+  expect(outcomes).toEqual({
+    ...Object.fromEntries(always.map(([name]) => [name, 'backups.destination_failed'])),
+    'parts-wrong-etag': 'backups.upload_mismatch',
+  });
+}, 240_000);
+
+test('the network to the server, and that to S3, cut in the middle of a run', async () => {
+  const cutMs = process.env.AEGIS_LONG ? 60_000 : 3000;
+  for (const which of ['server', 's3']) {
+    const name = `cut-${which}`;
+    const source = on.plant(name, 14);
+    await on.configure(name, {
+      sources: [source],
+      spec: { bandwidth: { upload: 6 * MIB }, retries: { max: 5, backoff_sec: 1 } },
+    });
+    const parts = on.proxy.seen.filter(isPart).length;
+    await on.begin(name);
+    await waitFor('a part', () => on.proxy.seen.filter(isPart).length > parts);
+    const net = which === 's3' ? on.proxy : on.fleet.network;
+    net.cut();
+    await sleep(cutMs);
+    net.mend();
+    await on.over(name);
+    expect([name, await judged(name, source)]).toEqual([name, whole]);
+  }
+}, 400_000);
+
+test('nothing is left: no upload in the bucket once it was swept, nothing in the spool', async () => {
+  await waitFor(
+    'the spools to be empty',
+    () => on.spooled().length === 0,
+    30_000,
+    () => on.spooled().join('\n'),
+  );
+  await waitFor('no upload to be left', async () => (await on.openUploads()).length === 0, 40_000);
+}, 90_000);
