@@ -2,7 +2,7 @@ import { Agent as HttpAgent, request as httpRequest, type IncomingHttpHeaders, t
 import type { Agent as HttpsAgent } from 'node:https';
 
 /** One HTTP exchange with an S3 server: a body that is read while it is sent, an answer that is small, or read while it comes. What is sent
- *  was signed elsewhere (s3-signer.ts); this knows no credential. Plain node:http: docs/decisions/0010 says why no SDK. */
+ *  was signed elsewhere (s3-signer.ts); this knows no credential. Plain node:http: docs/decisions/0015 says why no SDK. */
 
 export interface S3Exchange {
   method: string;
