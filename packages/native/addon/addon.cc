@@ -61,6 +61,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   aegis::exportContents(env, exports);
   aegis::exportXattrs(env, exports);
   aegis::exportChanges(env, exports);
+  aegis::exportFileBatch(env, exports);
   return exports;
 }
 

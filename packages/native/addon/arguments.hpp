@@ -140,5 +140,6 @@ void exportDirectories(Napi::Env env, Napi::Object exports);
 void exportContents(Napi::Env env, Napi::Object exports);
 void exportXattrs(Napi::Env env, Napi::Object exports);
 void exportChanges(Napi::Env env, Napi::Object exports);
+void exportFileBatch(Napi::Env env, Napi::Object exports);
 
 }  // namespace aegis

@@ -10,18 +10,9 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define AEGIS_EXEC_VERSION "0.1.0"
+#include "sha256.h"
 
-/* sha256.c */
-struct sha256 {
-  uint32_t state[8];
-  uint64_t bytes;
-  uint8_t block[64];
-};
-void sha256_init(struct sha256 *hash);
-void sha256_update(struct sha256 *hash, const uint8_t *data, size_t size);
-bool sha256_paths_agree(void);
-void sha256_hex(const struct sha256 *hash, char hex[65]); /* leaves the hash usable */
+#define AEGIS_EXEC_VERSION "0.1.0"
 
 /* spec.c: what to run. All pointers point into `text`. */
 struct spec {

@@ -1,5 +1,5 @@
 /* SHA-256 (FIPS 180-4), with the x86 SHA extensions where the processor has them. */
-#include "exec.h"
+#include "sha256.h"
 
 #include <stdio.h>
 #include <string.h>

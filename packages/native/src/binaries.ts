@@ -4,14 +4,16 @@ import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { BatchAddon } from './file-batch.ts';
 import type { FileAddon } from './files.ts';
 
-export type NativeAddon = FileAddon & {
-  /** One datagram to a socket path, '@' first for an abstract one. */
-  sdNotify: (socket: string, state: string) => boolean;
-  /** Whether someone else holds a lock on the file (F_OFD_GETLK); false when there is no file. */
-  lockHeld: (path: string) => boolean;
-};
+export type NativeAddon = FileAddon &
+  BatchAddon & {
+    /** One datagram to a socket path, '@' first for an abstract one. */
+    sdNotify: (socket: string, state: string) => boolean;
+    /** Whether someone else holds a lock on the file (F_OFD_GETLK); false when there is no file. */
+    lockHeld: (path: string) => boolean;
+  };
 
 const nativeFile = (name: string, env: NodeJS.ProcessEnv): string => {
   const here = dirname(fileURLToPath(import.meta.url));
@@ -36,4 +38,4 @@ export const loadAddon = (env: NodeJS.ProcessEnv = process.env): NativeAddon => 
 };
 
 const isAddon = (value: unknown): value is NativeAddon =>
-  typeof value === 'object' && value !== null && 'lockHeld' in value && 'utimesAt' in value;
+  typeof value === 'object' && value !== null && 'lockHeld' in value && 'writeFiles' in value;

@@ -12,7 +12,7 @@ export interface OpenEntry {
   header: TarEntry;
   /** Bytes of the tar. */
   dataFrom: number;
-  /** The data area, proven already, where it lay in memory whole; until the next call only. */
+  /** The data area where it lay in memory whole: proven already, but by `peek`. */
   data: Buffer | null;
 }
 
@@ -20,6 +20,9 @@ export interface EntryReader {
   /** Null when not all of the entry is in memory; then `open`.
    *  @throws AegisError backups.bad_archive */
   openNow(entry: Entry): OpenEntry | null;
+  /** As `openNow`, but the content is not proven: whoever writes it compares its SHA-256 with the entry's before anything gets a name.
+   *  @throws AegisError backups.bad_archive */
+  peek(entry: Entry): OpenEntry | null;
   /** The header, and the data where it is at hand.
    *  @throws AegisError backups.bad_archive; and what the source throws */
   open(entry: Entry): Promise<OpenEntry>;
@@ -43,11 +46,6 @@ export const entryReader = (window: TarWindow): EntryReader => {
       throw refusal(entry, 'length', 'it has not the length that the manifest says');
     return header;
   };
-  const checkedData = (entry: Entry, data: Buffer, padding: Buffer): Buffer => {
-    if (entry.kind === 'file' && hash('sha256', data, 'hex') !== entry.sha256) throw wrongContent(entry);
-    refusePadding(entry, padding);
-    return data;
-  };
   const headerLength = (entry: Entry, first: Buffer): number => {
     const length = headerBytesOf(first);
     if (length === null || length > entry.length)
@@ -55,19 +53,23 @@ export const entryReader = (window: TarWindow): EntryReader => {
     return length;
   };
 
+  const inMemory = (entry: Entry): OpenEntry | null => {
+    const bytes = window.view(entry.offset, entry.offset + entry.length);
+    if (!bytes) return null;
+    const from = headerLength(entry, bytes.subarray(0, FIRST_BYTES));
+    const header = checkedHeader(entry, bytes.subarray(0, from));
+    const dataEnd = from + header.dataBytes;
+    refusePadding(entry, bytes.subarray(dataEnd));
+    return { header, dataFrom: entry.offset + from, data: bytes.subarray(from, dataEnd) };
+  };
+
   return {
     openNow: (entry) => {
-      const bytes = window.view(entry.offset, entry.offset + entry.length);
-      if (!bytes) return null;
-      const from = headerLength(entry, bytes.subarray(0, FIRST_BYTES));
-      const header = checkedHeader(entry, bytes.subarray(0, from));
-      const dataEnd = from + header.dataBytes;
-      return {
-        header,
-        dataFrom: entry.offset + from,
-        data: checkedData(entry, bytes.subarray(from, dataEnd), bytes.subarray(dataEnd)),
-      };
+      const now = inMemory(entry);
+      if (now?.data && entry.kind === 'file') provenContent(entry, now.data);
+      return now;
     },
+    peek: inMemory,
     open: async (entry) => {
       const first = await window.gather(entry.offset, entry.offset + FIRST_BYTES);
       const length = headerLength(entry, first);
@@ -88,10 +90,16 @@ export const entryReader = (window: TarWindow): EntryReader => {
   };
 };
 
+/** @throws AegisError backups.bad_archive */
+export const provenContent = (entry: Entry, data: Buffer): Buffer => {
+  if (hash('sha256', data, 'hex') !== entry.sha256) throw wrongContent(entry);
+  return data;
+};
+
 const refusePadding = (entry: Entry, padding: Buffer): void => {
   for (const byte of padding) if (byte !== 0) throw refusal(entry, 'padding', 'what fills its last block is not zero');
 };
-const wrongContent = (entry: Entry) =>
+export const wrongContent = (entry: Entry) =>
   refusal(entry, 'sha256', 'its content has not the SHA-256 that the manifest says');
 const refusal = (entry: Entry, reason: string, fault: string): AegisError =>
   badArchive(reason, `${fault} (entry at byte ${entry.offset} of the tar)`);

@@ -1,16 +1,19 @@
+import type { BatchOutcome } from '@aegis/native/file-batch';
 import { EMPTY, type FileCalls, OPEN_DIRECTORY, OPEN_NAME, STAT_FIELDS } from '@aegis/native/files';
 import { SystemError } from '@aegis/native/system-error';
 import type { Entry } from '../manifest/lines.ts';
 import type { TarEntry } from '../tar-header.ts';
-import type { EntryReader, OpenEntry } from './entry-reader.ts';
+import { type EntryReader, type OpenEntry, provenContent, wrongContent } from './entry-reader.ts';
 import { nameOf, parentOf } from './path-order.ts';
 import { type Choice, type Identity, isNewer, type Placing } from './placing.ts';
+import type { SmallFiles } from './small-files.ts';
 import { SparseReader } from './sparse-reader.ts';
 import type { Level, TargetTree } from './target-tree.ts';
 
 /** One entry into the target. Content is written as it is proven (small files) or under a temporary name until it is (large ones). */
 
-export type Outcome = 'restored' | 'skipped';
+/** `later`: told by `onLater`. */
+export type Outcome = 'restored' | 'skipped' | 'later';
 
 export interface EntryWriterDeps {
   files: FileCalls;
@@ -25,6 +28,9 @@ export interface EntryWriterDeps {
   /** Paths that hard links name: what is restored of them is remembered. */
   linkTargets: ReadonlySet<string>;
   onBytes(count: number): void;
+  small: SmallFiles;
+  /** How a file ended that was to be written later. May throw what ends the restore. */
+  onLater(entry: Entry, ended: 'restored' | 'skipped' | { error: unknown }): void;
 }
 
 /** Of a first entry that hard links name. */
@@ -61,7 +67,7 @@ export const entryWriter = (deps: EntryWriterDeps): EntryWriter => {
     links.size === 0 ? undefined : links.get(path.toString('latin1'));
 
   /** Completes what was made under a temporary name; the descriptor is closed. */
-  const complete = (at: Place, fd: number, temporary: Buffer, header: TarEntry): Outcome => {
+  const complete = (at: Place, fd: number, temporary: Buffer, header: TarEntry): 'restored' | 'skipped' => {
     try {
       placing.dress(fd, header, at.path, at.level.inheritsAcl ? 'inherits-acl' : 'clean');
       rememberPlaced(at.link, at.path, fd, EMPTY);
@@ -76,7 +82,7 @@ export const entryWriter = (deps: EntryWriterDeps): EntryWriter => {
     return 'skipped';
   };
 
-  const writeSmall = (at: Place, header: TarEntry, data: Buffer): Outcome => {
+  const writeSmall = (at: Place, header: TarEntry, data: Buffer): 'restored' | 'skipped' => {
     const { name: temporary, made: fd } = placing.createFile(at.level);
     try {
       const sink = contentSink(files, fd, header);
@@ -90,6 +96,53 @@ export const entryWriter = (deps: EntryWriterDeps): EntryWriter => {
     deps.onBytes(data.length);
     return complete(at, fd, temporary, header);
   };
+  /** Whatever takes more than an owner, a mode and a time, or is needed again at once, is written at once. */
+  const mayWait = ({ level, choice, link }: Place, entry: Entry, { header, data }: OpenEntry): boolean =>
+    entry.kind === 'file' &&
+    data !== null &&
+    data.length <= MOST_LATER &&
+    link === undefined &&
+    choice !== 'replace-tree' &&
+    !level.inheritsAcl &&
+    header.sparseSize === undefined &&
+    header.xattrs.length === 0;
+  const writeLater = (at: Place, entry: Entry, header: TarEntry, data: Buffer): void => {
+    const { uid, gid, mtimeSec, mtimeNsec } = header;
+    deps.small.add({
+      level: at.level,
+      data,
+      sha256: entry.sha256 ?? '',
+      mode: placing.modeOf(header),
+      owner: placing.ownerOf({ uid, gid }),
+      mtimeSec,
+      mtimeNsec,
+      temporary: placing.temporaryName(),
+      name: at.name,
+      existing: at.choice === 'replace' ? 'replace' : deps.overwrite === 'always' ? 'replace-unexpected' : 'keep',
+      done: (outcome) => {
+        if (outcome === 'written') deps.onBytes(data.length);
+        deps.onLater(entry, laterOutcome(at, entry, header, data, outcome));
+      },
+    });
+  };
+  const laterOutcome = (
+    at: Place,
+    entry: Entry,
+    header: TarEntry,
+    data: Buffer,
+    outcome: BatchOutcome,
+  ): 'restored' | 'skipped' | { error: unknown } => {
+    if (outcome === 'written') return 'restored';
+    if (outcome === 'taken') return 'skipped';
+    if (outcome === 'wrong-digest') return { error: wrongContent(entry) };
+    if (outcome !== 'undressed') return { error: outcome };
+    try {
+      return writeSmall(at, header, data); // once more, for what of it can be set
+    } catch (error) {
+      return { error };
+    }
+  };
+
   const writeLarge = async (at: Place, open: OpenEntry, pieces: AsyncIterable<Buffer>): Promise<Outcome> => {
     const { name: temporary, made: fd } = placing.createFile(at.level);
     try {
@@ -185,9 +238,13 @@ export const entryWriter = (deps: EntryWriterDeps): EntryWriter => {
 
   /** A file with content, or a special one. */
   const writeNode = (at: Place, entry: Entry, reader: EntryReader): Outcome | Promise<Outcome> => {
-    const now = reader.openNow(entry);
-    if (now)
-      return entry.kind === 'file' ? writeSmall(at, now.header, now.data ?? EMPTY) : writeSpecial(at, now.header);
+    const now = reader.peek(entry);
+    if (now?.data && mayWait(at, entry, now)) {
+      writeLater(at, entry, now.header, now.data);
+      return 'later';
+    }
+    if (now && entry.kind !== 'file') return writeSpecial(at, now.header);
+    if (now) return writeSmall(at, now.header, provenContent(entry, now.data ?? EMPTY));
     return (async () => {
       const open = await reader.open(entry);
       return entry.kind === 'file' ? writeLarge(at, open, reader.pieces(entry, open)) : writeSpecial(at, open.header);
@@ -236,6 +293,9 @@ interface Place {
   choice: Choice;
   link: LinkTarget | undefined;
 }
+
+/** What is larger is written at once: its frame would be held for long. */
+const MOST_LATER = 1024 * 1024;
 
 const contentSink = (files: FileCalls, fd: number, { sparseSize }: TarEntry) => {
   let at = 0;

@@ -138,6 +138,10 @@ export const placing = (deps: PlacingDeps) => {
   };
 
   return {
+    temporaryName,
+    modeOf: (header: TarEntry): number => wantedMode(wishes, header),
+    /** Null: the caller's. */
+    ownerOf: <T>(owner: T): T | null => (wishes.owners ? owner : null),
     choose,
     withTemporary,
     discard,

@@ -13,6 +13,7 @@ import { isBelow } from './path-order.ts';
 import { pathFilter } from './paths.ts';
 import { type Placing, placing } from './placing.ts';
 import { badArchive, throwIfCancelled } from './refusals.ts';
+import { smallFiles } from './small-files.ts';
 import { tally } from './tally.ts';
 import { type TarWindow, tarWindow } from './tar-window.ts';
 import { type Level, TargetTree } from './target-tree.ts';
@@ -143,6 +144,7 @@ const run = async (
     onFlaw: count.flaw,
     removeTree: (level, name) => deleteTree(files, level.fd, name, (path) => count.deleted(joined(EMPTY, path))),
   });
+  const small = smallFiles();
   const writer = entryWriter({
     files,
     tree,
@@ -153,6 +155,11 @@ const run = async (
     linkTargets: manifest.linkTargets,
     onBytes: count.bytes,
     again: (entry, use) => readAgain(archive, entry, signal, use),
+    small,
+    onLater: (entry, ended) => {
+      if (typeof ended === 'string') count.done(ended, entry.path);
+      else goOn(entry, ended.error);
+    },
   });
 
   const one = (entry: Entry): Outcome | Promise<Outcome> =>
@@ -177,24 +184,29 @@ const run = async (
           continue;
         }
         try {
-          const outcome = one(entry);
-          count.done(typeof outcome === 'string' ? outcome : await outcome, entry.path);
+          const given = one(entry);
+          const outcome = typeof given === 'string' ? given : await given;
+          if (outcome !== 'later') count.done(outcome, entry.path);
         } catch (error) {
           goOn(entry, error);
         }
+        const wait = small.room();
+        if (wait) await wait;
       }
+    await small.drain();
     tree.finish();
     if (window && whole) await provenEnd(window, tarEnd, manifest.end.tar_bytes);
     return count.result(window !== null && whole);
   } catch (error) {
-    throw await givenUp(error, tree, count);
+    await small.drain().catch(() => undefined); // what is under way is proven; the first error is the one to tell
+    throw givenUp(error, tree, count);
   } finally {
     tree.close();
   }
 };
 
 /** Folders that were restored so far are finished all the same: what is in them is proven, and their modes are the backup's. */
-const givenUp = async (error: unknown, tree: TargetTree, count: ReturnType<typeof tally>): Promise<unknown> => {
+const givenUp = (error: unknown, tree: TargetTree, count: ReturnType<typeof tally>): unknown => {
   try {
     tree.finish();
   } catch (second) {

@@ -25,6 +25,10 @@ export interface Level {
   identity: { mount: number; high: number; low: number };
   /** Of its own entry, when it is to be finished. */
   finish: FinishDirectory | null;
+  /** Files that are still being written into it: until then it stays open. */
+  pending: number;
+  /** Called when the last of them is written, if the restore has left it by then. */
+  whenDone: (() => void) | null;
 }
 
 export interface FinishDirectory {
@@ -120,7 +124,7 @@ export class TargetTree {
     return this.#enter(entry.path, entry.path.subarray(slash + 1), replace);
   }
 
-  /** Leaves everything; then finishes what was put off. */
+  /** Leaves everything; then finishes what was put off. No file may be pending any more. */
   finish(): void {
     this.#leaveUntil(EMPTY);
     const later = [...this.#later.values()].sort((a, b) => b.path.length - a.path.length);
@@ -155,7 +159,17 @@ export class TargetTree {
       this.#files.closeFd(fd);
       throw moved();
     }
-    return { fd, end, fresh, absent: fd < 0, inheritsAcl, identity: identityOf(stat), finish: null };
+    return {
+      fd,
+      end,
+      fresh,
+      absent: fd < 0,
+      inheritsAcl,
+      identity: identityOf(stat),
+      finish: null,
+      pending: 0,
+      whenDone: null,
+    };
   }
 
   #hasDefaultAcl(fd: number): boolean {
@@ -176,7 +190,7 @@ export class TargetTree {
     this.#levels.push(level);
     this.#path = path;
     const far = this.#levels[this.#levels.length - KEEP_OPEN];
-    if (far && far.end > 0 && far.fd >= 0) {
+    if (far && far.end > 0 && far.fd >= 0 && far.pending === 0) {
       this.#files.closeFd(far.fd);
       far.fd = -1;
     }
@@ -215,17 +229,25 @@ export class TargetTree {
   #leave(forGood: boolean): void {
     const left = this.innermost;
     const path = this.#path;
+    const key = left.finish && !forGood ? path.toString('latin1') : '';
+    const putOff = left.finish !== null && key !== '' && this.#options.scattered.has(key);
+    if (putOff && left.finish) this.#later.set(key, { path: Buffer.from(path), finish: left.finish });
+    const done = (): void => {
+      try {
+        if (left.finish && !putOff) this.#options.leave(left, path);
+      } finally {
+        if (left.fd >= 0) this.#files.closeFd(left.fd);
+        left.fd = -1;
+      }
+    };
+    this.#levels.pop();
+    const into = this.innermost;
+    this.#path = path.subarray(0, into.end);
     try {
-      const key = left.finish && !forGood ? path.toString('latin1') : '';
-      if (left.finish && key !== '' && this.#options.scattered.has(key))
-        this.#later.set(key, { path: Buffer.from(path), finish: left.finish });
-      else if (left.finish) this.#options.leave(left, path);
-    } finally {
-      this.#levels.pop();
-      const into = this.innermost;
-      this.#path = path.subarray(0, into.end);
       if (into.fd < 0 && !into.absent) into.fd = this.#reopen(into, left.fd);
-      if (left.fd >= 0) this.#files.closeFd(left.fd);
+    } finally {
+      if (left.pending > 0) left.whenDone = done;
+      else done();
     }
   }
 
