@@ -43,6 +43,7 @@ const context = () => import('./topics/context.ts');
 const kernel = () => import('./topics/daemon-kernel.ts');
 const daemon = () => import('./topics/daemon.ts');
 const nodes = () => import('./topics/nodes.ts');
+const nodesAgents = () => import('./topics/nodes-agents.ts');
 const accessKeys = () => import('./topics/access-keys.ts');
 const server = () => import('./topics/server.ts');
 const tokens = () => import('./topics/server-tokens.ts');
@@ -186,6 +187,17 @@ export const COMMANDS: Readonly<Record<string, TableEntry>> = {
     'Take a node into or out of maintenance',
     async () => (await nodes()).NodesMaintenance,
   ),
+  'nodes:register-agent': entry(
+    'fleet',
+    'Register an agent without a daemon',
+    async () => (await nodesAgents()).NodesRegisterAgent,
+  ),
+  'nodes:deactivate': entry(
+    'fleet',
+    "Refuse a node's credentials for a while",
+    async () => (await nodesAgents()).NodesDeactivate,
+  ),
+  'nodes:activate': entry('fleet', "Take a node's credentials again", async () => (await nodesAgents()).NodesActivate),
   'nodes:retire': entry('fleet', 'Retire a node for good', async () => (await nodes()).NodesRetire),
   'nodes:logs': entry(
     'fleet',

@@ -99,6 +99,11 @@ test('nodes, labels, maintenance, retirement', async () => {
   expect(await text('submit', '-t', 'label.env=test', '--', 'echo', 'found')).toBe('0 found\n');
   expect(await text('nodes', 'maintenance', 'web-2', 'on')).toBe('0 web-2 is maintenance\n');
   expect(await text('nodes', 'maintenance', 'web-2', 'off')).toMatch(/^0 web-2 is (online|degraded)\n$/);
+  expect(await text('nodes', 'deactivate', 'web-2')).toBe('0 web-2 is deactivated\n');
+  expect(await text('nodes', 'activate', 'web-2')).toBe('0 web-2 is active\n');
+  expect(await text('nodes', 'register-agent', "David's MacBook", '--platform', 'darwin')).toMatch(
+    /^0 aegis-agent-[A-Za-z0-9_-]{43}\n.*registered as the node Davids-MacBook\. The key is not shown again\.\n$/,
+  );
   expect(await text('nodes', 'retire', 'web-2', '--yes')).toBe('0 web-2 is retired\n');
   expect(await text('submit', '-t', 'nobody', '--', 'true')).toBe(
     "2 aegis: No node named 'nobody'. See 'aegis nodes list'.\n",

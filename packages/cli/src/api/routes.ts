@@ -3,6 +3,7 @@
  *  The endpoints' values stay unimported: building their zod schemas costs 12 ms, a third of a bare start. */
 import type * as access from '@aegis/protocol/access/endpoints';
 import type * as artifacts from '@aegis/protocol/artifacts/endpoints';
+import type * as backupsAgents from '@aegis/protocol/backups/agent-endpoints';
 import type * as backups from '@aegis/protocol/backups/endpoints';
 import type * as commands from '@aegis/protocol/commands/endpoints';
 import type { Endpoint } from '@aegis/protocol/endpoint';
@@ -29,6 +30,9 @@ export const routes = {
   listNodes: route<typeof nodes.apiListNodes>('GET', '/api/v1/agents'),
   showNode: route<typeof nodes.apiShowNode>('GET', '/api/v1/agents/{id}'),
   patchNode: route<typeof nodes.apiPatchNode>('PATCH', '/api/v1/agents/{id}'),
+  deactivateNode: route<typeof nodes.deactivateNode>('POST', '/api/v1/agents/{id}/deactivate'),
+  activateNode: route<typeof nodes.activateNode>('POST', '/api/v1/agents/{id}/activate'),
+  registerAgent: route<typeof backupsAgents.registerAgent>('POST', '/api/agent/register'),
   retireNode: route<typeof nodes.apiRetireNode>('DELETE', '/api/v1/agents/{id}'),
   createArtifact: route<typeof artifacts.createArtifact>('POST', '/artifacts'),
   listArtifacts: route<typeof artifacts.listArtifacts>('GET', '/artifacts'),
