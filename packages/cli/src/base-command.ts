@@ -43,9 +43,9 @@ export abstract class AegisCommand extends Command {
     await this.around.output.err(`aegis: ${text}\n`);
   }
 
-  /** Columns of the terminal that standard output is, for tables; a pipe has none. */
+  /** Columns of the terminal that standard output is, for tables; a pipe has none, and neither has a terminal that nobody has told its size. */
   protected get width(): number | undefined {
-    return this.around.output.outIsTerminal ? process.stdout.columns : undefined;
+    return this.around.output.outIsTerminal ? process.stdout.columns || undefined : undefined;
   }
 }
 

@@ -69,7 +69,7 @@ const barView = ({ output, now }: Surroundings): ProgressView => {
       if (now() - drawnAt < DRAW_EVERY_MS) return;
       drawnAt = now();
       drawn = true;
-      await output.err(`\r\x1b[K${truncated(barText(all), (process.stderr.columns ?? 80) - 1)}`);
+      await output.err(`\r\x1b[K${truncated(barText(all), (process.stderr.columns || 80) - 1)}`);
     },
     clear: async () => {
       if (drawn) await output.err('\r\x1b[K');

@@ -89,7 +89,8 @@ const screen = <T>({ around: { output, now }, table }: Watched<T>): Show<T> => {
   let items: readonly T[] = [];
   let lost = false;
   const draw = async (): Promise<void> => {
-    const { columns = 80, rows = 24 } = process.stdout;
+    const columns = process.stdout.columns || 80;
+    const rows = process.stdout.rows || 24;
     const lines = table(items, columns).trimEnd().split('\n');
     const room = Math.max(1, rows - 3);
     const hidden = lines.length - room;
