@@ -37,7 +37,7 @@ export interface Archive {
 }
 
 /** Unpacked, or in the thread pool: 4 MiB each, and the packed bytes while it is unpacked. */
-const AHEAD = 5;
+const AHEAD = 3;
 
 interface Packed {
   index: number;

@@ -30,12 +30,18 @@ export class PathOrder {
   readonly scattered = new Set<string>();
   #furthest: Buffer | null = null;
 
+  /** The entry before went back; the one after it may go on in a folder that was left for it. */
+  #wentBack = false;
+
   accept(path: Buffer): void {
     const furthest = this.#furthest;
-    if (!furthest || (!isRoot(path) && (isRoot(furthest) || comparePaths(furthest, path) < 0))) {
-      this.#furthest = path;
-      return;
-    }
+    const goesOn = !furthest || (!isRoot(path) && (isRoot(furthest) || comparePaths(furthest, path) < 0));
+    if (!goesOn || this.#wentBack) this.#scatter(path);
+    if (goesOn) this.#furthest = path;
+    this.#wentBack = !goesOn;
+  }
+
+  #scatter(path: Buffer): void {
     this.sorted = false;
     this.scattered.add('.');
     for (let end = path.indexOf(SLASH); end !== -1; end = path.indexOf(SLASH, end + 1))
