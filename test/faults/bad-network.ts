@@ -19,6 +19,8 @@ export interface BadNetwork extends AsyncDisposable {
   loseAnswers(share: number): void;
   /** This share of the requests, likewise, never reaches the server. */
   loseRequests(share: number): void;
+  /** Called with all that passes from now on: heads as one text each, bodies as they come. */
+  record(each: (bytes: Buffer) => void): void;
   /** Requests and lost answers so far, to prove that the fault took place. */
   readonly counts: { requests: number; duplicated: number; lostAnswers: number; lostRequests: number };
 }
@@ -68,6 +70,7 @@ export const startBadNetwork = async (upstream: string, seed = 1): Promise<BadNe
   let isCut = false;
   let delayMs = 0;
   let duplicate = false;
+  let record: (bytes: Buffer) => void = () => undefined;
   const answers = losses(random);
   const requests = losses(random);
 
@@ -99,6 +102,8 @@ export const startBadNetwork = async (upstream: string, seed = 1): Promise<BadNe
     const gone = new AbortController();
     to.on('close', () => gone.abort());
     const body = await bytesOf(from);
+    record(Buffer.from(`${from.method} ${from.url} ${JSON.stringify(from.headers)}`));
+    record(body);
     counts.requests++;
     if (delayMs > 0) await sleep(random() * delayMs);
     if (isCut || requests.next()) {
@@ -112,6 +117,8 @@ export const startBadNetwork = async (upstream: string, seed = 1): Promise<BadNe
       await forward(from, body, gone.signal);
     }
     const answer = await forward(from, body, gone.signal);
+    record(Buffer.from(JSON.stringify(answer.headers)));
+    record(answer.body);
     if (isCut || answers.next()) {
       counts.lostAnswers++;
       from.socket.destroy();
@@ -154,6 +161,9 @@ export const startBadNetwork = async (upstream: string, seed = 1): Promise<BadNe
     },
     duplicateEverything: () => {
       duplicate = true;
+    },
+    record: (each) => {
+      record = each;
     },
     loseAnswers: answers.share,
     loseRequests: requests.share,

@@ -52,7 +52,7 @@ export interface S3Config {
   change?: Record<string, unknown>;
 }
 export const createS3Config = async (
-  server: TestServer,
+  server: Pick<TestServer, 'as'>,
   gateway: Radosgw,
   { bucket, endpoint = gateway.endpoint, prefix = 'fleet/a', destination = {}, more = {}, change = {} }: S3Config,
 ) =>
