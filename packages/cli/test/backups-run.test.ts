@@ -78,6 +78,7 @@ test('what is submitted, what is shown without a terminal, and how it ended', as
 web-1  completed  12     4.0 MiB  1.0 MiB  4.0s  ${RUN}
 `;
   expect(await run(server)).toEqual({ code: 0, stdout, stderr: '' });
+  expect(await run(server, '--quiet')).toEqual({ code: 0, stdout: '', stderr: '' });
   expect(JSON.parse(server.requests[0]?.body ?? '')).toMatchObject({
     verb: 'backups.run',
     args: { config: 'etc', timeout_sec: 86_400 },

@@ -38,7 +38,7 @@ Exit code: 0 completed, 3 completed with errors (some file could not be read, or
   static override examples = [
     { description: 'With a progress bar', command: 'aegis backups run etc --node web-1 --follow' },
     { description: 'On all of a site, without waiting', command: "aegis backups run etc --node 'site=fra' --detach" },
-    { description: "From the node's own cron", command: 'aegis backups run --once etc' },
+    { description: "From the node's own cron", command: 'aegis backups run --once --quiet etc' },
   ];
   static override args = { name: configArg };
   static override flags = {
@@ -50,6 +50,7 @@ Exit code: 0 completed, 3 completed with errors (some file could not be read, or
       summary: 'Where; repeatable',
     }),
     follow: Flags.boolean({ char: 'f', summary: 'Show how far they are' }),
+    quiet: Flags.boolean({ char: 'q', summary: 'Say nothing when all completed', exclusive: ['json', 'follow'] }),
     detach: Flags.boolean({ char: 'd', summary: "Print the command's id and do not wait", exclusive: ['follow'] }),
     'on-interrupt': interruptFlag,
     timeout: Flags.string({
@@ -75,7 +76,7 @@ Exit code: 0 completed, 3 completed with errors (some file could not be read, or
         { op: 'backup-run', config: args.name },
         { ...flags, config: flags['daemon-config'], progress: flags.follow || flags.json, around: this.around },
       );
-      return await this.ended([end], flags.json, true);
+      return await this.ended([end], flags, true);
     }
     const targets = flags.node ?? [];
     if (targets.length === 0) return await this.onServer(args.name, flags);
@@ -94,13 +95,13 @@ Exit code: 0 completed, 3 completed with errors (some file could not be read, or
   /** Only a configuration of the server's own files needs no node; of any other the server says that it does. */
   private async onServer(
     name: string,
-    flags: ServerFlags & { json: boolean; follow: boolean; detach: boolean; 'on-interrupt': InterruptPolicy },
+    flags: ServerFlags & Telling & { follow: boolean; detach: boolean; 'on-interrupt': InterruptPolicy },
   ): Promise<number | undefined> {
     const { followRun, runOnServer } = await import('../backups/on-server.ts');
     return await this.withApi(flags, async (api) => {
       const run = await runOnServer(api, name);
       if (flags.detach) return flags.json ? await this.printJson(run) : await this.print(`${run.run_id}\n`);
-      return await this.told(await followRun(api, run, this.following(flags)), flags.json);
+      return await this.told(await followRun(api, run, this.following(flags)), flags);
     });
   }
 
@@ -118,32 +119,38 @@ Exit code: 0 completed, 3 completed with errors (some file could not be read, or
     api: Api,
     answer: SubmitAnswer,
     id: string,
-    flags: { json: boolean; follow: boolean; 'on-interrupt': InterruptPolicy },
+    flags: Telling & { follow: boolean; 'on-interrupt': InterruptPolicy },
   ): Promise<number> {
-    return await this.told(await followNodes(api, answer, id, this.following(flags)), flags.json);
+    return await this.told(await followNodes(api, answer, id, this.following(flags)), flags);
   }
 
-  private async told({ ends, interrupted, letGo }: Followed, json: boolean): Promise<number> {
+  private async told({ ends, interrupted, letGo }: Followed, flags: Telling): Promise<number> {
     if (letGo) {
       await this.note("let go of it; it goes on. See 'aegis backups runs --state running --watch'.");
       return EXIT.interrupted;
     }
-    const code = await this.ended(ends, json, false);
+    const code = await this.ended(ends, flags, false);
     return interrupted ? EXIT.interrupted : code;
   }
 
-  private async ended(ends: readonly NodeEnd[], json: boolean, here: boolean): Promise<number> {
+  private async ended(ends: readonly NodeEnd[], { json, quiet }: Telling, here: boolean): Promise<number> {
     const code = exitOf(ends);
     if (json) {
       if (!here) await this.printJson({ type: 'result', nodes: ends.map(endJson) });
       return code;
     }
+    if (quiet && code === 0) return code;
     await this.print(runEnds(ends, this.width));
     for (const { node, fields } of ends)
       for (const line of fields ? errorLines(fields) : [])
         await this.note(`${ends.length > 1 ? `${plainText(node)}: ` : ''}${plainText(line)}`);
     return code;
   }
+}
+
+interface Telling {
+  json: boolean;
+  quiet: boolean;
 }
 
 /** As docs/cli-json.md has it. */
