@@ -97,7 +97,11 @@ export const ownRunsService = (on: {
   /** At most so often; and whether somebody cancelled it. */
   const teller = (run: RunRow, controller: AbortController) => {
     let toldAt = Number.NEGATIVE_INFINITY;
-    return (progress: OwnProgress | null, uploaded: number): void => {
+    let last: { progress: OwnProgress | null; uploaded: number } = { progress: null, uploaded: 0 };
+    /** Null: as it was. */
+    return (fresh: OwnProgress | null, sent: number): void => {
+      if (fresh) last = { progress: fresh, uploaded: sent };
+      const { progress, uploaded } = last;
       const now = clock.now();
       if (now - toldAt < PROGRESS_EVERY_MS) return;
       toldAt = now;

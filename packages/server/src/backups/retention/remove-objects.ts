@@ -79,12 +79,16 @@ export const objectRemoval = (on: {
     await removals.update(removal.run_id, { done_at: clock.now(), error: null });
   };
 
-  /** Never throws for what one destination lacks: it is noted, and tried later. */
-  return async (removal: RemovalRow): Promise<void> => {
+  /** Never throws for what one destination lacks: it is noted, and tried later. @returns whether it could be asked */
+  return async (removal: RemovalRow): Promise<boolean> => {
     const run = await runs.byId(removal.run_id);
-    if (!run) return removals.update(removal.run_id, { done_at: clock.now() });
+    if (!run) {
+      await removals.update(removal.run_id, { done_at: clock.now() });
+      return true;
+    }
     try {
       await (removal.remover === 'own' ? inOwnFolder(removal, run) : atS3(removal, run));
+      return true;
     } catch (error) {
       const why =
         error instanceof AegisError ? error.message : 'It failed for a reason that the log of the server tells.';
@@ -94,6 +98,7 @@ export const objectRemoval = (on: {
         next_at: clock.now() + Math.min(MOST_BACKOFF_MS, MINUTE_MS * 2 ** Math.min(removal.tries, 10)),
         error: why.slice(0, 2000),
       });
+      return false;
     }
   };
 };

@@ -22,6 +22,10 @@ const EVERY_MS = 60_000;
 const PASS_EVERY_MS = 24 * 3_600_000;
 /** Of one turn; what is left is the next one's. */
 const REMOVED_AT_ONCE = 200;
+/** A destination that is away may take minutes to say so each time. */
+const FAILURES_AT_ONCE = 3;
+/** How long an operator waits for the objects to be gone: they go on going. */
+const WAITED_MS = 15_000;
 const MARKED_AT_ONCE = 500;
 const TOLD_AT_ONCE = 1000;
 /** In one answer. */
@@ -115,10 +119,11 @@ export const retentionService = (on: {
 
   const removeDue = async (): Promise<void> => {
     let left = REMOVED_AT_ONCE;
+    let patience = FAILURES_AT_ONCE;
     while (left > 0 && !signal?.aborted) {
       const due = await removals.due(clock.now(), Math.min(left, 20));
       if (due.length === 0) return;
-      for (const removal of due) if (!signal?.aborted) await on.remove(removal);
+      for (const removal of due) if (!signal?.aborted && !(await on.remove(removal)) && --patience === 0) return;
       left -= due.length;
     }
   };
@@ -142,6 +147,7 @@ export const retentionService = (on: {
   };
   const turn = (): Promise<void> =>
     on.inTurn(async () => {
+      awake = false;
       await applyWaiting();
       if (clock.now() - passedAt >= PASS_EVERY_MS) {
         await pass();
@@ -153,7 +159,6 @@ export const retentionService = (on: {
     if (awake) return;
     awake = true;
     setImmediate(() => {
-      awake = false;
       if (!signal?.aborted)
         turn().catch((err: unknown) => on.log.warn({ err }, 'retention failed; its loop tries again'));
     });
@@ -194,7 +199,7 @@ export const retentionService = (on: {
         for (const [pair, decisions] of decided) for (const one of await mark(pair, decisions)) marked.add(one);
         if (marked.size > 0)
           on.log.info({ config_id: config.id, by, count: marked.size }, 'retention was applied by hand');
-        if (marked.size > 0) await on.inTurn(removeDue);
+        if (marked.size > 0) await atMost(WAITED_MS, on.inTurn(removeDue));
         marked = await removals.removedOf([...marked]);
       }
       return { decisions: decided.flatMap(([, decisions]) => decisions.map((one) => decisionView(one, marked))) };
@@ -207,6 +212,14 @@ export const retentionService = (on: {
   };
 };
 export type RetentionService = ReturnType<typeof retentionService>;
+
+const atMost = async (ms: number, work: Promise<void>): Promise<void> => {
+  let timer: NodeJS.Timeout | undefined;
+  const waited = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, ms);
+  });
+  await Promise.race([work, waited]).finally(() => clearTimeout(timer));
+};
 
 /** Since it was looked at: what was decided need not hold any more. */
 const hasChanged = (seen: History, row: RunRow): boolean =>
