@@ -128,6 +128,13 @@ test('a key that is not what its id says, and a node without one', async () => {
   expect(await stage.trust('web-1', '--accept-new')).toEqual(refused(odd, 1));
   node = nodeOf(1, { name: 'web-1\nevil line' });
   expect(await stage.trust('web-1', '--accept-new')).toEqual(refused(odd, 1));
+  node = nodeOf(1, { name: 'db-1' });
+  expect(await stage.trust('web-1', '--accept-new')).toEqual(
+    refused(
+      'The server answers with the node db-1, and web-1 was asked for: it is not trusted. Find out who answers there.',
+      1,
+    ),
+  );
   node = nodeOf(1, { key_id: null, public_key: null, keyless: true });
   expect(await stage.trust('web-1', '--accept-new')).toEqual(
     refused('web-1 has no key of its own (a keyless poller, or a server of an older release): it signs no backups.', 1),

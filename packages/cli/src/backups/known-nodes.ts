@@ -129,6 +129,15 @@ export const offeredNode = ({ uid, name, key_id, public_key, sealing_key }: Node
   return node;
 };
 
+/** A server that is asked for a node answers with that one. @throws AegisError backups.untrusted_node */
+export const refuseOtherNode = (asked: string, { name, uid }: Pick<Node, 'name' | 'uid'>): void => {
+  if (asked === name || asked.toLowerCase() === uid) return;
+  throw new AegisError(
+    'backups.untrusted_node',
+    `The server answers with the node ${plainText(name)}, and ${plainText(asked)} was asked for: it is not trusted. Find out who answers there.`,
+  );
+};
+
 /** The node behind a key, if this user trusts it. @throws AegisError backups.untrusted_node */
 export const trustedNode = (
   known: readonly KnownNode[],

@@ -5,7 +5,7 @@ import { routes } from '../api/routes.ts';
 import { submitted } from '../api/submitting.ts';
 import type { Surroundings } from '../surroundings.ts';
 import { plainText } from '../ui/plain-text.ts';
-import { type KnownNode, trustedNode } from './known-nodes.ts';
+import { type KnownNode, refuseOtherNode, trustedNode } from './known-nodes.ts';
 import type { RestoreWish } from './restore-wish.ts';
 
 /** A restore on another machine: the node that is to do it may read the run, and gets what opens it, sealed to its own key. */
@@ -24,6 +24,7 @@ export const submitRestore = async (api: Api, restore: NodeRestore, around: Surr
   const { run, node: name, wish, identities, known, timeoutSec } = restore;
   const maker = trustedNode(known, run);
   const target = await api.call(routes.showNode, { params: { id: name } });
+  refuseOtherNode(name, target);
   const another = target.uid !== run.node_uid;
   if (run.encrypted && identities.length === 0)
     throw new AegisError(

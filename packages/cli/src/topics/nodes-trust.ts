@@ -8,6 +8,7 @@ import {
   knownNodesPath,
   offeredNode,
   readKnownNodes,
+  refuseOtherNode,
   SERVER_UID,
   writeKnownNodes,
 } from '../backups/known-nodes.ts';
@@ -54,6 +55,7 @@ With --control-server it is the server itself, which signs backups of its own fi
     const offered = await this.withApi(flags, async (api) =>
       offeredNode(await api.call(routes.showNode, { params: { id: node } })),
     );
+    refuseOtherNode(node, offered);
     const known = readKnownNodes(path);
     const same = known.find(({ uid }) => uid === offered.uid);
     if (same && same.keyId !== offered.keyId)
