@@ -19,6 +19,8 @@ export interface PlacingDeps {
   overwrite: Overwrite;
   /** A folder may give way to something else. */
   replaceFolders: boolean;
+  /** Whose is what this process makes. */
+  ownUid(): number;
   /** Unguessable; made for one restore. */
   temporaryPrefix: string;
   /** What could not be set on an entry that is restored all the same. */
@@ -157,7 +159,7 @@ export const placing = (deps: PlacingDeps) => {
       try {
         files.statAt(fd, EMPTY, stat);
         const same = ((stat[STAT.mode] ?? 0) & S_IFMT) === type && stat[STAT.links] === 1;
-        if (!same || stat[STAT.uid] !== process.geteuid?.()) throw new SystemError(EEXIST, 'openat', name);
+        if (!same || stat[STAT.uid] !== deps.ownUid()) throw new SystemError(EEXIST, 'openat', name);
         return fd;
       } catch (error) {
         files.closeFd(fd);

@@ -93,7 +93,9 @@ const run = async (
   const reader = window && entryReader(window);
   const folders = ancestors();
   let place: Placing | null = null;
+  const temporaryPrefix = `.aegis-restore-${randomBytes(9).toString('base64url')}-`;
   const tree = new TargetTree({
+    probeName: Buffer.from(`${temporaryPrefix}probe`),
     files,
     target: options.target,
     dryRun,
@@ -140,7 +142,8 @@ const run = async (
     wishes: { owners, setuid },
     overwrite,
     replaceFolders: deleteExtra,
-    temporaryPrefix: `.aegis-restore-${randomBytes(9).toString('base64url')}-`,
+    ownUid: () => tree.ownUid,
+    temporaryPrefix,
     onFlaw: count.flaw,
     removeTree: (level, name) => deleteTree(files, level.fd, name, (path) => count.deleted(joined(EMPTY, path))),
   });

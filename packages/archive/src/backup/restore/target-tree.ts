@@ -42,6 +42,8 @@ export interface TreeOptions {
   files: FileCalls;
   target: string;
   dryRun: boolean;
+  /** A name that nobody else uses, for a moment. */
+  probeName: Buffer;
   /** Mode for a directory that has to be made though it has no entry that is restored. */
   modeOf(path: Buffer): number;
   /** Called when the restore leaves a directory for good; it is still open. */
@@ -61,6 +63,8 @@ export class TargetTree {
   readonly #levels: Level[] = [];
   readonly #later = new Map<string, { path: Buffer; finish: FinishDirectory }>();
   readonly #stat = new Float64Array(STAT_FIELDS);
+  /** Whose is what this process makes in the target: not its own user's where the file system decides that (vfat, NFS with squashed root). */
+  readonly ownUid: number;
   /** Of the innermost level. */
   #path: Buffer = EMPTY;
 
@@ -85,6 +89,7 @@ export class TargetTree {
         { cause },
       );
     }
+    this.ownUid = fd < 0 || options.dryRun ? -1 : this.#probeUid(fd);
     this.#levels.push(this.#level(fd, 0, fresh, fd >= 0 && !fresh && this.#hasDefaultAcl(fd)));
   }
 
@@ -152,10 +157,29 @@ export class TargetTree {
     }
   }
 
+  /** By a descriptor, so of nothing that another one could put there. Where nothing can be made, every entry will say why. */
+  #probeUid(fd: number): number {
+    const own = process.geteuid?.() ?? -1;
+    let probe: number;
+    try {
+      probe = this.#files.openAt(fd, this.#options.probeName, CREATE, 0o600);
+    } catch (error) {
+      if (error instanceof SystemError) return own;
+      throw error;
+    }
+    try {
+      this.#files.statAt(probe, EMPTY, this.#stat);
+      return this.#stat[STAT.uid] ?? own;
+    } finally {
+      this.#files.closeFd(probe);
+      this.#files.unlinkAt(fd, this.#options.probeName);
+    }
+  }
+
   #level(fd: number, end: number, fresh: boolean, inheritsAcl: boolean): Level {
     const stat = this.#stat;
     if (fd >= 0) this.#files.statAt(fd, EMPTY, stat);
-    if (fresh && fd >= 0 && stat[STAT.uid] !== process.geteuid?.()) {
+    if (fresh && fd >= 0 && stat[STAT.uid] !== this.ownUid) {
       this.#files.closeFd(fd);
       throw moved();
     }
@@ -279,6 +303,7 @@ const moved = () =>
     'A folder of the target was moved or replaced while it was restored into. Restore into a folder that nobody else changes.',
   );
 
+const CREATE = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 /** The target is the caller's word: symlinks on the way to it, and it itself, are followed. */
 const OPEN_TARGET = constants.O_RDONLY | constants.O_DIRECTORY;
 const identityOf = (stat: Float64Array): Level['identity'] => ({
