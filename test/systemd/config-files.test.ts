@@ -45,9 +45,12 @@ test('server.toml', () => {
   expect(keysIn(text).sort()).toEqual([...CONFIG_KEYS].sort());
   const empty = server(written('empty.toml', ''));
   expect(server(join(root, 'deploy', 'server.toml'))).toEqual(empty);
-  expect(server(written('server.toml', uncommented(text, SERVER_EXAMPLES)))).toEqual(empty);
+  expect(server(written('server.toml', uncommented(text, [...SERVER_EXAMPLES, 'alert_webhook_secret'])))).toEqual(
+    empty,
+  );
   const whole = server(written('whole-server.toml', uncommented(text)));
-  expect({ ...whole, ...Object.fromEntries(SERVER_EXAMPLES.map((key) => [key, null])) }).toEqual(empty);
+  const backups = { ...whole.backups, alert_webhook_secret: null };
+  expect({ ...whole, ...Object.fromEntries(SERVER_EXAMPLES.map((key) => [key, null])), backups }).toEqual(empty);
 });
 
 test('daemon.toml', () => {
