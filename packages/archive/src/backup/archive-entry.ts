@@ -73,7 +73,7 @@ export const entryArchiver = (deps: EntryDeps): AddEntry => {
       gid: field(stat, STAT.gid),
       user: owners.user(field(stat, STAT.uid)),
       group: owners.group(field(stat, STAT.gid)),
-      mtimeSec: field(stat, STAT.mtimeSec),
+      mtimeSec: storableSec(stat),
       mtimeNsec: field(stat, STAT.mtimeNsec),
       dataBytes: 0,
       major: device ? field(stat, STAT.rdevMajor) : 0,
@@ -152,6 +152,12 @@ export const entryArchiver = (deps: EntryDeps): AddEntry => {
 
   const addFound = (found: Found, problems: Problem[]): void | Promise<void> => {
     const { kind, stat } = found;
+    if (kind === 'file' && field(stat, STAT.size) > Number.MAX_SAFE_INTEGER) {
+      problems.push(ownProblem(found.path, 'file_too_large', TOO_LARGE));
+      return;
+    }
+    if (storableSec(stat) !== field(stat, STAT.mtimeSec))
+      problems.push(ownProblem(found.path, 'time_out_of_range', OUT_OF_RANGE));
     if (kind === 'socket') {
       // Not in the tar, as with GNU tar: a socket is made by who listens on it.
       const place = { headerSha256: EMPTY_SHA256, offset: frames.tarBytes, length: 0 };
@@ -182,6 +188,9 @@ export const entryArchiver = (deps: EntryDeps): AddEntry => {
   };
 };
 
+/** Whoever owns a file says what size and time it has; some file systems take 64 bits of both. */
+const TOO_LARGE = `has more than ${Number.MAX_SAFE_INTEGER} bytes, holes included: not stored`;
+const OUT_OF_RANGE = 'has a time further away than can be recorded: stored with the nearest one';
 const CHANGED_SINCE = 'was changed after its first name was read: stored again, no longer linked to it';
 const NO_ROOM = 'has further names, and there are too many such files to remember them all: each is stored by itself';
 
@@ -191,6 +200,9 @@ const both = (first: void | Promise<void>, then: () => void | Promise<void>): vo
 const tellAll = async (problems: readonly Problem[], tell: EntryDeps['onProblem']): Promise<void> => {
   for (const problem of problems) await tell(problem);
 };
+
+const storableSec = (stat: Found['stat']): number =>
+  Math.min(Math.max(field(stat, STAT.mtimeSec), Number.MIN_SAFE_INTEGER), Number.MAX_SAFE_INTEGER);
 
 const inodeOf = ({ stat }: Found): Inode => ({
   ...identityOf(stat),

@@ -15,6 +15,8 @@ export const OWN_CODES = [
   'source_changed',
   'moved',
   'xattrs_too_large',
+  'file_too_large',
+  'time_out_of_range',
   'link_lost',
   'path_too_long',
   'bad_source',

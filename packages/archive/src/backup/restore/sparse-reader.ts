@@ -94,5 +94,6 @@ export class SparseReader {
 }
 
 const LINE_FEED = 0x0a;
-const MOST_DIGITS = 15;
+/** Of the largest size that a manifest can say. */
+const MOST_DIGITS = String(Number.MAX_SAFE_INTEGER).length;
 const wrong = (fault: string): AegisError => badArchive('sparse', `a sparse file is not as Aegis writes it: ${fault}`);

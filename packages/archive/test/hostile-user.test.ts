@@ -1,0 +1,79 @@
+import { execFileSync } from 'node:child_process';
+import {
+  closeSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, onTestFinished, test } from 'vitest';
+import { makeBackup, openMade } from './backup-maker.ts';
+
+/** What anybody with a home on a node can do to root's backup of it, with files of his own. */
+
+const ownDisk = (): string => {
+  const path = mkdtempSync(join(tmpdir(), 'aegis-disk-'));
+  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=64m', 'aegis-test', path]);
+  onTestFinished(() => {
+    execFileSync('umount', ['-l', path]);
+    rmSync(path, { recursive: true });
+  });
+  return path;
+};
+/** A file that is one large hole, but for three bytes at the end. */
+const sparseFile = (path: string, size: string): void => {
+  execFileSync('truncate', ['-s', size, path]);
+  const fd = openSync(path, 'r+');
+  try {
+    writeSync(fd, 'end', Number(size) - 4096);
+  } finally {
+    closeSync(fd);
+  }
+};
+
+test('files larger than any number: told, and all others are backed up and restored', async () => {
+  const home = join(ownDisk(), 'home');
+  mkdirSync(home);
+  writeFileSync(join(home, 'good'), 'good');
+  execFileSync('truncate', ['-s', '9223372036854775807', join(home, 'exabytes')]);
+  execFileSync('truncate', ['-s', '9007199254740993', join(home, 'larger')]);
+  sparseFile(join(home, 'petabytes'), '5000000000000000');
+  const made = await makeBackup([home]);
+  expect(made.result.errors.map(({ code, path }) => [code, path.split('/').at(-1)])).toEqual([
+    ['file_too_large', 'exabytes'],
+    ['file_too_large', 'larger'],
+  ]);
+  await using backup = await openMade(made);
+  expect((await backup.verify()).errors).toEqual([]);
+  const into = ownDisk();
+  await backup.restore({ target: into });
+  expect(readFileSync(join(into, home, 'good'), 'utf8')).toBe('good');
+  expect(statSync(join(into, home, 'petabytes')).size).toBe(5_000_000_000_000_000);
+});
+
+test('times that no number holds are told, and stored as near as they can be', async () => {
+  const home = join(ownDisk(), 'home');
+  mkdirSync(join(home, 'folder'), { recursive: true });
+  for (const [name, time] of [
+    ['late', '9223372036854775807'],
+    ['early', '-9223372036854775808'],
+    ['folder', '9007199254740993'],
+  ] as const) {
+    if (name !== 'folder') writeFileSync(join(home, name), name);
+    execFileSync('touch', ['-d', `@${time}`, join(home, name)]);
+  }
+  const made = await makeBackup([home]);
+  expect(made.result.errors.map(({ code, path }) => [code, path.split('/').at(-1)])).toEqual([
+    ['time_out_of_range', 'early'],
+    ['time_out_of_range', 'folder'],
+    ['time_out_of_range', 'late'],
+  ]);
+  await using backup = await openMade(made);
+  expect((await backup.verify()).errors).toEqual([]);
+});
