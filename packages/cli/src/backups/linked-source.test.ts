@@ -1,6 +1,11 @@
+import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { linkedSource } from './linked-source.ts';
 
@@ -115,3 +120,26 @@ test.each(['file:///etc/passwd', 'ftp://127.0.0.1/x', '', 'not a link', 'javascr
     });
   },
 );
+
+test("TLS: by an authority of one's own when it is named, and never without", async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'aegis-tls-'));
+  const [key, cert] = [join(folder, 'key'), join(folder, 'cert')];
+  const made = ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2'];
+  const named = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=IP:127.0.0.1'];
+  execFileSync('openssl', [...made, ...named, '-keyout', key, '-out', cert], { stdio: 'ignore' });
+  const ca = readFileSync(cert, 'utf8');
+  const server = createTlsServer({ key: readFileSync(key), cert: ca }, honest);
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const url = async () => `https://127.0.0.1:${(server.address() as AddressInfo).port}/o`;
+  {
+    using source = await linkedSource({ url, ca });
+    expect((await all(source.read(0, 100))).equals(CONTENT.subarray(0, 100))).toBe(true);
+  }
+  await expect(linkedSource({ url, ca: null })).rejects.toMatchObject({
+    code: 'backups.destination_failed',
+    message: expect.stringContaining('DEPTH_ZERO_SELF_SIGNED_CERT'),
+  });
+  server.closeAllConnections();
+  await new Promise<void>((resolve) => server.close(() => resolve()));
+  rmSync(folder, { recursive: true });
+});

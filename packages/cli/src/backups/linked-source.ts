@@ -71,7 +71,8 @@ export const linkedSource = async (link: Link, signal?: AbortSignal): Promise<Li
         return await rangeOf(await send(await link.url(anew), from, to), from);
       } catch (error) {
         if (error instanceof NoLink) throw failed('has no address that can be asked', error);
-        if (error instanceof AegisError || signal?.aborted || attempt === TRIES) throw asFailure(error);
+        if (error instanceof AegisError || signal?.aborted || attempt === TRIES || isCertificate(error))
+          throw asFailure(error);
         anew = error instanceof Refused && error.status === 403;
         if (error instanceof Refused && !(anew ? attempt < 3 : MAY_PASS.has(error.status))) throw asFailure(error);
         await pause(FIRST_PAUSE_MS * 2 ** (attempt - 1), undefined, signal ? { signal } : {});
@@ -114,6 +115,10 @@ export const linkedSource = async (link: Link, signal?: AbortSignal): Promise<Li
     throw error;
   }
 };
+
+/** What no second try makes better. */
+const isCertificate = (error: unknown): boolean =>
+  /CERT|SELF_SIGNED|UNABLE_TO_/.test((error as NodeJS.ErrnoException).code ?? '');
 
 class NoLink extends Error {}
 class Refused extends Error {
