@@ -4,6 +4,7 @@ import { thisMachine } from './machine.ts';
 import type { BenchContext, Section } from './section.ts';
 import { assignment } from './sections/assignment.ts';
 import { backup } from './sections/backup.ts';
+import { backupScale } from './sections/backup-scale.ts';
 import { deployment } from './sections/deployment.ts';
 import { idle } from './sections/idle.ts';
 import { latency } from './sections/latency.ts';
@@ -36,6 +37,7 @@ const SECTIONS: readonly Section[] = [
   assignment,
   backup,
   signing,
+  backupScale,
 ];
 
 const usage = (): string =>

@@ -17,6 +17,7 @@ import type { Pool } from 'undici';
 import type * as z from 'zod/mini';
 import { call, type Session } from './node-session.ts';
 import { attachWhatIsAssigned } from './simulated-artifacts.ts';
+import { type BackedUp, type BackupPlan, backUp } from './simulated-backups.ts';
 
 /** A node as the server sees one, without running anything: enrols with keys of its own, waits in the long poll, acknowledges,
  *  and reports success with a little output, signed. Each step waits for the server's answer, as a daemon's does. */
@@ -25,6 +26,8 @@ export interface SimulatedNode {
   work(executions: number): Promise<{ polls: number; reports: number }>;
   /** Waits for one assignment of this artifact, fetches and verifies it as a daemon does, and reports it attached. */
   attach(artifact: string): Promise<void>;
+  /** Makes one backup at the time of its schedule, but for the archive. */
+  backUp(nth: number, plan: BackupPlan): Promise<BackedUp>;
 }
 
 const OUTPUT = Buffer.from('ok\n');
@@ -58,6 +61,7 @@ export const enrolSimulatedNode = async (pool: Pool, joinToken: string, name: st
       return counts;
     },
     attach: (artifact) => attachWhatIsAssigned(session, artifact),
+    backUp: (nth, plan) => backUp(session, nth, plan),
   };
 };
 

@@ -1,12 +1,14 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
+import type { BackedUp, BackupPlan } from './simulated-backups.ts';
 
 /** Simulated nodes in processes of their own, so that they take their turn on the other core and not in the bench's own loop. */
 
 export type ToSimulator =
   | { do: 'enrol'; url: string; joinToken: string; names: string[] }
   | { do: 'work'; perNode: number }
-  | { do: 'attach'; artifact: string };
+  | { do: 'attach'; artifact: string }
+  | { do: 'back-up'; plan: BackupPlan };
 export interface Worked {
   did: 'work';
   finishedAtMs: number;
@@ -18,13 +20,19 @@ export interface Attached {
   did: 'attach';
   finishedAtMs: number;
 }
-export type FromSimulator = { did: 'enrol' } | Worked | Attached | { did: 'fail'; reason: string };
+export interface BackedUpAll {
+  did: 'back-up';
+  runs: BackedUp[];
+}
+export type FromSimulator = { did: 'enrol' } | Worked | Attached | BackedUpAll | { did: 'fail'; reason: string };
 
 export interface Simulators extends AsyncDisposable {
   /** Every node works until it has ended `perNode` executions; one answer per process. */
   work(perNode: number): Promise<Worked[]>;
   /** Every node waits for the artifact and reports it attached. @returns when the last one had its answer, on the wall clock */
   attach(artifact: string): Promise<number>;
+  /** Every node makes one backup. */
+  backUp(plan: BackupPlan): Promise<BackedUp[]>;
 }
 
 export const startSimulators = async (
@@ -64,6 +72,10 @@ export const startSimulators = async (
     attach: async (artifact) => {
       const answers = await Promise.all(children.map((child) => asked(child, { do: 'attach', artifact })));
       return Math.max(...answers.map((one) => (one.did === 'attach' ? one.finishedAtMs : Number.NaN)));
+    },
+    backUp: async (plan) => {
+      const answers = await Promise.all(children.map((child) => asked(child, { do: 'back-up', plan })));
+      return answers.flatMap((one) => (one.did === 'back-up' ? one.runs : []));
     },
     [Symbol.asyncDispose]: end,
   };

@@ -26,6 +26,8 @@ const obey = async (message: ToSimulator): Promise<void> => {
   } else if (message.do === 'attach') {
     await Promise.all(nodes.map((node) => node.attach(message.artifact)));
     say({ did: 'attach', finishedAtMs: wallClockMs() });
+  } else if (message.do === 'back-up') {
+    say({ did: 'back-up', runs: await Promise.all(nodes.map((node, nth) => node.backUp(nth, message.plan))) });
   } else {
     const counts = await Promise.all(nodes.map((node) => node.work(message.perNode)));
     say({

@@ -91,7 +91,7 @@ export const progress = (more: Partial<RunProgress> = {}): RunProgress => ({
 
 /** A good end with what proves it. `more` goes into the statement alone, `end` into the end alone. */
 export const goodEnd = (
-  node: EnrolledNode,
+  node: Pick<EnrolledNode, 'uid' | 'keys'>,
   configId: string,
   grant: RunGrant,
   more: Record<string, unknown> = {},
