@@ -77,3 +77,20 @@ test('times that no number holds are told, and stored as near as they can be', a
   await using backup = await openMade(made);
   expect((await backup.verify()).errors).toEqual([]);
 });
+
+test('--delete leaves another file system alone where the backup has but its mount point', async () => {
+  const [source, into] = [ownDisk(), ownDisk()];
+  mkdirSync(join(source, 'home/data'), { recursive: true });
+  writeFileSync(join(source, 'home/kept'), 'kept');
+  const made = await makeBackup([join(source, 'home')]);
+  const mounted = join(into, source, 'home/data');
+  mkdirSync(mounted, { recursive: true });
+  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'aegis-test', mounted]);
+  onTestFinished(() => void execFileSync('umount', ['-l', mounted]));
+  writeFileSync(join(mounted, 'precious'), 'precious');
+  writeFileSync(join(into, source, 'home/extra'), 'extra');
+  await using backup = await openMade(made);
+  const result = await backup.restore({ target: into, overwrite: 'always', deleteExtra: true });
+  expect(readFileSync(join(mounted, 'precious'), 'utf8')).toBe('precious');
+  expect(result).toMatchObject({ deleted: 1 });
+});

@@ -36,6 +36,16 @@ export const deleteTree = (
   remove(parentFd, [name]);
 };
 
+/** Whether another file system (or another part of one) begins with this directory. */
+export const isMountPoint = (files: FileCalls, fd: number): boolean => {
+  const stat = new Float64Array(STAT_FIELDS);
+  files.statAt(fd, EMPTY, stat);
+  const own = mountOf(stat);
+  files.statAt(fd, PARENT, stat);
+  return mountOf(stat) !== own;
+};
+const PARENT = Buffer.from('..');
+
 const EBUSY = 16;
 const ENAMETOOLONG = 36;
 /** Each holds a descriptor. */

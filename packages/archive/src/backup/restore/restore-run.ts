@@ -4,7 +4,7 @@ import { SystemError } from '@aegis/native/system-error';
 import { AegisError } from '@aegis/protocol/errors';
 import type { Entry } from '../manifest/lines.ts';
 import type { RestoreOptions, RestoreResult } from './backup.ts';
-import { deleteTree } from './delete-tree.ts';
+import { deleteTree, isMountPoint } from './delete-tree.ts';
 import { entryReader } from './entry-reader.ts';
 import { entryWriter, type Outcome } from './entry-writer.ts';
 import { type Archive, chosenFrames, type FrameFeed, wholeArchive } from './frame-feed.ts';
@@ -118,6 +118,8 @@ const run = async (
     if (level.absent || level.fresh || kept.folders.has(path.toString('latin1'))) return;
     const above = path.length === 1 && path[0] === 0x2e ? '' : `${path.toString('latin1')}/`;
     try {
+      // With `one_file_system` the backup has the mount point alone: what lies behind it was never looked at.
+      if (above !== '' && seen.size === 0 && isMountPoint(files, level.fd)) return;
       const listing = files.readDirectory(level.fd);
       for (let at = 0; at < listing.ends.length; at++) {
         const name = nameAt(listing, at);
