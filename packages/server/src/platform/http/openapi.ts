@@ -38,6 +38,12 @@ export const openApiDocument = (endpoints: readonly Endpoint[]): Record<string, 
       securitySchemes: {
         operator: { type: 'http', scheme: 'bearer', description: 'An operator token (aegis_…)' },
         node: { type: 'http', scheme: 'bearer', bearerFormat: 'JWT', description: "A node's own token" },
+        agent: {
+          type: 'apiKey',
+          in: 'header',
+          name: 'X-Agent-API-Key',
+          description: "A keyless agent's, shown once at its registration",
+        },
       },
       schemas: { Error: ERROR_SCHEMA },
     },
@@ -75,10 +81,11 @@ const operation = (one: Endpoint): Record<string, unknown> => ({
   },
 });
 
-const securityOf = ({ caller }: Endpoint): Record<string, never[]>[] => {
+const securityOf = ({ caller, agentKey }: Endpoint): Record<string, never[]>[] => {
   if (caller === 'anyone') return [];
   if (caller === 'viewer-or-node') return [{ operator: [] }, { node: [] }];
-  return [caller === 'node' ? { node: [] } : { operator: [] }];
+  if (caller !== 'node') return [{ operator: [] }];
+  return agentKey ? [{ node: [] }, { agent: [] }] : [{ node: [] }];
 };
 
 const requestBody = (one: Endpoint): Record<string, unknown> => {
