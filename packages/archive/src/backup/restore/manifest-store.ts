@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { decryptStream } from '../age/decrypt.ts';
 import type { Identity } from '../age/keys.ts';
 import type { ByteSource } from '../bytes.ts';
+import { MOST_LINKED_INODES } from '../hard-links.ts';
 import type { Entry, EntryError, ManifestEnd } from '../manifest/lines.ts';
 import { readManifest } from '../manifest/read.ts';
 import { unpackFrames } from '../zstd/read-frames.ts';
@@ -121,6 +122,8 @@ const examine = async (kept: Kept, { identities, signal }: StoreOptions): Promis
     if (line.type === 'entry') {
       order.accept(line.path);
       if (line.kind === 'hardlink' && line.target) linkTargets.add(line.target.toString('latin1'));
+      if (linkTargets.size > MOST_LINKED_INODES)
+        throw badManifest('limit', `more than ${MOST_LINKED_INODES} of its entries are named by hard links`);
     } else if (line.type === 'frames') for (const [tar, packed] of line.frames) table.add(tar, packed);
     else if (line.type === 'backup') header = line.header;
     else if (line.type === 'end') end = line;

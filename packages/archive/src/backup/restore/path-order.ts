@@ -1,6 +1,10 @@
+import { badManifest } from './refusals.ts';
+
 /** Paths as bytes, compared component by component: a directory, then all that is below it, then its next sibling. */
 
 const SLASH = 0x2f;
+/** Ours are scattered where a source lies below something that is excluded: a few. */
+const MOST_SCATTERED_BYTES = 64 * 1024 * 1024;
 
 /** <0, 0, >0. A slash counts less than any other byte, so that `a`, `a/b`, `a-b` is the order. */
 export const comparePaths = (a: Buffer, b: Buffer): number => {
@@ -29,10 +33,12 @@ export class PathOrder {
   sorted = true;
   readonly scattered = new Set<string>();
   #furthest: Buffer | null = null;
+  #scatteredBytes = 0;
 
   /** The entry before went back; the one after it may go on in a folder that was left for it. */
   #wentBack = false;
 
+  /** @throws AegisError backups.bad_manifest when there is too much to remember: a single path may have 131,072 folders */
   accept(path: Buffer): void {
     const furthest = this.#furthest;
     const goesOn = !furthest || (!isRoot(path) && (isRoot(furthest) || comparePaths(furthest, path) < 0));
@@ -41,10 +47,17 @@ export class PathOrder {
     this.#wentBack = !goesOn;
   }
 
+  /** With a folder, those above it are known. */
   #scatter(path: Buffer): void {
     this.sorted = false;
     this.scattered.add('.');
-    for (let end = path.indexOf(SLASH); end !== -1; end = path.indexOf(SLASH, end + 1))
-      this.scattered.add(path.toString('latin1', 0, end));
+    for (let end = path.lastIndexOf(SLASH); end > 0; end = path.lastIndexOf(SLASH, end - 1)) {
+      const folder = path.toString('latin1', 0, end);
+      if (this.scattered.has(folder)) return;
+      this.#scatteredBytes += end;
+      if (this.#scatteredBytes > MOST_SCATTERED_BYTES)
+        throw badManifest('limit', 'its entries are in no order that a restore could follow');
+      this.scattered.add(folder);
+    }
   }
 }
