@@ -65,6 +65,7 @@ export const startBackupServer = async ({
   const refusedSigns: Wanted[] = [];
   const configs = new Map<string, { generation: number; body: ConfigBody; envelope: Envelope }>();
   let extra: readonly unknown[] = [];
+  let bucketIsGone = false;
   let revision = 0;
   let forget: { config_id: string; run_id: string }[] = [];
   let sealingKey: Buffer | null = null;
@@ -216,6 +217,7 @@ export const startBackupServer = async ({
         const known = [...run.uploads].find(([, upload]) => upload.object === object);
         if (known) return { json: { upload_id: known[0], key } };
         const answer = await s3(run, { method: 'POST', key, query: { uploads: '' }, payload_sha256: EMPTY });
+        if (bucketIsGone) throw new Refused(503, 'backups.destination_failed', {}, 'There is no such bucket.');
         const uploadId = /<UploadId>([^<]+)</.exec(answer.bytes.toString())?.[1];
         if (!uploadId) throw new Refused(503, 'backups.destination_failed');
         run.uploads.set(uploadId, { object, key, closed: null });
@@ -259,7 +261,7 @@ export const startBackupServer = async ({
             signed: asked.requests.map((wanted) => {
               const writes = wanted.method === 'PUT';
               const ours = wanted.key.startsWith(run.prefix);
-              if (!ours || (writes && run.end) || !['PUT', 'GET', 'HEAD'].includes(wanted.method)) {
+              if (!ours || (writes && (run.end || run.cancelled)) || !['PUT', 'GET', 'HEAD'].includes(wanted.method)) {
                 refusedSigns.push(wanted);
                 throw new Refused(403, 'backups.sign_refused');
               }
@@ -402,6 +404,10 @@ export const startBackupServer = async ({
     give: (envelopes: readonly unknown[]): void => {
       extra = envelopes;
       server.setDesired(++revision);
+    },
+    /** The server finds it gone. */
+    loseBucket: (): void => {
+      bucketIsGone = true;
     },
     setForget: (runIds: typeof forget): void => {
       forget = runIds;

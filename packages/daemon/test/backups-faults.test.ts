@@ -69,6 +69,15 @@ test('a bucket that is not there is said at once, without trying again for long'
   });
 });
 
+test('a destination that the control server cannot get at fails the run in time', async () => {
+  await using on = await stage({ retries: { max: 0 } }, { backups_retry_sec: 2 });
+  on.server.loseBucket();
+  expect((await begin(on.node)).at(-1)).toMatchObject({
+    state: 'failed',
+    reason: { code: 'backups.destination_failed', message: 'There is no such bucket.' },
+  });
+});
+
 test('a network that is cut in the middle: the parts go up when it is back', async () => {
   await using on = await stage({}, { backups_retry_sec: 60 });
   let parts = 0;
@@ -112,6 +121,17 @@ test('cancelled by who asked for it, or by the server: it ends, and nothing of i
   expect((await second).at(-1)).toMatchObject({ state: 'cancelled' });
   expect((await endedRun(on.server, on.configId, 1)).end?.state).toBe('cancelled');
   await waitFor('an empty spool', () => spoolOf(on.node).length === 0);
+});
+
+test('a run that gets no signature any more because it was cancelled is cancelled, not failed', async () => {
+  await using on = await stage();
+  on.proxy.misbehave('hang', isPart);
+  const asked = begin(on.node);
+  await waitFor('a part', () => on.proxy.seen.some(isPart));
+  const [run] = on.server.runsOf(on.configId);
+  if (run) run.cancelled = true;
+  on.proxy.mend(); // the parts are signed anew
+  expect((await asked).at(-1)).toMatchObject({ state: 'cancelled' });
 });
 
 test('an upload keeps to its limit, and its hooks frame it', async () => {

@@ -95,6 +95,7 @@ export const startRun = (row: RunRow, options: RunOptions, stopping: AbortSignal
       } catch (error) {
         if (signal.aborted) throw error;
         const failure = failureOf(error);
+        if (failure.code === 'backups.sign_refused' && (await isCancelled())) throw cancelled();
         if (OTHER_GENERATION.includes(failure.code) && generations++ < GENERATION_TRIES) {
           row.attempt--; // the server has not heard of it
           await pause(GENERATION_MS, signal);
@@ -103,6 +104,14 @@ export const startRun = (row: RunRow, options: RunOptions, stopping: AbortSignal
         if (!failure.passing || row.state.failures >= row.start.body.work.retries.max) throw error;
         await rest(failure, error);
       }
+    }
+  };
+  /** A run that was cancelled gets no more signatures: that may be heard before the cancel itself. */
+  const isCancelled = async (): Promise<boolean> => {
+    try {
+      return (await door.progress(row.id, teller.current())).cancelled;
+    } catch {
+      return false; // then it failed for what it was told
     }
   };
   const rest = async (failure: RunFailure, error: unknown): Promise<void> => {
