@@ -68,6 +68,7 @@ export const startBackupServer = async ({
   let bucketIsGone = false;
   let revision = 0;
   let forget: { config_id: string; run_id: string }[] = [];
+  let prefixOf = (own: string): string => own;
   let sealingKey: Buffer | null = null;
   let sealed: SealedCredentials | null = null;
 
@@ -196,7 +197,9 @@ export const startBackupServer = async ({
           attempt: start.attempt,
           generation: start.generation,
           body: config.body,
-          prefix: destination.kind === 's3' && destination.prefix !== '' ? `${destination.prefix}/${own}` : own,
+          prefix: prefixOf(
+            destination.kind === 's3' && destination.prefix !== '' ? `${destination.prefix}/${own}` : own,
+          ),
           cancelled: false,
           uploads: new Map(),
           progress: before?.progress ?? [],
@@ -408,6 +411,10 @@ export const startBackupServer = async ({
     /** The server finds it gone. */
     loseBucket: (): void => {
       bucketIsGone = true;
+    },
+    /** Another place than an honest server would grant. */
+    setPrefix: (of: typeof prefixOf): void => {
+      prefixOf = of;
     },
     setForget: (runIds: typeof forget): void => {
       forget = runIds;

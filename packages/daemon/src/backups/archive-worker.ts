@@ -1,7 +1,7 @@
 import { closeSync, constants, openSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createArchive } from '@aegis/archive/backup/create-archive';
+import { readExcludeFile } from '@aegis/archive/backup/select/read-exclude-file';
 import { selectionOf } from '@aegis/archive/backup/select/select';
 import { type ArchiveJob, type FromWorker, MANIFEST_FILE, type ToWorker } from './archive-job.ts';
 import { fileSink, spoolSink } from './spool-sink.ts';
@@ -37,7 +37,7 @@ export const archive = async (
       select: await selectionOf({
         excludes: job.excludes,
         sources,
-        readFile: (path) => readFile(path),
+        readFile: async (path) => readExcludeFile(path),
         env: process.env,
       }),
       level: job.level,

@@ -81,6 +81,7 @@ export const carryOut = async (options: AttemptOptions, context: AttemptContext)
   const grant = await door.start(asked);
   teller.known();
   if (grant.cancelled) throw new AegisError('backups.cancelled', 'The backup was cancelled.');
+  refuseOtherPlace(grant.prefix, options, run);
   if (resumed && grant.prefix !== run.state.prefix)
     throw new AegisError(
       'backups.lost',
@@ -132,6 +133,18 @@ export const carryOut = async (options: AttemptOptions, context: AttemptContext)
     own.abort(new AegisError('backups.cancelled', 'The attempt is over.'));
     await close();
   }
+};
+
+/** What lies in an attempt's folder before it begins is removed, so that folder has to be its own and nobody else's, whatever the server says. */
+const refuseOtherPlace = (prefix: string, { node }: AttemptOptions, run: RunRow): void => {
+  const own = `${node.uid}/${run.configId}/${run.id}/${run.attempt}/`;
+  const { destination } = run.start.body.work;
+  const above = destination.kind === 's3' && destination.prefix !== '' ? `${destination.prefix}/` : '';
+  if (prefix === `${above}${own}`) return;
+  throw new AegisError(
+    'backups.bad_destination',
+    'The server gives a place for this backup that is not its own: nothing is written there. Find out who answers for the server, or give server and node the same release.',
+  );
 };
 
 const resume = (destination: Destination, archived: Archived, teller: RunTeller): Promise<Archived> => {

@@ -6,6 +6,8 @@ import type { Wanted } from './s3-signer.ts';
 
 export interface RestoreJob {
   kind: 'restore';
+  /** What was asked for; the server may answer with another one, as genuine. */
+  runId: string;
   from:
     | { kind: 's3'; prefix: string; ca: string | null; retryMs: number; stallMs: number }
     | { kind: 'file'; root: string; segments: readonly string[] };

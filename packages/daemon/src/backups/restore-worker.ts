@@ -45,6 +45,11 @@ export const restore = async (
   const trusted = new Map(job.trusted.map(([id, raw]) => [id, Buffer.from(raw, 'base64')]));
   const statement = await store.statement();
   const { statement: stated } = openStatement(statement, trusted);
+  if (stated.run_id !== job.runId)
+    throw new AegisError(
+      'backups.bad_statement',
+      `What lies there as run ${job.runId} is signed as another one (${stated.run_id}): it is not used. Find out who put it there.`,
+    );
   await using backup = await openBackup({
     archive: store.open('archive', stated.archive.bytes),
     manifest: store.open('manifest', stated.manifest.bytes),

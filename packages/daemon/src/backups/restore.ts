@@ -51,6 +51,7 @@ export const restoreHere = async (
   try {
     const job: RestoreJob = {
       kind: 'restore',
+      runId: request.run_id,
       from: fromOf(source, options),
       encrypted: source.run.encrypted,
       trusted: trustedKeys(source, request, options.signing),
