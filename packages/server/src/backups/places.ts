@@ -1,4 +1,5 @@
 import type { BackupSpec, Credentials, Destination } from '@aegis/protocol/backups/config';
+import { AegisError } from '@aegis/protocol/errors';
 import type { CredentialVault } from './credentials.ts';
 import type { Place } from './destinations-repository.ts';
 import type { DestinationRow } from './tables.ts';
@@ -26,10 +27,11 @@ export const nextPlace = (from: {
   newId: () => string;
 }): NextPlace => {
   const { spec, was, given } = from;
-  const before = was?.credentials ? from.vault.decrypt(from.configId, was.credentials) : null;
+  const before = given === undefined ? stored(from) : storedOrLost(from);
   // What goes to a folder has no use for those of a bucket.
-  const credentials = given === undefined ? (spec.destination.kind === 's3' ? before : null) : given;
-  const credentialsChanged = JSON.stringify(before) !== JSON.stringify(credentials);
+  const credentials =
+    given === undefined ? (spec.destination.kind === 's3' && before !== 'lost' ? before : null) : given;
+  const credentialsChanged = before === 'lost' || JSON.stringify(before) !== JSON.stringify(credentials);
   const destination = JSON.stringify(spec.destination);
   const isNew = was === undefined || locationOf(was.destination) !== locationOf(spec.destination);
   const changed = isNew || credentialsChanged || JSON.stringify(was.destination) !== destination;
@@ -50,6 +52,19 @@ export const nextPlace = (from: {
     credentials,
     credentialsChanged,
   };
+};
+
+type Stored = Pick<Parameters<typeof nextPlace>[0], 'configId' | 'was' | 'vault'>;
+const stored = ({ configId, was, vault }: Stored): Credentials | null =>
+  was?.credentials ? vault.decrypt(configId, was.credentials) : null;
+/** What nobody can read any more may still be replaced. */
+const storedOrLost = (from: Stored): Credentials | null | 'lost' => {
+  try {
+    return stored(from);
+  } catch (error) {
+    if (error instanceof AegisError && error.code === 'backups.bad_destination') return 'lost';
+    throw error;
+  }
 };
 
 /** What tells one place from another: archives are found by these. */

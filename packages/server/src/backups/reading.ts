@@ -10,6 +10,7 @@ import type { Place } from './destinations-repository.ts';
 import type { GrantsRepository } from './grants-repository.ts';
 import type { NodeDoor } from './node-door.ts';
 import { unknownRun } from './run-refusals.ts';
+import { AGENT_ARCHIVE } from './run-views.ts';
 import type { RunsRepository } from './runs-repository.ts';
 import { type sealedCredentials, sessionOf } from './s3-access.ts';
 import type { Stores } from './stores.ts';
@@ -48,10 +49,9 @@ export const readingService = (on: {
           }`,
         );
       const store = on.stores.of(place);
-      const names = objectNames(run.encrypted === 1);
       const links = await Promise.all(
-        OBJECTS.map(async (object): Promise<ObjectLink> => {
-          const key = `${run.prefix}${names[object]}`;
+        objectsOf(run).map(async ([object, name]): Promise<ObjectLink> => {
+          const key = `${run.prefix}${name}`;
           const { url, expiresAt } = await store.presign('GET', key, LINK_SEC);
           return { object, key, url, expires_at: isoTime(expiresAt) };
         }),
@@ -94,6 +94,12 @@ export const readingService = (on: {
 };
 export type ReadingService = ReturnType<typeof readingService>;
 
+/** An agent of the seed writes one archive, in a form of its own. */
+const objectsOf = (run: RunRow): (readonly [RunObject, name: string])[] => {
+  if (run.cause === 'agent') return [['archive', AGENT_ARCHIVE]];
+  const names = objectNames(run.encrypted === 1);
+  return OBJECTS.map((object) => [object, names[object]]);
+};
 const requireObjects = (run: RunRow): void => {
   if (run.removed_at !== null)
     throw new AegisError(

@@ -11,8 +11,13 @@ export interface RunAccess {
     place: Place,
     node: { uid: string; sealingKey: Buffer | null },
   ): Promise<{ sealed_credentials: string | null; conditional_writes: boolean }>;
-  /** Whether the objects of the run's attempt lie there whole. @returns what is wrong, as a sentence, or null */
-  check(run: RunRow, place: Place, objects: ReadonlyMap<RunObject, { bytes: number }>): Promise<string | null>;
+  /** Whether the objects of the run's attempt lie there whole: of these lengths, and of this content where it is known.
+   *  @returns what is wrong, as a sentence, or null */
+  check(
+    run: RunRow,
+    place: Place,
+    objects: ReadonlyMap<RunObject, { bytes: number; content?: Buffer }>,
+  ): Promise<string | null>;
   /** An attempt is over: another one began, it was cancelled, failed or is lost. What it left half-way may go. Must not throw. */
   attemptOver(run: RunRow, attempt: number): void;
 }

@@ -11,7 +11,7 @@ import type { AuditService } from './audit.ts';
 import type { Place } from './destinations-repository.ts';
 import type { NodeDoor } from './node-door.ts';
 import type { RunAccess } from './run-access.ts';
-import { attemptIs, ended, isFinal, unknownRun } from './run-refusals.ts';
+import { attemptIs, ended, isFinal, isOver, unknownRun } from './run-refusals.ts';
 import type { RunsRepository } from './runs-repository.ts';
 import { checkStatement } from './statement-check.ts';
 import type { RunRow } from './tables.ts';
@@ -45,10 +45,11 @@ export const runEndService = (on: {
     if (!keys?.publicKey || run.node_key === null)
       throw new AegisError('backups.bad_statement', 'This node has no key that could have signed the statement.');
     const stated = checkStatement(end, run, { keyId: run.node_key, publicKey: keys.publicKey });
-    const objects = new Map<RunObject, { bytes: number }>([
+    const statement = statementBytes(end.statement);
+    const objects = new Map<RunObject, { bytes: number; content?: Buffer }>([
       ['archive', { bytes: stated.archive.bytes }],
       ['manifest', { bytes: stated.manifest.bytes }],
-      ['statement', { bytes: statementBytes(end.statement).length }],
+      ['statement', { bytes: statement.length, content: statement }],
     ]);
     const fault = await on.access.check(run, place, objects);
     if (fault !== null) throw new AegisError('backups.upload_mismatch', fault);
@@ -71,7 +72,7 @@ export const runEndService = (on: {
   ): run is RunRow => {
     if (!run || run.node_uid !== actor.uid) throw unknownRun(runId);
     if (isFinal(run.state) && run.end_sha256 === digest) return false;
-    if (isFinal(run.state)) throw ended(run);
+    if (isOver(run)) throw ended(run);
     if (end.attempt !== run.attempt) throw attemptIs(run, end.attempt);
     return true;
   };

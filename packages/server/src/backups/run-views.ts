@@ -47,6 +47,9 @@ export const prefixOf = (
   return destination.kind === 's3' && destination.prefix !== '' ? `${destination.prefix}/${own}` : own;
 };
 
+/** What the seed's agents write below it. */
+export const AGENT_ARCHIVE = 'archive.tar.gz';
+
 /** The folder of all attempts of a run at a destination. Ends with a slash. */
 export const runFolderOf = (destination: Destination, run: Pick<RunRow, 'id' | 'config_id' | 'node_uid'>): string =>
   prefixOf(destination, { nodeUid: run.node_uid, configId: run.config_id, runId: run.id, attempt: 1 }).slice(

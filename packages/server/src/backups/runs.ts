@@ -13,7 +13,7 @@ import type { DestinationsRepository, Place } from './destinations-repository.ts
 import { type Line, type LogService, refuseLongMetadata } from './log.ts';
 import type { NodeDoor } from './node-door.ts';
 import type { RunAccess } from './run-access.ts';
-import { attemptIs, ended, isFinal, takenRun, unknownRun } from './run-refusals.ts';
+import { attemptIs, ended, isOver, takenRun, unknownRun } from './run-refusals.ts';
 import { prefixOf } from './run-views.ts';
 import type { RunsPruning } from './runs-pruning.ts';
 import type { ProgressRow, RunsRepository } from './runs-repository.ts';
@@ -182,7 +182,7 @@ export const runsService = (on: {
     const answers = told.map(({ uid, runId, progress }): Answer => {
       const run = found.get(runId);
       if (!run || run.node_uid !== uid) return { refused: unknownRun(runId) };
-      if (isFinal(run.state)) return { refused: ended(run) };
+      if (isOver(run)) return { refused: ended(run) };
       if (progress.attempt !== run.attempt) return { refused: attemptIs(run, progress.attempt) };
       const row = { id: runId, heard_at: clock.now(), ...measured(run, progress) };
       found.set(runId, { ...run, ...row });
@@ -200,6 +200,12 @@ export const runsService = (on: {
         throw new AegisError(
           'backups.unsupported',
           "A node without a key cannot sign what it backed up. Enrol it with 'aegis register', or use the agents' own API (/api/agent).",
+        );
+      // Such runs are proven otherwise, and not through this door.
+      if (request.trigger === 'agent' || request.trigger === 'server')
+        throw new AegisError(
+          'http.malformed',
+          "The body's field 'trigger' is none of a node's: it is schedule, missed or request.",
         );
       // It becomes part of keys, which tell one run from another by their letters.
       if (!isUuid(request.run_id))
@@ -220,9 +226,10 @@ export const runsService = (on: {
           return { run: { ...before, ...change }, former: null };
         }
         if (before.cancelled_at !== null || !config) return { run: before, former: null };
-        return { run: await advance(tx, actor, before, config, request), former: before.attempt };
+        return { run: await advance(tx, actor, before, config, request), former: before };
       });
-      if (former !== null) on.access.attemptOver(run, former);
+      // As it was: the next attempt may go elsewhere.
+      if (former !== null) on.access.attemptOver(former, former.attempt);
       return grantOf(run, (await on.nodes.keysOf(actor.uid))?.sealingKey ?? null);
     },
 
@@ -256,7 +263,7 @@ export type RunsService = ReturnType<typeof runsService>;
 const isRepeated = (actor: NodeActor, run: RunRow, request: StartRun): boolean => {
   const isSame = run.node_uid === actor.uid && run.config_id === request.config_id && run.cause === request.trigger;
   if (!isSame) throw takenRun(request.run_id);
-  if (isFinal(run.state)) throw ended(run);
+  if (isOver(run)) throw ended(run);
   if (request.attempt < run.attempt) throw attemptIs(run, request.attempt);
   return request.attempt === run.attempt;
 };

@@ -7,6 +7,7 @@ import type { Clock } from '../platform/clock.ts';
 import type { CredentialVault } from './credentials.ts';
 import type { Place } from './destinations-repository.ts';
 import type { RunAccess } from './run-access.ts';
+import type { S3Store } from './s3/store.ts';
 import { assumeRole, type Purpose } from './s3/sts.ts';
 import type { Stores } from './stores.ts';
 import type { RunRow } from './tables.ts';
@@ -64,18 +65,34 @@ export const s3Access = (on: {
     const store = on.stores.of(place);
     const until = lockedUntil(place, on.clock.now());
     const names = objectNames(run.encrypted === 1);
-    for (const [object, { bytes }] of objects) {
+    for (const [object, { bytes, content }] of objects) {
       const key = `${run.prefix}${names[object]}`;
       const found = await store.head(key);
       if (found === null) return `The ${object} is not at the destination (${key}). Start another attempt.`;
       if (found.bytes !== bytes)
         return `The ${object} has ${found.bytes} bytes at the destination and ${bytes} by the statement. Start another attempt.`;
+      if (content && !(await holds(store, key, content)))
+        return `The ${object} at the destination is not the one that was sent with the end. Start another attempt.`;
       if (until !== null) await store.ensureLocked(key, until);
     }
     return null;
   },
   attemptOver: (run, attempt) => void on.uploads.attemptOver(run, attempt), // it throws nothing
 });
+
+/** Small objects alone. */
+const holds = async (store: S3Store, key: string, content: Buffer): Promise<boolean> => {
+  const stored = await store.get(key);
+  if (stored === null) return false;
+  const parts: Buffer[] = [];
+  let bytes = 0;
+  for await (const part of store.chunks(stored.body)) {
+    bytes += part.length;
+    if (bytes > content.length) return false;
+    parts.push(part);
+  }
+  return Buffer.concat(parts).equals(content);
+};
 
 /** Names the run in the provider's log. */
 export const sessionOf = (run: RunRow, purpose: Purpose) => ({

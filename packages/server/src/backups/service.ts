@@ -39,6 +39,7 @@ import { type RunsRepository, runsRepository } from './runs-repository.ts';
 import { type S3Settings, s3Reach } from './s3-reach.ts';
 import { sweepService } from './sweep.ts';
 import { type AlertSettings, upkeepService } from './upkeep.ts';
+import { uploadsRepository } from './uploads-repository.ts';
 
 export interface BackupLimits {
   maxConfigs: number;
@@ -200,6 +201,8 @@ export const backupsService = (on: {
       destinations,
       stores: s3.stores,
       vault,
+      uploads: uploadsRepository(storage),
+      attemptOver: s3.uploads.attemptOver,
       lines,
       after: upkeep.after,
       clock,

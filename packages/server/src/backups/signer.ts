@@ -162,6 +162,7 @@ export type RequestSigning = ReturnType<typeof requestSigning>;
 
 const endedBy = (run: RunRow): string | null => {
   if (isFinal(run.state)) return `The run has ended (${run.state}): nothing is written any more.`;
+  if (run.removed_at !== null) return 'Retention has removed the run: nothing is written any more.';
   if (run.cancelled_at !== null) return 'The run was cancelled: nothing is written any more.';
   if (run.state === 'lost') return 'The run is taken for lost. Tell of its progress, and it goes on.';
   return null;

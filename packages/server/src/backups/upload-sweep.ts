@@ -6,6 +6,7 @@ import { loop } from '../platform/loop.ts';
 import type { DestinationsRepository, Place } from './destinations-repository.ts';
 import type { RunsRepository } from './runs-repository.ts';
 import type { Stores } from './stores.ts';
+import type { RunRow } from './tables.ts';
 import type { UploadsService } from './uploads.ts';
 import type { UploadsRepository } from './uploads-repository.ts';
 
@@ -35,8 +36,8 @@ export const uploadSweep = (on: {
       if (at === null || at.configId !== place.configId) continue;
       if (initiatedAt > on.clock.now() - on.olderThanMs) continue;
       const run = await on.runs.byId(at.runId);
-      if (run?.state === 'running' || run?.state === 'lost') {
-        // These open their uploads themselves.
+      if (run && mayGoOn(run, on.clock.now())) {
+        // These may open uploads themselves.
         if (run.cause === 'agent' || run.node_uid === null) continue;
         const rows = await on.uploads.ofAttempt(at.runId, run.attempt);
         if (rows.some((row) => row.upload_id === uploadId && row.aborted_at === null)) continue;
@@ -60,6 +61,10 @@ export const uploadSweep = (on: {
     return aborted;
   };
 };
+
+/** Whether it may still be written to. */
+const mayGoOn = ({ state, removed_at, deadline_at }: RunRow, now: number): boolean =>
+  removed_at === null && (state === 'running' || (state === 'lost' && now < deadline_at));
 
 /** `<prefix><node uid, or 'server'>/<config>/<run>/<attempt>/<object>`, as the server makes keys. */
 const attemptOf = (key: string, prefix: string): { configId: string; runId: string } | null => {

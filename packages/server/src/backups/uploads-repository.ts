@@ -46,7 +46,7 @@ export const uploadsRepository = ({ read, write }: Storage) => ({
       .where('closed_at', 'is', null)
       .execute();
   },
-  setClosed: (row: UploadRow, closed: { at: number; bytes: number; sha256: string }): Promise<void> =>
+  setClosed: (row: UploadRow, closed: { at: number; bytes: number; sha256: string | null }): Promise<void> =>
     write('backups.upload-closed', async (tx) => {
       await tx
         .updateTable('backups_uploads')
@@ -81,7 +81,7 @@ export const uploadsRepository = ({ read, write }: Storage) => ({
       .orderBy('attempt')
       .execute(),
   /** Left open by attempts that are over, whatever the reason was; oldest first. */
-  leftOpen: (limit: number): Promise<UploadRow[]> =>
+  leftOpen: (now: number, limit: number): Promise<UploadRow[]> =>
     read
       .selectFrom('backups_uploads as u')
       .innerJoin('backups_runs as r', 'r.id', 'u.run_id')
@@ -92,6 +92,9 @@ export const uploadsRepository = ({ read, write }: Storage) => ({
         where.or([
           where('r.state', 'in', ['completed', 'completed_with_errors', 'failed', 'cancelled']),
           where('r.attempt', '>', where.ref('u.attempt')),
+          where('r.removed_at', 'is not', null),
+          // It may not be written to any more, even if its node comes back.
+          where.and([where('r.state', '=', 'lost'), where('r.deadline_at', '<=', now)]),
         ]),
       )
       .orderBy('u.opened_at')

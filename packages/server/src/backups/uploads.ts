@@ -8,7 +8,7 @@ import type { Log } from '../platform/log.ts';
 import { type OneAtATime, oneAtATime } from '../platform/one-at-a-time.ts';
 import type { AuditService } from './audit.ts';
 import type { Place } from './destinations-repository.ts';
-import { attemptIs, ended, isFinal, unknownRun } from './run-refusals.ts';
+import { attemptIs, ended, isOver, unknownRun } from './run-refusals.ts';
 import type { RunsRepository } from './runs-repository.ts';
 import type { S3Store, StoredPart } from './s3/store.ts';
 import type { Stores } from './stores.ts';
@@ -51,7 +51,7 @@ export const uploadsService = (on: {
   /** @throws AegisError backups.unknown_run, run_ended, run_conflict, cancelled */
   const mayUpload = (run: RunRow | undefined, nodeUid: string, runId: string, attempt: number): RunRow => {
     if (!run || run.node_uid !== nodeUid) throw unknownRun(runId);
-    if (isFinal(run.state)) throw ended(run);
+    if (isOver(run)) throw ended(run);
     if (run.attempt !== attempt) throw attemptIs(run, attempt);
     if (run.cancelled_at !== null)
       throw new AegisError('backups.cancelled', `The run ${run.id} was cancelled: end it with that.`);
@@ -225,7 +225,7 @@ export const uploadsService = (on: {
     /** For the sweep: rows of attempts that are over. @returns how many */
     abortLeftOpen: async (): Promise<number> => {
       let aborted = 0;
-      for (const row of await uploads.leftOpen(1000)) {
+      for (const row of await uploads.leftOpen(clock.now(), 1000)) {
         const run = await runs.byId(row.run_id);
         if (!run) continue;
         try {

@@ -65,17 +65,15 @@ export const runVerification = (on: {
   return {
     /** @throws AegisError backups.unknown_object, unsupported (a folder), destination_failed */
     verify: async (run: RunRow, signal: AbortSignal = new AbortController().signal): Promise<Verified> => {
-      if (!isGood(run.state) || run.removed_at !== null)
-        throw new AegisError(
-          'backups.unknown_object',
-          `The run ${run.id} has no archive to verify (${run.removed_at === null ? run.state : 'removed'}). See 'aegis backups runs'.`,
-        );
+      requireThere(run);
       if (run.statement === null)
         throw new AegisError(
           'backups.unsupported',
           `The run ${run.id} is of an agent without a key, which signs nothing: there is nothing to compare its archive with.`,
         );
       const fault = await faultOf(run, signal);
+      // Retention may have come in between: what it takes away is not damaged.
+      if (fault !== null) requireThere((await runs.byId(run.id)) ?? run);
       const verified: Verified = {
         at: isoTime(clock.now()),
         ok: fault === null,
@@ -87,6 +85,15 @@ export const runVerification = (on: {
   };
 };
 export type RunVerification = ReturnType<typeof runVerification>;
+
+/** @throws AegisError backups.unknown_object */
+const requireThere = (run: RunRow): void => {
+  if (isGood(run.state) && run.removed_at === null) return;
+  throw new AegisError(
+    'backups.unknown_object',
+    `The run ${run.id} has no archive to verify (${run.removed_at === null ? run.state : 'removed'}). See 'aegis backups runs'.`,
+  );
+};
 
 /** As in "The archive<fault>", or null. */
 const compare = async (

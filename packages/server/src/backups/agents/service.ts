@@ -15,18 +15,19 @@ import type { ConfigsRepository } from '../configs-repository.ts';
 import type { CredentialVault } from '../credentials.ts';
 import type { DestinationsRepository, Place } from '../destinations-repository.ts';
 import { type LogService, refuseLongMetadata } from '../log.ts';
-import { ended, isFinal, unknownRun } from '../run-refusals.ts';
-import { prefixOf } from '../run-views.ts';
+import { ended, isFinal, isOver, unknownRun } from '../run-refusals.ts';
+import { AGENT_ARCHIVE, prefixOf } from '../run-views.ts';
 import type { RunsService } from '../runs.ts';
 import type { RunsRepository } from '../runs-repository.ts';
 import { assumeRole } from '../s3/sts.ts';
 import type { Stores } from '../stores.ts';
-import type { RunRow } from '../tables.ts';
+import type { RunRow, UploadRow } from '../tables.ts';
+import type { UploadsRepository } from '../uploads-repository.ts';
+import { linkUploads } from './link-upload.ts';
 
 /** Runs of seed 004's own minimal agent: one archive, made and uploaded by the agent in one of the ways that hand something out. It has no
  *  key, so nothing is signed: what the server can see for itself is that the object is there, and how large it is. */
 
-const OBJECT = 'archive.tar.gz';
 /** Of a link for one upload. */
 const MOST_LINK_SEC = 86_400;
 
@@ -42,12 +43,16 @@ export const agentRunsService = (on: {
   destinations: DestinationsRepository;
   stores: Stores;
   vault: CredentialVault;
+  uploads: UploadsRepository;
+  /** Aborts what a run left open. Throws nothing. */
+  attemptOver: (run: RunRow, attempt: number) => Promise<void>;
   lines: LogService;
   after: AfterEnd;
   clock: Clock;
   newId: () => string;
 }) => {
   const { runs, clock } = on;
+  const links = linkUploads({ uploads: on.uploads, clock });
 
   const credentialsOf = (place: Place) =>
     place.credentials === null ? null : on.vault.decrypt(place.configId, place.credentials);
@@ -65,11 +70,13 @@ export const agentRunsService = (on: {
     destination: S3Destination,
     prefix: string,
     run: { id: string; seconds: number },
-  ): Promise<Pick<Start, 's3Config' | 'uploadUrl'>> => {
-    const key = `${prefix}${OBJECT}`;
+  ): Promise<{ access: Pick<Start, 's3Config' | 'uploadUrl'>; upload: UploadRow | null }> => {
+    const key = `${prefix}${AGENT_ARCHIVE}`;
     const store = on.stores.of(place);
-    if (destination.access === 'presigned')
-      return { uploadUrl: (await store.presign('PUT', key, Math.min(MOST_LINK_SEC, run.seconds))).url };
+    if (destination.access === 'presigned') {
+      const { row, url } = await links.open(store, run.id, key, Math.min(MOST_LINK_SEC, run.seconds));
+      return { access: { uploadUrl: url }, upload: row };
+    }
     const given =
       destination.access === 'static'
         ? staticOnes(place)
@@ -81,18 +88,17 @@ export const agentRunsService = (on: {
             purpose: 'write',
             sessionName: `aegis-write-${run.id}`,
           });
-    return {
-      s3Config: {
-        accessKeyId: given.access_key_id,
-        secretAccessKey: given.secret_access_key,
-        ...(given.session_token === undefined ? {} : { sessionToken: given.session_token }),
-        region: destination.region,
-        ...(destination.endpoint === undefined ? {} : { endpoint: destination.endpoint }),
-        bucket: destination.bucket,
-        forcePathStyle: destination.path_style,
-        key,
-      },
+    const s3Config = {
+      accessKeyId: given.access_key_id,
+      secretAccessKey: given.secret_access_key,
+      ...(given.session_token === undefined ? {} : { sessionToken: given.session_token }),
+      region: destination.region,
+      ...(destination.endpoint === undefined ? {} : { endpoint: destination.endpoint }),
+      bucket: destination.bucket,
+      forcePathStyle: destination.path_style,
+      key,
     };
+    return { access: { s3Config }, upload: null };
   };
 
   /** How it ended by the agent's word, checked against what lies there. @throws AegisError backups.upload_mismatch, limit */
@@ -106,11 +112,13 @@ export const agentRunsService = (on: {
       const reason = JSON.stringify({ code: 'backups.agent_failed', message });
       return { ...common, state: 'failed' as const, reason, errors: listed };
     }
-    const object = await on.stores.of(await on.began.placeOfRun(run)).head(`${run.prefix}${OBJECT}`);
+    const store = on.stores.of(await on.began.placeOfRun(run));
+    await links.complete(store, run.id, run.max_bytes);
+    const object = await store.head(`${run.prefix}${AGENT_ARCHIVE}`);
     if (object === null)
       throw new AegisError(
         'backups.upload_mismatch',
-        `There is no object ${run.prefix}${OBJECT} at the destination. Upload the archive under the key that the start gave, or complete with status "failed".`,
+        `There is no object ${run.prefix}${AGENT_ARCHIVE} at the destination. Upload the archive under the key that the start gave, or complete with status "failed".`,
       );
     if (object.bytes > run.max_bytes)
       throw new AegisError(
@@ -170,16 +178,27 @@ export const agentRunsService = (on: {
       const id = on.newId();
       const prefix = prefixOf(destination, { nodeUid: actor.uid, configId: config.id, runId: id, attempt: 1 });
       // First: a run that cannot get at its destination does not begin.
-      const access = await accessFor(place, destination, prefix, { id, seconds: spec.limits.run_sec });
-      await runs.write('backups.agent-start', (tx) =>
-        on.began.begin(tx, actor, config, {
+      const { access, upload } = await accessFor(place, destination, prefix, { id, seconds: spec.limits.run_sec });
+      const began = runs.write('backups.agent-start', async (tx) => {
+        await on.began.begin(tx, actor, config, {
           run_id: id,
           config_id: config.id,
           generation: assignment.generation,
           attempt: 1,
           trigger: 'agent',
-        }),
-      );
+        });
+        if (upload) await on.uploads.insert(tx, upload);
+      });
+      await began.catch(async (error: unknown) => {
+        const { key, upload_id } = upload ?? {};
+        // What S3 does not take now, the sweep does.
+        if (key && upload_id)
+          await on.stores
+            .of(place)
+            .abortUpload(key, upload_id)
+            .catch(() => undefined);
+        throw error;
+      });
       return { success: true, logId: id, ...access };
     },
 
@@ -189,8 +208,9 @@ export const agentRunsService = (on: {
       const digest = createHash('sha256').update(JSON.stringify(told)).digest('hex');
       const isOpen = (run: RunRow | undefined): run is RunRow => {
         if (!run || run.node_uid !== actor.uid || run.cause !== 'agent') throw unknownRun(logId);
-        if (isFinal(run.state) && run.end_sha256 !== digest) throw ended(run);
-        return !isFinal(run.state);
+        if (isFinal(run.state) && run.end_sha256 === digest) return false;
+        if (isOver(run)) throw ended(run);
+        return true;
       };
       const before = isUuid(logId) ? await runs.ofNode(actor.uid, logId) : undefined;
       if (!isOpen(before)) return { success: true };
@@ -204,6 +224,7 @@ export const agentRunsService = (on: {
         return after;
       });
       if (run) on.after.afterwards(run);
+      if (run?.state === 'failed') await on.attemptOver(run, run.attempt);
       return { success: true };
     },
 

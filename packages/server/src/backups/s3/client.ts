@@ -102,7 +102,7 @@ export const handlerOptions = (
 });
 
 /** The SDK reads an answer whole before it parses it: one without end must not fill the memory. Objects are streams, whose reader counts. */
-const boundAnswers = (client: S3Client, most: number): void => {
+export const boundAnswers = (client: Pick<S3Client, 'middlewareStack'>, most: number): void => {
   client.middlewareStack.add(
     (next, context) => async (args) => {
       const result = await next(args);

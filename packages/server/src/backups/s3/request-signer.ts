@@ -81,16 +81,19 @@ export const requestSigner = (destination: S3Destination) => {
     },
     /** With nothing signed but the host: for whoever holds it, until it expires. */
     link: (
-      method: 'GET' | 'PUT',
-      key: string,
+      {
+        method,
+        key,
+        query,
+      }: { method: 'GET' | 'PUT'; key: string; query: readonly (readonly [name: string, value: string])[] },
       credentials: SigningCredentials,
       expiresSec: number,
       now: number,
     ): Link => {
       const path = `${address.root}${key}`;
-      const parts = { method, path, query: [], headers: { host: address.host }, payloadSha256: UNSIGNED_PAYLOAD };
-      const query = presignedQuery(parts, credentials, scope(now), expiresSec, keys);
-      return { url: `${address.origin}${encodePath(path)}?${query}`, expiresAt: now + expiresSec * 1000 };
+      const parts = { method, path, query, headers: { host: address.host }, payloadSha256: UNSIGNED_PAYLOAD };
+      const signed = presignedQuery(parts, credentials, scope(now), expiresSec, keys);
+      return { url: `${address.origin}${encodePath(path)}?${signed}`, expiresAt: now + expiresSec * 1000 };
     },
   };
 };

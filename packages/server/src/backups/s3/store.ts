@@ -35,6 +35,11 @@ export interface OpenUpload {
   initiatedAt: number;
 }
 
+/** Of a thousand each. A server that lists without end is no reason to listen without end. */
+const MOST_PAGES = 10_000;
+/** Of one run there are three objects of each attempt, and of each their versions. */
+const MOST_REMOVED = 100_000;
+
 type ObjectParams = Pick<
   PutObjectCommandInput,
   'Bucket' | 'Key' | 'ContentType' | 'StorageClass' | 'ChecksumAlgorithm'
@@ -103,7 +108,8 @@ export const s3Store = (destination: S3Destination, credentials: Credentials | n
     do {
       const { items, next } = await one(token);
       yield* items;
-      if (next !== undefined && seen.has(next)) throw s3Failure({ name: 'EndlessListing' }, 'Listing', destination);
+      if (next !== undefined && (seen.has(next) || seen.size >= MOST_PAGES))
+        throw s3Failure({ name: 'EndlessListing' }, 'Listing', destination);
       if (next !== undefined) seen.add(next);
       token = next;
     } while (token !== undefined);
@@ -219,7 +225,7 @@ export const s3Store = (destination: S3Destination, credentials: Credentials | n
           return { bytes: ContentLength, etag: ETag, modifiedAt: LastModified?.getTime() ?? 0 };
         });
       } catch (error) {
-        if (goneDetails(error)) return null;
+        if (goneDetails(error) || isBare(error)) return null;
         throw error;
       }
     },
@@ -314,7 +320,11 @@ export const s3Store = (destination: S3Destination, credentials: Credentials | n
         }),
       );
       const all: { key: string; version: string | undefined }[] = [];
-      for await (const one of versions) if (one.key.startsWith(prefix)) all.push(one);
+      let listed = 0;
+      for await (const one of versions) {
+        if (++listed > MOST_REMOVED) throw s3Failure({ name: 'EndlessListing' }, 'Listing', destination);
+        if (one.key.startsWith(prefix)) all.push(one);
+      }
       all.sort((a, b) => Number(first(b.key)) - Number(first(a.key)));
       const locked = new Set<string>();
       let removed = 0;
@@ -326,7 +336,8 @@ export const s3Store = (destination: S3Destination, credentials: Credentials | n
               new sdk.DeleteObjectCommand({
                 Bucket,
                 Key: key,
-                ...(version === undefined || version === 'null' ? {} : { VersionId: version }),
+                // 'null' too: without it a bucket that got versions later would only hide what it had before.
+                ...(version === undefined ? {} : { VersionId: version }),
               }),
               { abortSignal },
             ),
@@ -347,8 +358,13 @@ export const s3Store = (destination: S3Destination, credentials: Credentials | n
       return requests.map((allowed) => signer.sign(allowed, own, lockedUntil, now));
     },
     /** A link for one request, with nothing signed but the host: for whoever holds it, until it expires. */
-    presign: async (method: 'GET' | 'PUT', key: string, expiresSec: number): Promise<Link> =>
-      signer.link(method, key, await ownCredentials('Signing'), expiresSec, options.clock.now()),
+    presign: async (
+      method: 'GET' | 'PUT',
+      key: string,
+      expiresSec: number,
+      query: readonly (readonly [string, string])[] = [],
+    ): Promise<Link> =>
+      signer.link({ method, key, query }, await ownCredentials('Signing'), expiresSec, options.clock.now()),
     /** What `get` gave, with failures of the transfer said as those of a call. */
     chunks: async function* (body: Readable): AsyncGenerator<Buffer, void, undefined> {
       try {
@@ -412,8 +428,11 @@ export type S3Store = ReturnType<typeof s3Store>;
 
 const detailsOf = (error: unknown): { s3_code?: string; s3_status?: number } =>
   (error as { details?: { s3_code?: string; s3_status?: number } }).details ?? {};
-/** What was asked for is not there, while the bucket is. */
+const GONE = new Set(['NoSuchKey', 'NoSuchUpload', 'NoSuchVersion', 'ObjectLockConfigurationNotFoundError']);
+/** What was asked for is not there, while the bucket is. A 404 of something else, a proxy perhaps, says nothing of it. */
 const goneDetails = (error: unknown): boolean => {
   const { s3_code, s3_status } = detailsOf(error);
-  return s3_status === 404 && s3_code !== 'NoSuchBucket';
+  return s3_status === 404 && GONE.has(s3_code ?? '');
 };
+/** All that is known of an answer that may not have a body. */
+const isBare = (error: unknown): boolean => detailsOf(error).s3_code === 'NotFound';

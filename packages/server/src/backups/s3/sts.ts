@@ -1,7 +1,7 @@
 import type { Credentials, S3Destination } from '@aegis/protocol/backups/config';
 import type { SealedCredentials } from '@aegis/protocol/backups/node-endpoints';
 import { AegisError } from '@aegis/protocol/errors';
-import { handlerOptions, plain, type S3Bounds } from './client.ts';
+import { boundAnswers, handlerOptions, plain, type S3Bounds } from './client.ts';
 import { s3Failure } from './failures.ts';
 
 /** Credentials for one run, by STS: a role, narrowed by a policy of the session to what lies below one prefix. */
@@ -55,6 +55,8 @@ export const assumeRole = async (on: {
     maxAttempts: bounds.attempts,
     requestHandler: handlerOptions(destination, bounds),
   });
+  // Clients of every service put their calls together in the same way.
+  boundAnswers(client as unknown as Parameters<typeof boundAnswers>[0], bounds.maxAnswerBytes);
   try {
     const { Credentials: given } = await client.send(
       new AssumeRoleCommand({
