@@ -2,7 +2,8 @@ import { createHash } from 'node:crypto';
 import { AegisError } from '@aegis/protocol/errors';
 import { ageDecrypter, decryptedSource } from '../age/decrypt.ts';
 import type { Identity } from '../age/keys.ts';
-import type { ByteSource } from '../bytes.ts';
+import { SEGMENT_BYTES } from '../age/segments.ts';
+import { type ByteSource, release } from '../bytes.ts';
 import { measureFrame, unpackFrame } from '../zstd/read-frames.ts';
 import { FRAME_LIMITS, type FrameTable } from './frame-table.ts';
 import { badArchive, throwIfCancelled } from './refusals.ts';
@@ -62,7 +63,10 @@ async function* wholePacked(
     throwIfCancelled(signal);
     hash.update(piece);
     fetched.bytes += piece.length;
-    for (const plain of decrypter ? decrypter.push(piece) : [piece]) yield* cut.push(plain);
+    for (const plain of decrypter ? decrypter.push(piece) : [piece]) {
+      yield* cut.push(plain);
+      if (decrypter && plain.length === SEGMENT_BYTES) release(plain, SEGMENT_BYTES);
+    }
   }
   if (decrypter) for (const plain of decrypter.end()) yield* cut.push(plain);
   cut.end();
@@ -155,7 +159,9 @@ const unpack = async (table: FrameTable, index: number, packed: Buffer): Promise
     const measured = measureFrame(packed, 0, FRAME_LIMITS, refuse);
     if (measured?.packedBytes !== packed.length || measured.contentBytes !== end - start)
       throw refuse('zstd_form', 'a zstd frame has not the length that the manifest says');
-    return { start, end, bytes: await unpackFrame(packed, end - start, refuse) };
+    const bytes = await unpackFrame(packed, end - start, refuse);
+    release(packed);
+    return { start, end, bytes };
   } catch (error) {
     if (error instanceof AegisError) return { start, end, bytes: error };
     throw error;

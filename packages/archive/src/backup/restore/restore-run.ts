@@ -89,7 +89,8 @@ const run = async (
   const { overwrite = 'never', dryRun = false, deleteExtra = false, owners = false, setuid = false, signal } = options;
   const count = tally({ options, entriesTotal: manifest.end.entries, archiveBytes: () => feed?.archiveBytes() ?? 0 });
   const kept = deleteExtra ? await keptPaths(manifest) : NOTHING_KEPT;
-  const window = feed && tarWindow(feed);
+  const small = smallFiles();
+  const window = feed && tarWindow(feed, small.release);
   const reader = window && entryReader(window);
   const folders = ancestors();
   let place: Placing | null = null;
@@ -149,7 +150,6 @@ const run = async (
     onFlaw: count.flaw,
     removeTree: (level, name) => deleteTree(files, level.fd, name, (path) => count.deleted(joined(EMPTY, path))),
   });
-  const small = smallFiles();
   const writer = entryWriter({
     files,
     tree,

@@ -1,4 +1,5 @@
 import { type BatchFile, type BatchOutcome, writeFiles } from '@aegis/native/file-batch';
+import { release } from '../bytes.ts';
 import type { Level } from './target-tree.ts';
 
 /** Small files on their way to the disk: gathered while the restore goes on, and written batch by batch, one batch at a time, so in their order. A folder
@@ -15,6 +16,8 @@ export interface SmallFiles {
   /** Null while there is room for more; else what to wait for.
    *  @throws what a `done` threw */
   room(): Promise<void> | null;
+  /** Gives memory back to the system, as soon as no file that waits lies in it. */
+  release(bytes: Buffer): void;
   /** Until all are written.
    *  @throws what a `done` threw */
   drain(): Promise<void>;
@@ -32,12 +35,27 @@ export const smallFiles = (write: typeof writeFiles = writeFiles): SmallFiles =>
   let inOrder: Promise<void> = Promise.resolve();
   let failure: { error: unknown } | null = null;
 
+  /** Of the files that wait, how many lie in each buffer; and buffers that nobody else needs. */
+  const used = new Map<ArrayBufferLike, number>();
+  const left = new Map<ArrayBufferLike, Buffer>();
+
+  const letGo = ({ buffer }: Buffer): void => {
+    const others = (used.get(buffer) ?? 1) - 1;
+    if (others > 0) used.set(buffer, others);
+    else {
+      used.delete(buffer);
+      const bytes = left.get(buffer);
+      left.delete(buffer);
+      if (bytes) release(bytes);
+    }
+  };
   const finish = (file: SmallFile, outcome: BatchOutcome): void => {
     try {
       file.done(outcome);
     } catch (error) {
       failure ??= { error };
     }
+    letGo(file.data);
     const { level } = file;
     level.pending -= 1;
     if (level.pending > 0 || !level.whenDone) return;
@@ -68,6 +86,7 @@ export const smallFiles = (write: typeof writeFiles = writeFiles): SmallFiles =>
   return {
     add: (file) => {
       file.level.pending += 1;
+      used.set(file.data.buffer, (used.get(file.data.buffer) ?? 0) + 1);
       gathered.push(file);
       gatheredBytes += file.data.length;
       if (gathered.length >= BATCH_FILES || gatheredBytes >= BATCH_BYTES) submit();
@@ -75,6 +94,10 @@ export const smallFiles = (write: typeof writeFiles = writeFiles): SmallFiles =>
     room: () => {
       throwFailure();
       return waiting > MOST_WAITING ? inOrder.then(throwFailure) : null;
+    },
+    release: (bytes) => {
+      if (used.has(bytes.buffer)) left.set(bytes.buffer, bytes);
+      else release(bytes);
     },
     drain: async () => {
       submit();

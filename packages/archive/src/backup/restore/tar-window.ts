@@ -7,10 +7,11 @@ export interface TarWindow {
   /** Null when they do not lie in the frame at hand whole. Shares its memory.
    *  @throws AegisError backups.bad_archive where that frame is damaged */
   view(start: number, end: number): Buffer | null;
-  /** The same for any length, copied together where needed.
+  /** The same for any length, as a copy.
    *  @throws AegisError backups.bad_archive; and what the source throws */
   gather(start: number, end: number): Promise<Buffer>;
-  /** @throws as `gather` */
+  /** Each piece is there until the next one is asked for.
+   *  @throws as `gather` */
   pieces(start: number, end: number): AsyncGenerator<Buffer, void, undefined>;
   /** Why there is nothing more to come; not set by a single frame that is damaged. */
   readonly failure: unknown;
@@ -18,7 +19,8 @@ export interface TarWindow {
   finish(offset: number): Promise<void>;
 }
 
-export const tarWindow = (feed: FrameFeed): TarWindow => {
+/** @param left told of each frame's bytes when no byte of it is asked for any more; views that were given out may still be in use */
+export const tarWindow = (feed: FrameFeed, left: (bytes: Buffer) => void = () => undefined): TarWindow => {
   let frame: TarFrame | null = null;
   let failure: unknown;
   const nextFrame = async (): Promise<TarFrame | null> => {
@@ -31,6 +33,7 @@ export const tarWindow = (feed: FrameFeed): TarWindow => {
   };
   const frameAt = async (offset: number): Promise<TarFrame> => {
     while (!frame || frame.end <= offset) {
+      if (frame && Buffer.isBuffer(frame.bytes)) left(frame.bytes);
       frame = await nextFrame();
       // Callers work on a whole frame without waiting: timers, signals and sockets get their turn here.
       await setImmediate();
@@ -57,9 +60,11 @@ export const tarWindow = (feed: FrameFeed): TarWindow => {
       return end <= frame.end ? bytes.subarray(start - frame.start, end - frame.start) : null;
     },
     gather: async (start, end) => {
-      const all: Buffer[] = [];
-      for await (const piece of pieces(start, end)) all.push(piece);
-      return all.length === 1 && all[0] ? all[0] : Buffer.concat(all);
+      // Copied piece by piece: what was seen of one frame may be gone once the next one is there.
+      const all = Buffer.allocUnsafeSlow(end - start);
+      let at = 0;
+      for await (const piece of pieces(start, end)) at += piece.copy(all, at);
+      return all;
     },
     pieces,
     get failure() {

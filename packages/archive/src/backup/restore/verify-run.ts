@@ -1,3 +1,4 @@
+import { release } from '../bytes.ts';
 import type { Entry } from '../manifest/lines.ts';
 import type { VerifyOptions, VerifyResult } from './backup.ts';
 import { type EntryReader, entryReader } from './entry-reader.ts';
@@ -26,7 +27,7 @@ export const verifyArchive = async (
   let entries = 0;
   let tarEnd = 0;
   try {
-    const window = tarWindow(feed);
+    const window = tarWindow(feed, release);
     const reader = entryReader(window);
     for await (const batch of manifest.batches())
       for (const entry of batch) {
