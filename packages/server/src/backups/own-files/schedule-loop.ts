@@ -59,15 +59,17 @@ export const ownSchedule = (on: {
       known.untilMs = what.scheduledMs;
     } catch (error) {
       if (!(error instanceof AegisError)) throw error;
-      if (error.code !== 'backups.busy') {
+      if (error.code !== 'backups.busy' && error.code !== 'http.unavailable') {
         known.untilMs = what.scheduledMs;
         log.warn({ config: config.name, err: error }, "a backup of the server's own files could not begin");
-      } // else: when that one is over
+      } // else: when that one is over, or the server is there again
     }
   };
   const turn = async (): Promise<void> => {
     await on.own.endAbandoned();
-    for (const config of await on.configs.ofServer()) await look(config);
+    const configs = await on.configs.ofServer();
+    for (const id of seen.keys()) if (!configs.some((config) => config.id === id)) seen.delete(id);
+    for (const config of configs) await look(config);
   };
   return {
     turn,

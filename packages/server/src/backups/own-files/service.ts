@@ -47,6 +47,7 @@ export const ownRunsService = (on: {
 }) => {
   const { runs, clock, log } = on;
   const few = fewAtATime(AT_ONCE);
+  let closing = false;
   const active = new Map<string, { controller: AbortController; done: Promise<void> }>();
 
   const placeOf = async (run: RunRow): Promise<Place> => {
@@ -183,6 +184,8 @@ export const ownRunsService = (on: {
   return {
     /** Begins a run, and does not wait for its end. @throws AegisError backups.unsupported, busy, limit */
     start: async (config: ConfigRow, trigger: RunTrigger, scheduledMs: number | null): Promise<RunRow> => {
+      if (closing)
+        throw new AegisError('http.unavailable', 'The server is stopping. Send the request again in a few seconds.');
       const spec = specOf(config);
       if (spec.execution_mode !== 'server')
         throw new AegisError(
@@ -230,6 +233,7 @@ export const ownRunsService = (on: {
     },
     /** Ends what is under way, and waits for that. */
     close: async (): Promise<void> => {
+      closing = true;
       for (const { controller } of active.values()) controller.abort(stoppedError());
       await Promise.all([...active.values()].map(({ done }) => done));
     },
