@@ -12,11 +12,13 @@ import type {
   ConfigReports,
   RunGrant,
   SealedCredentials,
+  SignedRequest,
   SignRequests,
   StartRun,
 } from '@aegis/protocol/backups/node-endpoints';
 import { objectNames, type RunEnd, type RunObject, type RunProgress } from '@aegis/protocol/backups/run';
 import * as z from 'zod/mini';
+import { requestSigner } from '../../server/src/backups/s3/request-signer.ts';
 import { sigV4, type Wanted } from '../src/backups/s3-signer.ts';
 import { type MoreRoutes, startContractServer } from './contract-server.ts';
 import { Refused } from './refused.ts';
@@ -53,6 +55,24 @@ export interface BackupServerOptions {
 
 const EMPTY = createHash('sha256').digest('hex');
 const sha256Hex = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
+
+/** By the real server's own signer, in the destination's way. */
+const signedAsTheServer = (destination: S3Destination, account: S3Account, wanted: Wanted): SignedRequest => {
+  const write = wanted.method === 'PUT';
+  const kind = write ? (wanted.query?.partNumber === undefined ? 'put' : 'part') : 'get';
+  const allowed = {
+    kind,
+    method: write ? 'PUT' : 'GET',
+    key: wanted.key,
+    query: Object.entries(wanted.query ?? {}),
+    headers: wanted.headers ?? {},
+    payloadSha256: wanted.payload_sha256,
+    contentLength: write ? (wanted.content_length ?? 0) : null,
+    slot: null,
+  } as const;
+  const { access_key_id: accessKeyId, secret_access_key: secretAccessKey } = account;
+  return requestSigner(destination).sign(allowed, { accessKeyId, secretAccessKey }, null, Date.now());
+};
 
 export const startBackupServer = async ({
   account,
@@ -268,7 +288,7 @@ export const startBackupServer = async ({
                 refusedSigns.push(wanted);
                 throw new Refused(403, 'backups.sign_refused');
               }
-              return sigV4(wanted, { destination, credentials: credentials(), nowMs: Date.now() });
+              return signedAsTheServer(destination, credentials(), wanted);
             }),
           },
         };
