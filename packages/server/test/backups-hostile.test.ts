@@ -1,11 +1,13 @@
-import { rmSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { join } from 'node:path';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import { statementBytes } from '@aegis/archive/backup/statement';
 import { generateKeyPair } from '@aegis/protocol/access/keys';
 import * as api from '@aegis/protocol/backups/agent-endpoints';
-import { putConfig, runLinks, showRun, verifyRun } from '@aegis/protocol/backups/endpoints';
+import { putConfig, runConfig, runLinks, showRun, verifyRun } from '@aegis/protocol/backups/endpoints';
 import type { Endpoint } from '@aegis/protocol/endpoint';
 import {
   GetObjectCommand,
@@ -31,7 +33,7 @@ import {
   startRun,
   uploadWhole,
 } from './backups-s3-support.ts';
-import { end, goodEnd, spec, start, starting } from './backups-support.ts';
+import { create, end, goodEnd, spec, start, starting } from './backups-support.ts';
 import { type EnrolledNode, handClock, startTestServer, type TestServer } from './start-test-server.ts';
 import { type Call, testClient } from './test-client.ts';
 
@@ -329,5 +331,40 @@ describe('configurations', () => {
     const run = await startRun(node, configId);
     await finishRun(node, configId, run, ARCHIVE);
     expect((await shown(run.id)).state).toBe('completed');
+  });
+
+  test.each([
+    ['itself', (data: string) => [data]],
+    ['in it', (data: string) => [join(data, 'keys')]],
+    ['beside what is above it', (data: string) => [dirname(data), join(data, 'keys')]],
+    ['by a link', (data: string) => [join(dirname(data), 'link')]],
+    ['behind a link', (data: string) => [join(dirname(data), 'link', 'root.pem')]],
+    ['written otherwise', (data: string) => [dirname(data).replace(/\/([^/]+)$/, '//$1/')]],
+  ])("the server's own data directory is no source: %s", async (_, sourcesOf) => {
+    const folder = mkdtempSync(join(tmpdir(), 'aegis-own-hostile-'));
+    try {
+      const [data, to] = [join(folder, 'srv', 'aegis'), join(folder, 'to')];
+      for (const path of [data, to]) mkdirSync(path, { recursive: true });
+      symlinkSync(join(data, 'keys'), join(folder, 'srv', 'link'));
+      writeFileSync(join(folder, 'srv', 'harmless'), 'x');
+      await using own = await startTestServer({
+        dataDir: data,
+        config: { backups_server_sources: [join(folder, 'srv')], backups_server_destinations: [to] },
+      });
+      const destination = { kind: 'file', path: to };
+      await create(own, { execution_mode: 'server', sources: sourcesOf(data), destination }).then(
+        async ({ config }) => {
+          const { run_id } = await own.as('operator').call(runConfig, { params: { id: config.config_id } });
+          const state = async () => (await own.as('viewer').call(showRun, { params: { id: run_id } })).state;
+          await expect.poll(state, { timeout: 20_000 }).not.toBe('running');
+        },
+        (error: Error) => expect(error.message).toMatch(/data directory/),
+      );
+      const archives = readdirSync(to, { recursive: true, encoding: 'utf8' }).filter((name) => /archive/.test(name));
+      const listed = archives.map((name) => execFileSync('tar', ['-I', 'zstd', '-tf', join(to, name)]).toString());
+      expect(listed.join('')).not.toMatch(/keys\/.|\.pem/);
+    } finally {
+      rmSync(folder, { recursive: true, force: true });
+    }
   });
 });

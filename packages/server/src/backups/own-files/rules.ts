@@ -17,6 +17,14 @@ export interface OwnFilesSettings {
 
 export const ownFileRules = ({ sources, destinations, dataDir }: OwnFilesSettings) => {
   const allowed = (path: string, roots: readonly string[]): boolean => roots.some((root) => isBelow(path, root));
+  /** The settings have to name it, or something in it, themselves: what lies above it gives no leave. */
+  const isOpen = sources.some((root) => isBelow(root, dataDir));
+  const isOurs = (path: string, ours: string): boolean => !isOpen && isBelow(path, ours);
+  const refuseOurs = (source: string): never => {
+    throw bad(
+      `sources: ${source} lies in the server's data directory, which holds its keys. Its settings (backups.server_sources) do not name that directory.`,
+    );
+  };
   return {
     /** @throws AegisError backups.bad_config */
     check: (spec: BackupSpec): void => {
@@ -30,6 +38,8 @@ export const ownFileRules = ({ sources, destinations, dataDir }: OwnFilesSetting
               : `Its settings (backups.server_sources) allow ${sources.join(', ')}.`
           }`,
         );
+      const ours = spec.sources.find((path) => isOurs(path, dataDir));
+      if (ours !== undefined) refuseOurs(ours);
       const { destination, hooks, exclude, bandwidth } = spec;
       if (destination.kind === 'file' && !allowed(destination.path, destinations))
         throw bad(
@@ -45,15 +55,17 @@ export const ownFileRules = ({ sources, destinations, dataDir }: OwnFilesSetting
     /** As things lie on the disk now, where links may lead elsewhere. @throws AegisError backups.bad_config */
     checkReal: async (spec: BackupSpec): Promise<void> => {
       const roots = (await Promise.all(sources.map(realOrNull))).filter((root) => root !== null);
+      const ours = (await realOrNull(dataDir)) ?? dataDir;
       for (const source of spec.sources) {
         const real = await realOrNull(source);
+        if (real !== null && isOurs(real, ours)) refuseOurs(source);
         if (real !== null && !allowed(real, roots))
           throw bad(`sources: ${source} leads to ${real}, which the server may not back up (backups.server_sources).`);
       }
     },
     /** Patterns that leave the data directory out of the sources above it. */
     leftOut: async (spec: BackupSpec): Promise<string[]> => {
-      if (sources.some((root) => isBelow(root, dataDir))) return [];
+      if (isOpen) return [];
       const real = (await realOrNull(dataDir)) ?? dataDir;
       const patterns = new Set<string>();
       for (const source of spec.sources) {
