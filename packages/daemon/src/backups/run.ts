@@ -119,8 +119,9 @@ export const startRun = (row: RunRow, options: RunOptions, stopping: AbortSignal
     row.stage = 'started';
     row.state.failures++;
     row.state.spentMs = spent();
-    await journal.group('backup-failed', () => repository.putRun(row));
+    // First: on a full disk the journal has no room before the spool is gone.
     await clearSpool(options.spool, row);
+    await journal.group('backup-failed', () => repository.putRun(row));
     const bound = Math.min(first * 1000 * 2 ** (row.state.failures - 1), 86_400_000);
     const pauseMs = bound / 2 + (random() * bound) / 2;
     log.debug({ err: error, run: row.id }, 'the attempt failed');
@@ -154,7 +155,7 @@ export const startRun = (row: RunRow, options: RunOptions, stopping: AbortSignal
     teller.log(state === 'failed' ? 'error' : 'warning', failure.message, { code: failure.code });
     const env = { ...environment(), AEGIS_STATE: state, AEGIS_REASON: failure.code, AEGIS_MESSAGE: failure.message };
     for (const hook of row.start.body.work.hooks.on_failure)
-      await runHook(hook, { env, signal: stopping }).catch((cause: unknown) =>
+      await runHook(hook, { env, signal: stopping, notes: options.hookNotes }).catch((cause: unknown) =>
         teller.log('warning', `on_failure: ${failureOf(cause).message}`),
       );
     const { code, message } = failure;
@@ -168,6 +169,7 @@ export const startRun = (row: RunRow, options: RunOptions, stopping: AbortSignal
       end = ending({ state, statement, reason }, archived);
     } catch (error) {
       if (signal.aborted && signal.reason instanceof Stopping) return null;
+      await clearSpool(options.spool, row); // as above: on a full disk the end could not be journaled
       end = await failed(error);
       if (stopping.aborted && end.state === 'failed' && signal.reason instanceof Stopping) return null;
     }
