@@ -12,6 +12,7 @@ import {
 } from '@aegis/protocol/backups/node-endpoints';
 import type { RunEnd } from '@aegis/protocol/backups/run';
 import { pathOf } from '@aegis/protocol/endpoint';
+import { nodeDesired } from '@aegis/protocol/nodes/endpoints';
 import { request } from 'undici';
 import { failedEnd, goodEnd } from '../../packages/server/test/backups-support.ts';
 import { wallClockMs } from './bench-fleet.ts';
@@ -46,6 +47,8 @@ const ANY_SHA256 = 'a'.repeat(64);
 export const backUp = async (session: Session, nth: number, plan: BackupPlan): Promise<BackedUp> => {
   const { pool, token, uid } = session;
   const { configId } = plan;
+  // Each has its connection by then, as a node in the long poll has.
+  await call(pool, nodeDesired, { token });
   await sleep(Math.max(0, plan.atMs + jitterMs(uid, configId, { jitter_sec: plan.jitterSec }) - wallClockMs()));
   const startedAtMs = wallClockMs();
   const body = {

@@ -12,7 +12,13 @@ let nodes: SimulatedNode[] = [];
 
 const obey = async (message: ToSimulator): Promise<void> => {
   if (message.do === 'enrol') {
-    const pool = new Pool(message.url, { connections: 2 * message.names.length, bodyTimeout: 0, headersTimeout: 0 });
+    const pool = new Pool(message.url, {
+      connections: 2 * message.names.length,
+      bodyTimeout: 0,
+      headersTimeout: 0,
+      keepAliveTimeout: 60_000,
+      connect: { timeout: 60_000 },
+    });
     nodes = [];
     for (let at = 0; at < message.names.length; at += ENROLLED_AT_ONCE)
       nodes.push(

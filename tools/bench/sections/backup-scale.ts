@@ -68,7 +68,7 @@ export const backupScale: Section = {
         ).config.config_id;
       const server = fleet.server.pid ?? 0;
       const round = async (configId: string, jitter: number, batches: number, perBatch: number) => {
-        const atMs = wallClockMs() + 500;
+        const atMs = wallClockMs() + times(context, 10_000, 2000);
         const cpuBefore = cpuMs(server);
         const plan = { configId, atMs, jitterSec: jitter, batches, perBatch, storesEach: STORES_EACH };
         const { done, waits } = await listingsDuring(operator, simulators.backUp(plan));
