@@ -2,7 +2,7 @@ import type { Worker } from 'node:worker_threads';
 import { AegisError, isErrorCode } from '@aegis/protocol/errors';
 import type { ArchiveJob, ArchiveProgress, FromWorker, SpooledPart, ToWorker } from './archive-job.ts';
 import type { Archived } from './repository.ts';
-import { startThread } from './thread.ts';
+import { endThread, startThread } from './thread.ts';
 
 /** Packs an archive in a thread of its own, which ends with it: between two backups nothing of it is left in memory. */
 
@@ -23,16 +23,19 @@ const ABORT_MS = 5000;
 
 /** @param nativeDir where the addon lies, if not at the usual place */
 export const threadArchiver =
-  ({ nativeDir }: { nativeDir: string | undefined }): Archiver =>
+  ({ nativeDir, abortMs = ABORT_MS }: { nativeDir: string | undefined; abortMs?: number }): Archiver =>
   (job, { part, progress, signal }) => {
     const worker: Worker = startThread(job, nativeDir);
     const say = (message: ToWorker): void => worker.postMessage(message);
     let timer: NodeJS.Timeout | null = null;
-    const onAbort = (): void => {
-      say({ type: 'abort' });
-      timer = setTimeout(() => void worker.terminate(), ABORT_MS);
-    };
+    let onAbort = (): void => undefined;
     const done = new Promise<Archived>((resolve, reject) => {
+      const ended = (): void =>
+        reject(new AegisError('backups.cancelled', 'The thread that packs the archive was ended.'));
+      onAbort = (): void => {
+        say({ type: 'abort' });
+        timer = setTimeout(ended, abortMs);
+      };
       worker.on('message', (message: FromWorker) => {
         if (message.type === 'part') part(message.part, message.last);
         else if (message.type === 'progress') progress(message.progress);
@@ -44,15 +47,13 @@ export const threadArchiver =
           new AegisError('http.internal', `The thread that packs the archive failed: ${String(cause)}`, { cause }),
         ),
       );
-      worker.on('exit', () =>
-        reject(new AegisError('backups.cancelled', 'The thread that packs the archive was ended.')),
-      );
+      worker.on('exit', ended);
       if (signal.aborted) onAbort();
       signal.addEventListener('abort', onAbort, { once: true });
     }).finally(async () => {
       signal.removeEventListener('abort', onAbort);
       if (timer) clearTimeout(timer);
-      await worker.terminate();
+      await endThread(worker, abortMs);
     });
     done.catch(() => undefined); // whoever waits for it hears of it
     return { done, room: () => say({ type: 'room' }) };

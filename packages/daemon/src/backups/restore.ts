@@ -12,7 +12,7 @@ import type { FromRestore, RestoreDone, RestoreJob, ToRestore } from './restore-
 import { type RunDoor, runDoor } from './run-door.ts';
 import { credentialSigner, type S3Signer } from './s3-signer.ts';
 import type { Tell } from './service.ts';
-import { startThread } from './thread.ts';
+import { endThread, startThread } from './thread.ts';
 
 /** Restores a run here, on request of whoever may open the control socket. Where it lies the server says; that it is genuine, its node's key:
  *  this node's own, or one that the request names. */
@@ -121,10 +121,7 @@ const inThread = (
   const say = (message: ToRestore): void => worker.postMessage(message);
   let timer: NodeJS.Timeout | null = null;
   let telling: Promise<void> = Promise.resolve();
-  const onAbort = (): void => {
-    say({ type: 'abort' });
-    timer = setTimeout(() => void worker.terminate(), ABORT_MS);
-  };
+  let onAbort = (): void => undefined;
   const sign = (id: number, wanted: Extract<FromRestore, { type: 'sign' }>['wanted']): void => {
     signer.sign(wanted).then(
       (signed) => say({ type: 'signed', id, signed }),
@@ -135,6 +132,11 @@ const inThread = (
     );
   };
   return new Promise<RestoreDone>((resolve, reject) => {
+    const ended = (): void => reject(new AegisError('backups.cancelled', 'The thread that restores was ended.'));
+    onAbort = (): void => {
+      say({ type: 'abort' });
+      timer = setTimeout(ended, ABORT_MS);
+    };
     worker.on('message', (message: FromRestore) => {
       if (message.type === 'progress') telling = telling.then(() => tell({ type: 'progress', ...message.progress }));
       else if (message.type === 'sign') sign(message.id, message.wanted);
@@ -154,13 +156,13 @@ const inThread = (
     worker.on('error', (cause) =>
       reject(new AegisError('http.internal', `The thread that restores failed: ${String(cause)}`, { cause })),
     );
-    worker.on('exit', () => reject(new AegisError('backups.cancelled', 'The thread that restores was ended.')));
+    worker.on('exit', ended);
     if (signal.aborted) onAbort();
     signal.addEventListener('abort', onAbort, { once: true });
   }).finally(async () => {
     signal.removeEventListener('abort', onAbort);
     if (timer) clearTimeout(timer);
-    await worker.terminate();
+    await endThread(worker, ABORT_MS);
     await telling;
   });
 };

@@ -12,6 +12,18 @@ export const startThread = (job: ArchiveJob | RestoreJob, nativeDir: string | un
   return new Worker(threadFile(), { workerData: job, env, name: job.kind, execArgv: [] });
 };
 
+/** Ends it, and waits for that no longer than it may take: a thread that hangs in a system call (a dead network file system) cannot be ended
+ *  before that returns. It runs no JavaScript any more, though, so what it worked on may be cleared away. */
+export const endThread = async (worker: Worker, graceMs: number): Promise<void> => {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const timer = setTimeout(resolve, graceMs);
+  try {
+    await Promise.race([worker.terminate(), promise]);
+  } finally {
+    clearTimeout(timer);
+  }
+};
+
 /** Beside this file, or beside the bundle that it became a part of. */
 const threadFile = (): string => {
   const here = dirname(fileURLToPath(import.meta.url));
