@@ -5,8 +5,9 @@
 
 #include <cstdio>
 #include <fcntl.h>
-#include <string>
+#include <memory>
 #include <sys/stat.h>
+#include <utility>
 #include <vector>
 
 namespace aegis {
@@ -79,29 +80,63 @@ int32_t written(const Job& job) {
   return result;
 }
 
-class Batch : public Napi::AsyncWorker {
+// By Node-API itself, not by Napi::AsyncWorker: when a worker thread is ended while a batch is under way, no JavaScript can be called any more,
+// and the wrapper would end the whole process for it. Here a call that fails is one that nobody waits for.
+class Batch {
  public:
-  explicit Batch(Napi::Env env) : Napi::AsyncWorker(env), deferred_(Napi::Promise::Deferred::New(env)) {}
-  Napi::Promise promise() { return deferred_.Promise(); }
+  explicit Batch(napi_env env) : env_(env) {}
+  Batch(const Batch&) = delete;
+  Batch& operator=(const Batch&) = delete;
+  ~Batch() {
+    for (napi_ref reference : held_) napi_delete_reference(env_, reference);
+    if (work_ != nullptr) napi_delete_async_work(env_, work_);
+  }
+
   // Keeps memory that jobs point into.
-  void hold(Napi::Object object) { held_.push_back(Napi::Persistent(object)); }
+  [[nodiscard]] bool hold(napi_value object) {
+    napi_ref reference = nullptr;
+    if (napi_create_reference(env_, object, 1, &reference) != napi_ok) return false;
+    held_.push_back(reference);
+    return true;
+  }
+
+  // The promise, or null. From then on the batch owns itself.
+  [[nodiscard]] static napi_value queue(std::unique_ptr<Batch> batch) {
+    napi_value promise = nullptr;
+    napi_value name = nullptr;
+    Batch* self = batch.get();
+    self->results_.reserve(self->jobs.size());
+    if (napi_create_promise(self->env_, &self->deferred_, &promise) != napi_ok) return nullptr;
+    if (napi_create_string_utf8(self->env_, "aegis.writeFiles", NAPI_AUTO_LENGTH, &name) != napi_ok) return nullptr;
+    if (napi_create_async_work(self->env_, nullptr, name, execute, complete, self, &self->work_) != napi_ok) return nullptr;
+    if (napi_queue_async_work(self->env_, self->work_) != napi_ok) return nullptr;
+    batch.release();
+    return promise;
+  }
+
   std::vector<Job> jobs;
 
- protected:
-  void Execute() override {
-    results_.reserve(jobs.size());
-    for (const Job& job : jobs) results_.push_back(written(job));
-  }
-  void OnOK() override {
-    Napi::Int32Array out = Napi::Int32Array::New(Env(), results_.size());
-    if (!results_.empty()) std::memcpy(out.Data(), results_.data(), results_.size() * sizeof(int32_t));
-    deferred_.Resolve(out);
-  }
-  void OnError(const Napi::Error& error) override { deferred_.Reject(error.Value()); }
-
  private:
-  Napi::Promise::Deferred deferred_;
-  std::vector<Napi::ObjectReference> held_;
+  static void execute(napi_env, void* data) {
+    auto* self = static_cast<Batch*>(data);
+    for (const Job& job : self->jobs) self->results_.push_back(written(job));
+  }
+  static void complete(napi_env env, napi_status, void* data) {
+    const std::unique_ptr<Batch> self(static_cast<Batch*>(data));
+    const size_t bytes = self->results_.size() * sizeof(int32_t);
+    void* memory = nullptr;
+    napi_value buffer = nullptr;
+    napi_value results = nullptr;
+    if (napi_create_arraybuffer(env, bytes, &memory, &buffer) != napi_ok) return;
+    if (bytes > 0) std::memcpy(memory, self->results_.data(), bytes);
+    if (napi_create_typedarray(env, napi_int32_array, self->results_.size(), buffer, 0, &results) != napi_ok) return;
+    (void)napi_resolve_deferred(env, self->deferred_, results);
+  }
+
+  napi_env env_;
+  napi_async_work work_ = nullptr;
+  napi_deferred deferred_ = nullptr;
+  std::vector<napi_ref> held_;
   std::vector<int32_t> results_;
 };
 
@@ -123,7 +158,7 @@ Napi::Value writeFiles(const Napi::CallbackInfo& info) {
   if (given.wrong()) return env.Undefined();
   const Napi::Array buffers = info[0].As<Napi::Array>();
   std::vector<std::span<uint8_t>> memory;
-  auto* batch = new Batch(env);
+  auto batch = std::make_unique<Batch>(env);
   for (uint32_t index = 0; index < buffers.Length() && !given.wrong(); index++) {
     const Napi::Value value = buffers.Get(index);
     void* data = nullptr;
@@ -134,12 +169,9 @@ Napi::Value writeFiles(const Napi::CallbackInfo& info) {
       break;
     }
     memory.emplace_back(static_cast<uint8_t*>(data), length);
-    batch->hold(value.As<Napi::Object>());
+    if (!batch->hold(value)) given.refuse("the batch could not be kept");
   }
-  if (!given.wrong()) {
-    batch->hold(info[2].As<Napi::Object>());
-    batch->hold(info[3].As<Napi::Object>());
-  }
+  if (!given.wrong() && (!batch->hold(info[2]) || !batch->hold(info[3]))) given.refuse("the batch could not be kept");
   for (size_t index = 0; index < count && !given.wrong(); index++) {
     const double* field = numbers.data() + index * FIELDS;
     const auto at = [&](size_t which) { return static_cast<int64_t>(field[which]); };
@@ -155,12 +187,13 @@ Napi::Value writeFiles(const Napi::CallbackInfo& info) {
                            static_cast<uid_t>(at(5)), static_cast<gid_t>(at(6)), timespec{at(7), static_cast<long>(at(8))}, at(9) != 0, at(10) != 0, text + at(11),
                            text + at(12), reinterpret_cast<const char*>(digests.data()) + index * DIGEST_CHARS});
   }
-  if (given.wrong()) {
-    delete batch;
+  if (given.wrong()) return env.Undefined();
+  napi_value promise = Batch::queue(std::move(batch));
+  if (promise == nullptr) {
+    given.refuse("the batch could not be queued");
     return env.Undefined();
   }
-  batch->Queue();
-  return batch->promise();
+  return Napi::Value(env, promise);
 }
 
 }  // namespace

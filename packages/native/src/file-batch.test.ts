@@ -11,6 +11,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Worker } from 'node:worker_threads';
 import { expect, onTestFinished, test } from 'vitest';
 import { type BatchFile, writeFiles } from './file-batch.ts';
 import { AT_FDCWD, fileCalls, OPEN_DIRECTORY } from './files.ts';
@@ -147,4 +148,17 @@ test('numbers that do not fit their buffers are refused before anything is done'
     addon.writeFiles([Buffer.from('abc')], new Float64Array(5), Buffer.from('t\0n\0'), Buffer.alloc(64)),
   ).toThrow(TypeError);
   expect(await call({})()).toEqual(Int32Array.from([-1]));
+});
+
+test('a thread that is ended while batches are under way ends alone', async () => {
+  const { dir, fd } = folder();
+  for (let turn = 0; turn < 5; turn++) {
+    const worker = new Worker(new URL('../test/batch-worker.ts', import.meta.url), { workerData: fd });
+    await new Promise((resolve) => worker.once('message', resolve));
+    expect(await worker.terminate()).toBe(1);
+  }
+  // Whatever was begun was finished: a name is there with all of its content, or not at all.
+  const names = readdirSync(dir);
+  expect(names.filter((name) => name.startsWith('.'))).toEqual([]);
+  expect(names.every((name) => lstatSync(join(dir, name)).size === 20_000)).toBe(true);
 });
