@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -113,3 +113,39 @@ test('stopped anywhere in a backup into a folder, it ends whole', async () => {
     );
   expect(await brokenAt(chosen(own), (crashAt) => live(crashAt, 'file'))).toEqual([]);
 }, 600_000);
+
+test('a hook that was running when the daemon died is ended, and runs anew', async () => {
+  const notes = mkdtempSync(join(tmpdir(), 'aegis-hook-'));
+  await using server = await startBackupServer();
+  const flags = {
+    data_dir: join(notes, 'node'),
+    server: server.url,
+    join_token: server.joinToken,
+    name: 'web-1',
+    poll_wait_sec: 2,
+    log_level: 'silent',
+  };
+  // Dies with its first word of progress, while the hook hangs.
+  const daemon = mortalDaemon(notes, flags, 'daemon.before-send.postBackupProgress#1');
+  try {
+    await waitFor('enrolment', () => server.nodes.size > 0, 30_000);
+    mkdirSync(join(notes, 'to'));
+    const script = `echo $$ >> ${notes}/pids; [ $(wc -l < ${notes}/pids) -gt 1 ] || sleep 600`;
+    const { config_id } = server.configure({
+      sources: [source],
+      destination: { kind: 'file', path: join(notes, 'to') },
+      schedule: { cron: soon() },
+      hooks: { before: [{ argv: ['sh', '-c', script] }] },
+    });
+    const run = await waitFor('the end', () => server.runsOf(config_id).find(({ end }) => end), 60_000);
+    expect(run).toMatchObject({ attempt: 2, end: { state: 'completed' } });
+    const [first = ''] = readFileSync(join(notes, 'pids'), 'utf8').split('\n');
+    await waitFor(
+      'the first to be gone',
+      () => !existsSync(`/proc/${first}`) || /\) Z/.test(readFileSync(`/proc/${first}/stat`, 'utf8')),
+    );
+  } finally {
+    await daemon[Symbol.asyncDispose]();
+    rmSync(notes, { recursive: true, force: true, maxRetries: 3 });
+  }
+}, 120_000);

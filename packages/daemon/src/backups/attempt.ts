@@ -33,6 +33,8 @@ export interface AttemptOptions {
   /** Opens what was sealed to this node. */
   unseal(text: string): Buffer;
   spool: string;
+  /** Where running hooks are noted. */
+  hookNotes: string;
   repository: BackupsRepository;
   journal: Pick<Journal, 'group' | 'lazily'>;
   archiver: Archiver;
@@ -92,7 +94,7 @@ export const carryOut = async (options: AttemptOptions, context: AttemptContext)
     await journal.group('backup-granted', () => repository.putRun(run));
     for (const hook of body.work.hooks.before) {
       teller.phase('before');
-      const { argv, output } = await runHook(hook, context);
+      const { argv, output } = await runHook(hook, { ...context, notes: options.hookNotes });
       teller.log('info', `before: '${argv[0]}' went well`, output === '' ? undefined : { output });
     }
   }
@@ -106,7 +108,7 @@ export const carryOut = async (options: AttemptOptions, context: AttemptContext)
       ? await resume(destination, resumed, teller)
       : await create(options, { ...context, signal }, { destination, grant, startedAt });
     teller.phase('finishing');
-    const reason = await runAfter(context, archived);
+    const reason = await runAfter(context, archived, options.hookNotes);
     const state = archived.totals.errors > 0 || reason ? 'completed_with_errors' : 'completed';
     const names = objectNames(body.work.encryption.recipients.length > 0);
     const statement = signStatement(
@@ -223,13 +225,14 @@ const create = async (
 const runAfter = async (
   { run, teller, env, signal }: AttemptContext,
   archived: Archived,
+  notes: string,
 ): Promise<Completed['reason']> => {
   let reason: Completed['reason'] = null;
   const state = archived.totals.errors > 0 ? 'completed_with_errors' : 'completed';
   for (const hook of run.start.body.work.hooks.after) {
     teller.phase('after');
     try {
-      await runHook(hook, { env: { ...env, AEGIS_STATE: state }, signal });
+      await runHook(hook, { env: { ...env, AEGIS_STATE: state }, signal, notes });
     } catch (error) {
       signal.throwIfAborted();
       if (!(error instanceof AegisError)) throw error;

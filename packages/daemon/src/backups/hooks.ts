@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import type { Hook } from '@aegis/protocol/backups/config';
 import { AegisError } from '@aegis/protocol/errors';
 
@@ -20,13 +21,18 @@ const KILL_AFTER_MS = 5000;
 const OUTPUT_CHARS = 2000;
 const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
+export interface HookContext {
+  env: Readonly<Record<string, string>>;
+  signal: AbortSignal;
+  /** Where it is noted while it runs: a daemon that comes back ends what it left. */
+  notes: string;
+}
+
 /** @throws AegisError backups.hook_failed when it cannot be started or does not end well; the signal's reason when that ended it */
-export const runHook = async (
-  hook: Hook,
-  { env, signal }: { env: Readonly<Record<string, string>>; signal: AbortSignal },
-): Promise<HookOutcome> => {
+export const runHook = async (hook: Hook, context: HookContext): Promise<HookOutcome> => {
+  const { signal } = context;
   signal.throwIfAborted();
-  const outcome = await execute(hook, env, signal);
+  const outcome = await execute(hook, context);
   signal.throwIfAborted();
   const { exit, timedOut, signal: by, output } = outcome;
   if (exit === 0 && !timedOut) return outcome;
@@ -42,7 +48,7 @@ export const runHook = async (
   );
 };
 
-const execute = (hook: Hook, env: Readonly<Record<string, string>>, signal: AbortSignal): Promise<HookOutcome> =>
+const execute = (hook: Hook, { env, signal, notes }: HookContext): Promise<HookOutcome> =>
   new Promise((resolve, reject) => {
     const [program = '', ...args] = hook.argv;
     const account = hook.user === undefined ? null : accountOf(hook.user);
@@ -54,6 +60,7 @@ const execute = (hook: Hook, env: Readonly<Record<string, string>>, signal: Abor
       detached: true, // a process group of its own
       ...(account && account.uid !== process.geteuid?.() ? { uid: account.uid, gid: account.gid } : {}),
     });
+    const forget = child.pid === undefined ? () => undefined : note(notes, child.pid);
     let output = '';
     let timedOut = false;
     let killing: NodeJS.Timeout | null = null;
@@ -86,6 +93,7 @@ const execute = (hook: Hook, env: Readonly<Record<string, string>>, signal: Abor
       clearTimeout(timer);
       if (killing) clearTimeout(killing);
       signal.removeEventListener('abort', end);
+      forget();
     };
     child.on('error', (cause: NodeJS.ErrnoException) => {
       settle();
@@ -123,4 +131,43 @@ const accountOf = (user: string): { name: string; uid: number; gid: number; home
     'backups.hook_failed',
     `There is no user '${user}' on this node: make it, or name another in the hook.`,
   );
+};
+
+/** Which process a pid is, over its reuse and over reboots; null when it is gone. */
+const incarnation = (pid: number): string | null => {
+  try {
+    const started = readFileSync(`/proc/${pid}/stat`, 'latin1').split(') ').at(-1)?.split(' ')[19];
+    return `${readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim()} ${started}`;
+  } catch {
+    return null;
+  }
+};
+const NOTE = /^hook-(\d+)$/;
+const note = (folder: string, pid: number): (() => void) => {
+  const path = join(folder, `hook-${pid}`);
+  try {
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    writeFileSync(path, incarnation(pid) ?? '', { mode: 0o600 });
+  } catch {
+    // A full disk: should the daemon die now, the hook runs to its end beside the next one.
+  }
+  return () => rmSync(path, { force: true });
+};
+
+/** Ends hooks of a daemon that died: their runs begin anew. */
+export const endLeftHooks = (folder: string): void => {
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  for (const name of readdirSync(folder)) {
+    const pid = Number(NOTE.exec(name)?.[1] ?? 0);
+    if (pid <= 1) continue;
+    const path = join(folder, name);
+    if (readFileSync(path, 'latin1') === incarnation(pid)) {
+      try {
+        process.kill(-pid, 'SIGKILL');
+      } catch {
+        // gone meanwhile
+      }
+    }
+    rmSync(path, { force: true });
+  }
 };

@@ -17,6 +17,7 @@ import type { Logger } from '../platform/log.ts';
 import { threadArchiver } from './archiver.ts';
 import { type DesiredVerdict, desiredState } from './desired.ts';
 import { removeRun } from './folder-destination.ts';
+import { endLeftHooks } from './hooks.ts';
 import { reportLoop } from './report-loop.ts';
 import { type BackupsState, backupsRepository, type RunRow } from './repository.ts';
 import { type RestoreRequest, restoreHere } from './restore.ts';
@@ -63,6 +64,8 @@ export const backupsWork = async (options: WorkOptions) => {
   const spool = join(options.dataDir, 'backups', 'spool');
   const rows = repository.runs();
   await sweepSpool(spool, rows);
+  const hookNotes = join(options.dataDir, 'backups', 'hooks');
+  endLeftHooks(hookNotes);
   const sealingSecret = Buffer.from(String(keys.sealing.privateKey.export({ format: 'jwk' }).d), 'base64url');
   const unseal = (text: string): Buffer => openSealed(text, sealingSecret);
   const newId = uuidv7Generator(clock.now);
@@ -81,6 +84,7 @@ export const backupsWork = async (options: WorkOptions) => {
     signing: keys.signing,
     unseal,
     spool,
+    hookNotes,
     repository,
     journal,
     archiver: threadArchiver({ nativeDir: options.nativeDir }),
