@@ -152,7 +152,7 @@ test('numbers that do not fit their buffers are refused before anything is done'
 
 test('a thread that is ended while batches are under way ends alone', async () => {
   const { dir, fd } = folder();
-  for (let turn = 0; turn < 5; turn++) {
+  for (let turn = 0; turn < 3; turn++) {
     const worker = new Worker(new URL('../test/batch-worker.ts', import.meta.url), { workerData: fd });
     await new Promise((resolve) => worker.once('message', resolve));
     expect(await worker.terminate()).toBe(1);

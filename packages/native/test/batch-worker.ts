@@ -5,9 +5,9 @@ import { writeFiles } from '../src/file-batch.ts';
 /** Has many batches under way when it says so; is then ended. */
 const data = Buffer.alloc(20_000, 'x');
 const sha256 = createHash('sha256').update(data).digest('hex');
-for (let batch = 0; batch < 30; batch++)
+for (let batch = 0; batch < 12; batch++)
   void writeFiles(
-    Array.from({ length: 100 }, (_, at) => ({
+    Array.from({ length: 50 }, (_, at) => ({
       dirFd: Number(workerData),
       data,
       sha256,
