@@ -11,6 +11,8 @@ export interface Archiving {
   done: Promise<Archived>;
   /** A part was uploaded: another may be written. */
   room(): void;
+  /** Nobody wants the archive any more. Resolves once nothing of it is written: only then may what was written be cleared away. */
+  end(): Promise<void>;
 }
 
 export type Archiver = (
@@ -27,6 +29,8 @@ export const threadArchiver =
   (job, { part, progress, signal }) => {
     const worker: Worker = startThread(job, nativeDir);
     const say = (message: ToWorker): void => worker.postMessage(message);
+    const unwanted = new AbortController();
+    const over = AbortSignal.any([signal, unwanted.signal]);
     let timer: NodeJS.Timeout | null = null;
     let onAbort = (): void => undefined;
     const done = new Promise<Archived>((resolve, reject) => {
@@ -48,15 +52,22 @@ export const threadArchiver =
         ),
       );
       worker.on('exit', ended);
-      if (signal.aborted) onAbort();
-      signal.addEventListener('abort', onAbort, { once: true });
+      if (over.aborted) onAbort();
+      over.addEventListener('abort', onAbort, { once: true });
     }).finally(async () => {
-      signal.removeEventListener('abort', onAbort);
+      over.removeEventListener('abort', onAbort);
       if (timer) clearTimeout(timer);
       await endThread(worker, abortMs);
     });
     done.catch(() => undefined); // whoever waits for it hears of it
-    return { done, room: () => say({ type: 'room' }) };
+    return {
+      done,
+      room: () => say({ type: 'room' }),
+      end: async () => {
+        unwanted.abort();
+        await done.catch(() => undefined);
+      },
+    };
   };
 
 const NO_ROOM: readonly string[] = ['ENOSPC', 'EDQUOT', 'EFBIG'];

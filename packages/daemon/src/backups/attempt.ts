@@ -213,12 +213,16 @@ const create = async (
     },
     () => undefined,
   );
-  return destination.store(archiving, {
-    onPart: (take) => {
-      takePart = take;
-      for (const [part, isLast] of early.splice(0)) take(part, isLast);
-    },
-  });
+  try {
+    return await destination.store(archiving, {
+      onPart: (take) => {
+        takePart = take;
+        for (const [part, isLast] of early.splice(0)) take(part, isLast);
+      },
+    });
+  } finally {
+    await archiving.end(); // an upload that failed does not wait for the thread, which still writes
+  }
 };
 
 /** The archive is made, whatever they do: one that fails is told with it. */

@@ -120,7 +120,7 @@ export const startRun = (row: RunRow, options: RunOptions, stopping: AbortSignal
     row.state.failures++;
     row.state.spentMs = spent();
     // First: on a full disk the journal has no room before the spool is gone.
-    await clearSpool(options.spool, row);
+    await clearSpool(options, row);
     await journal.group('backup-failed', () => repository.putRun(row));
     const bound = Math.min(first * 1000 * 2 ** (row.state.failures - 1), 86_400_000);
     const pauseMs = bound / 2 + (random() * bound) / 2;
@@ -169,7 +169,7 @@ export const startRun = (row: RunRow, options: RunOptions, stopping: AbortSignal
       end = ending({ state, statement, reason }, archived);
     } catch (error) {
       if (signal.aborted && signal.reason instanceof Stopping) return null;
-      await clearSpool(options.spool, row); // as above: on a full disk the end could not be journaled
+      await clearSpool(options, row); // as above: on a full disk the end could not be journaled
       end = await failed(error);
       if (stopping.aborted && end.state === 'failed' && signal.reason instanceof Stopping) return null;
     }
@@ -179,7 +179,7 @@ export const startRun = (row: RunRow, options: RunOptions, stopping: AbortSignal
       stopping,
     );
     row.stage = 'ended';
-    await clearSpool(options.spool, row);
+    await clearSpool(options, row);
     return end;
   };
 
@@ -197,8 +197,14 @@ export const startRun = (row: RunRow, options: RunOptions, stopping: AbortSignal
   return { row, teller, cancel, ended };
 };
 
-const clearSpool = (spool: string, { id }: RunRow): Promise<void> =>
-  rm(join(spool, id), { recursive: true, force: true });
+/** What cannot be cleared away is left to the next attempt, or to the next start: it holds up no run's end. */
+const clearSpool = async ({ spool, log }: RunOptions, { id }: RunRow): Promise<void> => {
+  try {
+    await rm(join(spool, id), { recursive: true, force: true, maxRetries: 3 });
+  } catch (error) {
+    log.warn({ err: error, run: id }, 'cannot clear the spool of a backup');
+  }
+};
 
 /** A full disk must not make a run that is over run again. */
 const patiently = async (act: () => Promise<unknown>, { log }: RunOptions, signal: AbortSignal): Promise<void> => {
