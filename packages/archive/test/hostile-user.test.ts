@@ -1,12 +1,16 @@
 import { execFileSync } from 'node:child_process';
 import {
+  chownSync,
   closeSync,
+  existsSync,
+  linkSync,
   mkdirSync,
   mkdtempSync,
   openSync,
   readFileSync,
   rmSync,
   statSync,
+  unlinkSync,
   writeFileSync,
   writeSync,
 } from 'node:fs';
@@ -24,6 +28,11 @@ const ownDisk = (): string => {
     execFileSync('umount', ['-l', path]);
     rmSync(path, { recursive: true });
   });
+  return path;
+};
+const folder = (): string => {
+  const path = mkdtempSync(join(tmpdir(), 'aegis-home-'));
+  onTestFinished(() => rmSync(path, { recursive: true }));
   return path;
 };
 /** A file that is one large hole, but for three bytes at the end. */
@@ -93,4 +102,29 @@ test('--delete leaves another file system alone where the backup has but its mou
   const result = await backup.restore({ target: into, overwrite: 'always', deleteExtra: true });
   expect(readFileSync(join(mounted, 'precious'), 'utf8')).toBe('precious');
   expect(result).toMatchObject({ deleted: 1 });
+});
+
+test('a file that takes the inode of a restored one is not given its other names', async () => {
+  const [source, into] = [folder(), folder()];
+  writeFileSync(join(source, 'a'), 'good');
+  linkSync(join(source, 'a'), join(source, 'b'));
+  const made = await makeBackup([source]);
+  await using backup = await openMade(made);
+  const [a, b] = [join(into, source, 'a'), join(into, source, 'b')];
+  const result = await backup.restore({
+    target: into,
+    owners: true,
+    onEntry: (_, path) => {
+      if (!path.toString().endsWith('/a')) return;
+      const { ino } = statSync(a);
+      // ext4 and others give a number that became free to the next one.
+      for (let at = 0; at < 20 && (at === 0 || statSync(a).ino !== ino); at++) {
+        unlinkSync(a);
+        writeFileSync(a, 'evil');
+        chownSync(a, 12_345, 12_345);
+      }
+    },
+  });
+  expect(existsSync(b) ? readFileSync(b, 'utf8') : 'good').toBe('good');
+  expect(result.errors.map(({ code }) => code)).toEqual(['ESTALE']);
 });

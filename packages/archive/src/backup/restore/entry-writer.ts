@@ -325,7 +325,8 @@ const socketHeader = ({ path, mode, uid, gid, user, group, mtime }: Entry): TarE
   return { path, kind: 'fifo', mode, uid, gid, user, group, ...time, dataBytes: 0, major: 0, minor: 0, xattrs: [] };
 };
 
-const isSame = (a: Identity, b: Identity): boolean => a.device === b.device && a.high === b.high && a.low === b.low;
+const isSame = (a: Identity, b: Identity): boolean =>
+  a.device === b.device && a.high === b.high && a.low === b.low && a.uid === b.uid && a.gid === b.gid;
 
 const TYPES = { symlink: 0o120000, socket: 0o140000 } as const;
 const NODE_TYPES: ReadonlyMap<TarEntry['kind'], number> = new Map([

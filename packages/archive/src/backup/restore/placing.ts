@@ -29,10 +29,13 @@ export interface PlacingDeps {
   removeTree(level: Level, name: Buffer): void;
 }
 
+/** Of a file that was made. Its owner is a part: whoever may write to its folder can take it away and get its inode for a file of his own. */
 export interface Identity {
   device: number;
   high: number;
   low: number;
+  uid: number;
+  gid: number;
 }
 
 export type Placing = ReturnType<typeof placing>;
@@ -172,6 +175,8 @@ export const placing = (deps: PlacingDeps) => {
         device: (stat[STAT.devMajor] ?? 0) * 2 ** 32 + (stat[STAT.devMinor] ?? 0),
         high: stat[STAT.inodeHigh] ?? 0,
         low: stat[STAT.inodeLow] ?? 0,
+        uid: stat[STAT.uid] ?? 0,
+        gid: stat[STAT.gid] ?? 0,
       };
     },
   };
