@@ -367,4 +367,16 @@ describe('configurations', () => {
       rmSync(folder, { recursive: true, force: true });
     }
   });
+
+  test('a destination that hardly answers does not keep others from theirs', async () => {
+    await using slow = await startTestServer({ config: { backups_s3_timeout_sec: 3600 } });
+    proxy.misbehave('hang');
+    const s3 = { kind: 's3', bucket, endpoint: proxy.url, path_style: true };
+    const change = { probe: true, credentials: { access_key_id: 'abc', secret_access_key: 'abcdefgh' } };
+    const hanging = create(slow, { name: 'slow', destination: s3 }, change).catch((error: Error) => error.message);
+    await expect.poll(() => proxy.seen.length).toBeGreaterThan(0);
+    expect((await create(slow, { name: 'quick' })).changed).toBe(true);
+    proxy.cut();
+    expect(await hanging).toMatch(/The destination cannot be used/);
+  });
 });

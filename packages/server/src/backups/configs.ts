@@ -83,9 +83,39 @@ export const configsService = (on: {
     };
   };
 
-  const probed = async (place: NextPlace, spec: BackupSpec, change: Change): Promise<DestinationRow> => {
+  /** Before anybody's turn: a destination that hardly answers must not keep others from theirs. */
+  const tryOut = async (
+    spec: BackupSpec,
+    change: Change,
+    before: ConfigRow | undefined,
+  ): Promise<{ of: string; probe: Probe } | null> => {
+    if (!change.probe || spec.destination.kind === 'file') return null;
+    const now = on.clock.now();
+    const place = nextPlace({
+      configId: before?.id ?? '',
+      spec,
+      given: change.credentials,
+      was: before && (await destinations.byId(before.destination_id)),
+      vault: on.vault,
+      seal: () => '',
+      now,
+      newId: () => '',
+    });
+    checkSpec(spec, place.credentials !== null, now);
+    on.checkOwn(spec);
+    if (place.row.probe !== null) return null;
+    return { of: triedOut(spec, place), probe: await on.probe(spec.destination, place.credentials) };
+  };
+  const probed = (
+    place: NextPlace,
+    spec: BackupSpec,
+    change: Change,
+    before: ConfigRow | undefined,
+    tried: Awaited<ReturnType<typeof tryOut>>,
+  ): DestinationRow => {
     if (!change.probe || spec.destination.kind === 'file' || place.row.probe !== null) return place.row;
-    const probe = await on.probe(spec.destination, place.credentials);
+    if (tried?.of !== triedOut(spec, place)) throw conflict(spec.name, before?.revision);
+    const { probe } = tried;
     if (!probe.ok)
       throw new AegisError(
         'backups.bad_destination',
@@ -99,10 +129,9 @@ export const configsService = (on: {
     spec: BackupSpec,
     change: Change,
     before: ConfigRow | undefined,
+    tried: Awaited<ReturnType<typeof tryOut>>,
   ): Promise<ConfigAnswer> => {
     const now = on.clock.now();
-    if (change.if_revision !== undefined && before?.revision !== change.if_revision)
-      throw conflict(spec.name, before?.revision);
     const was = before && (await destinations.byId(before.destination_id));
     const id = before?.id ?? on.newId();
     // A dry run leaves nothing behind, a key neither.
@@ -119,7 +148,7 @@ export const configsService = (on: {
     });
     checkSpec(spec, place.credentials !== null, now);
     on.checkOwn(spec);
-    const destination = await probed(place, spec, change);
+    const destination = probed(place, spec, change, before, tried);
     const text = JSON.stringify(spec);
     const diff = [...credentialsDiff(was, place), ...specDiff(before ? specOf(before) : null, spec)];
     const row: ConfigRow = {
@@ -200,22 +229,33 @@ export const configsService = (on: {
   return {
     find,
     /** @throws AegisError backups.name_taken, bad_config, bad_recipient, bad_destination, unknown_target, limit */
-    create: (by: string, { spec, ...change }: NewConfig): Promise<ConfigAnswer> =>
-      on.inTurn(async () => {
+    create: async (by: string, { spec, ...change }: NewConfig): Promise<ConfigAnswer> => {
+      const refuseTaken = async (): Promise<void> => {
         if (await configs.byName(spec.name)) throw nameTaken(spec.name);
-        return apply(by, spec, change, undefined);
-      }),
+      };
+      await refuseTaken();
+      const tried = await tryOut(spec, change, undefined);
+      return on.inTurn(async () => {
+        await refuseTaken();
+        return apply(by, spec, change, undefined, tried);
+      });
+    },
     /** @throws as `create`, and backups.unknown_config, conflict */
-    put: (by: string, id: string, { spec, ...change }: NewConfig & Change): Promise<ConfigAnswer> =>
-      on.inTurn(async () => {
+    put: async (by: string, id: string, { spec, ...change }: NewConfig & Change): Promise<ConfigAnswer> => {
+      const found = async (): Promise<ConfigRow | undefined> => {
         const before = isUuid(id) ? await find(id) : await configs.byName(id);
         if (!before && spec.name !== id)
           throw new AegisError(
             'backups.bad_config',
             `The path says '${id.slice(0, 64)}', which is not there, and the configuration '${spec.name}'. Let both say the same to create it.`,
           );
-        return apply(by, spec, change, before);
-      }),
+        if (change.if_revision !== undefined && before?.revision !== change.if_revision)
+          throw conflict(spec.name, before?.revision);
+        return before;
+      };
+      const tried = await tryOut(spec, change, await found());
+      return on.inTurn(async () => apply(by, spec, change, await found(), tried));
+    },
     /** @throws AegisError backups.unknown_config, unknown_target, bad_config, limit */
     assign: (
       by: string,
@@ -239,7 +279,7 @@ export const configsService = (on: {
         const nodes = [...new Set([...spec.nodes.filter((text) => !request.remove.includes(text)), ...request.add])];
         if (nodes.length > 1000)
           throw new AegisError('backups.limit', 'A configuration takes 1000 names and selectors. Use a selector.');
-        return apply(by, { ...spec, nodes }, { probe: false, dry_run: request.dry_run }, before);
+        return apply(by, { ...spec, nodes }, { probe: false, dry_run: request.dry_run }, before, null);
       }),
     list: async (query: { node?: string | undefined; limit: number; cursor?: string | undefined }) => {
       const node = query.node === undefined ? undefined : (await on.nodes.find(query.node)).uid;
@@ -286,6 +326,10 @@ export const configsService = (on: {
   };
 };
 export type ConfigsService = ReturnType<typeof configsService>;
+
+/** Of what a probe speaks. */
+const triedOut = (spec: BackupSpec, { credentials }: NextPlace): string =>
+  JSON.stringify([spec.destination, credentials]);
 
 /** The secret is not told; where it alone changed, both sides say the same. */
 const credentialsDiff = (was: Place | undefined, place: NextPlace) => {
