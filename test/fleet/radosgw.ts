@@ -38,13 +38,29 @@ export const RADOSGW_REGION = 'us-east-1';
 const ACCESS_KEY = 'AEGISTESTKEY00000001';
 const SECRET_KEY = 'aegis/test+secret/0123456789abcdefghijkl';
 const ROLE = 'backups';
+const PLACEMENT = [
+  'placement',
+  'add',
+  '--rgw-zonegroup',
+  'default',
+  '--rgw-zone',
+  'default',
+  '--placement-id',
+  'default-placement',
+];
 const GIB = 1024 ** 3;
 const READY_DEADLINE_MS = 60_000;
 
 const exec = promisify(execFile);
 
-/** @param options.bytes what it can hold */
-export const startRadosgw = async ({ bytes = 2 * GIB }: { bytes?: number } = {}): Promise<Radosgw> => {
+export interface RadosgwOptions {
+  /** What it can hold. */
+  bytes?: number;
+  /** Beside STANDARD; they cost two calls each before the start. */
+  storageClasses?: readonly string[];
+}
+
+export const startRadosgw = async ({ bytes = 2 * GIB, storageClasses = [] }: RadosgwOptions = {}): Promise<Radosgw> => {
   const folder = mkdtempSync(join(tmpdir(), 'aegis-radosgw-'));
   const [port, monitorV2, monitorV1] = [await freePort(), await freePort(), await freePort()];
   for (const name of ['mon.a', 'osd.0', 'rgw', 'run', 'log']) mkdirSync(join(folder, name));
@@ -92,11 +108,16 @@ export const startRadosgw = async ({ bytes = 2 * GIB }: { bytes?: number } = {})
       once('ceph-osd', '-i', '0', '--mkfs', '--osd-uuid', osdUuid),
     ]);
     const osd = resident('ceph-osd', '-i', '0');
+    const admin = (...args: string[]) => once('radosgw-admin', '-n', 'client.rgw', ...args);
+    if (storageClasses.length > 0) await admin('user', 'list'); // the zone comes about with the first call
+    for (const one of storageClasses) {
+      await admin('zonegroup', ...PLACEMENT, '--storage-class', one);
+      await admin('zone', ...PLACEMENT, '--storage-class', one, '--data-pool', `rgw.${one.toLowerCase()}`);
+    }
     const gateway = resident('radosgw', '-n', 'client.rgw');
     const endpoint = `http://127.0.0.1:${port}`;
     await waitFor('the S3 gateway to listen', () => answers(endpoint), READY_DEADLINE_MS, log);
 
-    const admin = (...args: string[]) => once('radosgw-admin', '-n', 'client.rgw', ...args);
     const createUser = (name: string, accessKey: string, secretKey: string, ...more: string[]) =>
       admin(
         'user',

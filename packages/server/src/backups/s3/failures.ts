@@ -77,6 +77,7 @@ const ANSWERS: Readonly<Record<string, string>> = {
   InvalidPart: 'It does not have one of the parts. Send it again.',
   MissingContentLength: "It does not know the SDK's newer checksums. Set destination.checksum = 'when_required'.",
   InvalidStorageClass: 'It does not know the storage class. Correct destination.storage_class.',
+  InvalidArgument: 'It does not take a value: destination.storage_class, perhaps, if it does not know that one.',
   InvalidRetentionPeriod: 'It does not take object_lock_days as they are. Correct them.',
   InvalidRequest: 'It does not take the request: an object lock, perhaps, in a bucket that was made without one.',
   NotImplemented: 'It does not know something that is needed. Look at the notes of the probe.',
