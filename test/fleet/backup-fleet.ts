@@ -1,53 +1,33 @@
-import { execFile, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { ListMultipartUploadsCommand, ListObjectsV2Command } from '@aws-sdk/client-s3';
-import { differences, snapshot } from '../../packages/archive/test/tree-compare.ts';
 import { type HostileS3, startHostileS3 } from '../faults/hostile-s3.ts';
 import { waitFor } from '../faults/wait.ts';
-import { aegis, cleanEnv, type Fleet, type FleetOptions, startFleet } from './fleet.ts';
+import { type BackupJudge, backupJudge, type RunSeen } from './backup-judge.ts';
+import { type Fleet, type FleetOptions, startFleet } from './fleet.ts';
 import { type Radosgw, startRadosgw } from './radosgw.ts';
 
 /** A fleet with a real S3 server behind a proxy that misbehaves on demand, driven by the real CLI; and the judge of what became of runs. */
-export interface BackupFleet extends AsyncDisposable {
+export interface BackupFleet extends Omit<BackupJudge, 'begin'>, AsyncDisposable {
   readonly fleet: Fleet;
   readonly s3: Radosgw;
   readonly proxy: HostileS3;
   readonly bucket: string;
   /** A folder to be backed up: some MiB that cannot be packed, small files and links. */
   plant(name: string, mib: number): string;
-  /** The proxies answer from this very process: nothing may wait without letting it run. */
-  tryAegis(...args: readonly string[]): Promise<Ended>;
-  /** @throws Error with its output unless it exits with 0 */
-  aegis(...args: readonly string[]): Promise<string>;
   /** A configuration for one node (default: the first); waits until the node has it. */
   configure(name: string, options: ConfigOptions): Promise<void>;
   /** Starts a run as cron on the node would. Nothing of it is waited for but that the daemon has taken it. */
   begin(name: string, node?: number): Promise<void>;
-  runs(name: string): Promise<RunSeen[]>;
-  /** Waits until every run of the configuration is over. */
+  /** Waits until every run of the configuration is over, also those of which the server has not heard yet. */
   over(name: string, deadlineMs?: number): Promise<RunSeen[]>;
-  /** What is wrong with the runs of a configuration; empty when each that calls itself good verifies and restores to the tree that was
-   *  backed up, but for what it names, and each other one says why. `wanted`: the tree, where it is not as it stands now. */
-  faults(name: string, source: string, wanted?: ReadonlyMap<string, string>): Promise<string[]>;
   openUploads(): Promise<string[]>;
   objects(): Promise<string[]>;
   /** What lies in the spools of all nodes. */
   spooled(): string[];
 }
 
-export interface Ended {
-  status: number | null;
-  stdout: string;
-  stderr: string;
-}
-export interface RunSeen {
-  run_id: string;
-  state: string;
-  attempt: number;
-  reason: { code: string; message: string } | null;
-}
 export interface ConfigOptions {
   sources: readonly string[];
   node?: number;
@@ -57,7 +37,6 @@ export interface ConfigOptions {
   spec?: Readonly<Record<string, unknown>>;
 }
 
-const CLI_MS = 120_000;
 const MIB = 1024 * 1024;
 
 export const startBackupFleet = async (
@@ -86,21 +65,8 @@ export const startBackupFleet = async (
     throw error;
   });
   const bucket = await s3.bucket();
-  const home = join(fleet.folder, 'operator');
-  mkdirSync(home, { mode: 0o700 });
-  const env = cleanEnv(home, { AEGIS_SERVER: fleet.url, AEGIS_TOKEN: fleet.token });
-
-  const tryAegis = (...args: readonly string[]): Promise<Ended> =>
-    new Promise((resolve) => {
-      const child = execFile(aegis, args, { env, timeout: CLI_MS, maxBuffer: 64 * MIB }, (_error, stdout, stderr) =>
-        resolve({ status: child.exitCode, stdout, stderr }),
-      );
-    });
-  const run = async (...args: readonly string[]): Promise<string> => {
-    const { status, stdout, stderr } = await tryAegis(...args);
-    if (status !== 0) throw new Error(`aegis ${args.join(' ')}: exit ${status}\n${stdout}${stderr}`);
-    return stdout;
-  };
+  const judge = backupJudge(fleet);
+  const begun: { name: string; id: string }[] = [];
   const api = async <T>(method: string, path: string, body?: unknown): Promise<T> => {
     const answer = await fleet.api.call(method, path, body);
     if (answer.status >= 300) throw new Error(`${method} ${path}: ${answer.status} ${JSON.stringify(answer.body)}`);
@@ -111,29 +77,16 @@ export const startBackupFleet = async (
     if (!node) throw new Error(`no node ${at}`);
     return node;
   };
-  const runs = async (name: string): Promise<RunSeen[]> =>
-    (await api<{ items: RunSeen[] }>('GET', `/api/v1/backups/runs?config=${name}&limit=100`)).items;
   if (options.startDaemons !== false)
-    for (const { name } of fleet.nodes) await run('nodes', 'trust', name, '--accept-new');
-
-  const restored = async (runId: string, source: string, wanted: ReadonlyMap<string, string>): Promise<string[]> => {
-    const target = join(fleet.folder, `restored-${runId}`);
-    const { status, stdout, stderr } = await tryAegis('backups', 'restore', runId, '--target', target);
-    try {
-      if (status !== 0) return [`restore exits with ${status}: ${stdout}${stderr}`];
-      return differences(wanted, snapshot(join(target, source)));
-    } finally {
-      rmSync(target, { recursive: true, force: true });
-    }
-  };
+    for (const { name } of fleet.nodes) await judge.aegis('nodes', 'trust', name, '--accept-new');
 
   return {
     fleet,
     s3,
     proxy,
     bucket,
-    tryAegis,
-    aegis: run,
+    tryAegis: judge.tryAegis,
+    aegis: judge.aegis,
     plant: (name, mib) => {
       const folder = join(fleet.folder, 'sources', name);
       plantTree(folder, mib);
@@ -159,31 +112,18 @@ export const startBackupFleet = async (
       });
     },
     begin: async (name, node) => {
-      const argv = ['backups', 'run', '--once', name, '--json', '--data-dir', nodeAt(node).dataDir];
-      const child = spawn(aegis, argv, { env, stdio: ['ignore', 'pipe', 'pipe'] });
-      let text = '';
-      child.stdout.on('data', (bytes: Buffer) => {
-        text += bytes.toString('utf8');
-      });
-      child.stderr.on('data', (bytes: Buffer) => {
-        text += bytes.toString('utf8');
-      });
-      await waitFor(
-        `the run of ${name} to begin`,
-        () => text.includes('run_id') || child.exitCode !== null,
-        60_000,
-        () => text,
-      );
-      if (!text.includes('run_id')) throw new Error(`${name} does not begin: ${text}`);
+      begun.push({ name, id: await judge.begin(name, nodeAt(node).dataDir) });
     },
-    runs,
+    runs: judge.runs,
     over: async (name, deadlineMs = 120_000) => {
       let seen: RunSeen[] = [];
       await waitFor(
         `the runs of ${name} to be over`,
         async () => {
           if (!fleet.server.running) return false;
-          seen = await runs(name);
+          seen = await judge.runs(name);
+          const known = new Set(seen.map(({ run_id }) => run_id));
+          if (begun.some((one) => one.name === name && !known.has(one.id))) return false;
           return seen.length > 0 && seen.every(({ state }) => state !== 'running');
         },
         deadlineMs,
@@ -191,19 +131,7 @@ export const startBackupFleet = async (
       );
       return seen;
     },
-    faults: async (name, source, wanted = snapshot(source)) => {
-      const found: string[] = [];
-      for (const { run_id, state, reason } of await runs(name)) {
-        if (state === 'completed') {
-          const { status, stdout, stderr } = await tryAegis('backups', 'verify', run_id);
-          const wrong =
-            status === 0 ? await restored(run_id, source, wanted) : [`verify exits with ${status}: ${stdout}${stderr}`];
-          found.push(...wrong.map((text) => `${name} ${run_id}: ${text}`));
-        } else if (!reason?.code || reason.message.length < 10)
-          found.push(`${name} ${run_id} ${state} without a reason`);
-      }
-      return found;
-    },
+    faults: judge.faults,
     openUploads: async () => {
       const { Uploads = [] } = await s3.s3().send(new ListMultipartUploadsCommand({ Bucket: bucket }));
       return Uploads.map(({ Key = '' }) => Key);
