@@ -1,6 +1,5 @@
-import { execFileSync } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
@@ -22,6 +21,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import * as z from 'zod/mini';
 import { type HostileS3, INTERNAL_ERROR, startHostileS3 } from '../../../test/faults/hostile-s3.ts';
 import { waitFor } from '../../../test/faults/wait.ts';
+import { makeCertificate } from '../../../test/fleet/certificate.ts';
 import { type Radosgw, startRadosgw } from '../../../test/fleet/radosgw.ts';
 import { s3Store } from '../src/backups/s3/store.ts';
 import { uploadStream } from '../src/backups/s3/upload-stream.ts';
@@ -283,12 +283,9 @@ describe('with TLS', () => {
   beforeEach(async () => {
     await stage();
     folder = mkdtempSync(join(tmpdir(), 'aegis-s3-tls-'));
-    const [key, cert] = [join(folder, 'key.pem'), join(folder, 'cert.pem')];
-    const kind = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2'];
-    const name = ['-subj', '/CN=s3', '-addext', 'subjectAltName=IP:127.0.0.1'];
-    execFileSync('openssl', ['req', '-x509', ...kind, ...name, '-keyout', key, '-out', cert], { stdio: 'ignore' });
-    ca = readFileSync(cert, 'utf8');
-    proxy = await startHostileS3(gateway.endpoint, { tls: { key: readFileSync(key, 'utf8'), cert: ca } });
+    const tls = makeCertificate(folder);
+    ca = tls.cert;
+    proxy = await startHostileS3(gateway.endpoint, { tls });
   });
   afterEach(async () => {
     await server?.close();

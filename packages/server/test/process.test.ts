@@ -1,6 +1,6 @@
-import { execFileSync, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { request } from 'node:https';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { pollCommands } from '@aegis/protocol/commands/endpoints';
 import { healthz } from '@aegis/protocol/nodes/endpoints';
 import { afterAll, expect, test } from 'vitest';
+import { makeCertificate } from '../../../test/fleet/certificate.ts';
 import { startPostgres } from './postgres.ts';
 import { startTestServer } from './start-test-server.ts';
 
@@ -86,34 +87,11 @@ test('health asks the database', async () => {
 });
 
 test('TLS with the given certificate', async () => {
-  const [cert, key] = [join(folder, 'cert.pem'), join(folder, 'key.pem')];
-  execFileSync(
-    'openssl',
-    [
-      'req',
-      '-x509',
-      '-newkey',
-      'ec',
-      '-pkeyopt',
-      'ec_paramgen_curve:prime256v1',
-      '-nodes',
-      '-days',
-      '2',
-      '-keyout',
-      key,
-      '-out',
-      cert,
-      '-subj',
-      '/CN=localhost',
-      '-addext',
-      'subjectAltName=IP:127.0.0.1',
-    ],
-    { stdio: 'ignore' },
-  );
-  await using server = await startTestServer({ config: { tls_cert: cert, tls_key: key } });
+  const { keyFile, certFile, cert } = makeCertificate(folder);
+  await using server = await startTestServer({ config: { tls_cert: certFile, tls_key: keyFile } });
   expect(server.url).toMatch(/^https:/);
   const answer = await new Promise<{ status: number | undefined; hsts: unknown }>((resolve, reject) => {
-    request(`${server.url}/healthz`, { ca: readFileSync(cert) }, (received) => {
+    request(`${server.url}/healthz`, { ca: cert }, (received) => {
       received.resume();
       resolve({ status: received.statusCode, hsts: received.headers['strict-transport-security'] });
     })

@@ -1,12 +1,12 @@
-import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
+import { makeCertificate } from '../../../../test/fleet/certificate.ts';
 import { linkedSource } from './linked-source.ts';
 
 /** Ranges through presigned links, from storage that breaks, refuses and lies. */
@@ -123,12 +123,8 @@ test.each(['file:///etc/passwd', 'ftp://127.0.0.1/x', '', 'not a link', 'javascr
 
 test("TLS: by an authority of one's own when it is named, and never without", async () => {
   const folder = mkdtempSync(join(tmpdir(), 'aegis-tls-'));
-  const [key, cert] = [join(folder, 'key'), join(folder, 'cert')];
-  const made = ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2'];
-  const named = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=IP:127.0.0.1'];
-  execFileSync('openssl', [...made, ...named, '-keyout', key, '-out', cert], { stdio: 'ignore' });
-  const ca = readFileSync(cert, 'utf8');
-  const server = createTlsServer({ key: readFileSync(key), cert: ca }, honest);
+  const { key, cert: ca } = makeCertificate(folder);
+  const server = createTlsServer({ key, cert: ca }, honest);
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   const url = async () => `https://127.0.0.1:${(server.address() as AddressInfo).port}/o`;
   {

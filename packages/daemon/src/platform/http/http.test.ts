@@ -1,6 +1,5 @@
-import { execFileSync } from 'node:child_process';
 import { createHash, X509Certificate } from 'node:crypto';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { createServer as createHttp, type RequestListener } from 'node:http';
 import { createServer as createHttps } from 'node:https';
 import type { AddressInfo, Server } from 'node:net';
@@ -11,6 +10,7 @@ import { ackCommands, pollCommands, putOutput } from '@aegis/protocol/commands/e
 import { AegisError } from '@aegis/protocol/errors';
 import { noFaultPoints } from '@aegis/protocol/fault-points';
 import { expect, test } from 'vitest';
+import { makeCertificate } from '../../../../../test/fleet/certificate.ts';
 import { pause } from '../clock.ts';
 import { backoff } from './backoff.ts';
 import { httpClient } from './client.ts';
@@ -24,14 +24,7 @@ const listening = async (server: Server): Promise<number> => {
 
 test('a pinned certificate is accepted whatever it says, any other is not, and nothing is sent to it', async () => {
   const dir = mkdtempSync(join(tmpdir(), 'aegis-tls-'));
-  const made = ['pinned', 'other'].map((name) => {
-    const [key, cert] = [join(dir, `${name}.key`), join(dir, `${name}.crt`)];
-    const subject = ['-subj', `/CN=${name}`, '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1'];
-    execFileSync('openssl', ['req', '-x509', '-nodes', '-days', '2', ...subject, '-keyout', key, '-out', cert], {
-      stdio: 'ignore',
-    });
-    return { key: readFileSync(key), cert: readFileSync(cert) };
-  });
+  const made = ['pinned', 'other'].map((name) => makeCertificate(dir, name, null));
   let requests = 0;
   const answer: RequestListener = (_request, response) => {
     requests++;
