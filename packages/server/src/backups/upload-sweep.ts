@@ -42,6 +42,8 @@ export const uploadSweep = (on: {
         const rows = await on.uploads.ofAttempt(at.runId, run.attempt);
         if (rows.some((row) => row.upload_id === uploadId && row.aborted_at === null)) continue;
       }
+      // It may have been completed since it was listed, and some servers remove the object of an upload that is aborted then.
+      if ((await store.listParts(key, uploadId)) === null) continue;
       await store.abortUpload(key, uploadId);
       aborted++;
     }

@@ -2,7 +2,7 @@ import { sql } from 'kysely';
 import type { Storage, Tx } from '../../tables.ts';
 import { GOOD_STATES } from '../runs-repository.ts';
 import type { RemovalRow } from '../tables.ts';
-import type { History } from './decide.ts';
+import { type History, isDamaged } from './decide.ts';
 
 /** The SQL of removals. */
 
@@ -43,17 +43,18 @@ export const removalsRepository = ({ read, write }: Storage) => ({
       .orderBy('started_at', 'desc')
       .orderBy('id', 'desc')
       .execute(),
-  /** Whether there is one to fall back on, as the transaction sees it. */
-  hasGood: async (tx: Tx, configId: string, nodeUid: string | null): Promise<boolean> =>
-    (await tx
+  /** Whether there is one to fall back on, as the transaction sees it: good, and not found damaged. */
+  hasSound: async (tx: Tx, configId: string, nodeUid: string | null): Promise<boolean> => {
+    const good = tx
       .selectFrom('backups_runs')
-      .select('id')
+      .select('verified')
       .where('config_id', '=', configId)
       .where('node_uid', nodeUid === null ? 'is' : '=', nodeUid)
       .where('state', 'in', GOOD_STATES)
-      .where('removed_at', 'is', null)
-      .limit(1)
-      .executeTakeFirst()) !== undefined,
+      .where('removed_at', 'is', null);
+    if ((await good.where('verified', 'is', null).limit(1).execute()).length > 0) return true;
+    return (await good.where('verified', 'is not', null).execute()).some((run) => !isDamaged(run));
+  },
   add: async (tx: Tx, rows: readonly RemovalRow[]): Promise<void> => {
     for (let at = 0; at < rows.length; at += AT_ONCE)
       await tx

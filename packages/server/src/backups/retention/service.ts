@@ -61,13 +61,14 @@ export const retentionService = (on: {
     return judge(spec.retention, await removals.history(config.id, nodeUid), clock.now(), { timezone });
   };
 
-  /** @throws AegisError http.internal rather than that none to fall back on is left */
-  const markSome = async (pair: Pair, goners: readonly Judged[]): Promise<string[]> => {
+  /** What was decided on holds no more where the configuration was changed since, and nothing is marked then.
+   *  @throws NoneLeft rather than that none to fall back on is left */
+  const markIn = async (pair: Pair, revision: number, goners: readonly Judged[]): Promise<string[]> => {
     const places = await on.destinations.byIds(goners.map(({ run }) => run.destination_id));
     return removals.write('backups.forget', async (tx) => {
       const config = await on.configs.lock(tx, pair.configId); // two servers decide one after the other
-      if (!config || config.deleted_at !== null) return [];
-      const before = await removals.hasGood(tx, pair.configId, pair.nodeUid);
+      if (!config || config.deleted_at !== null || config.revision !== revision) return [];
+      const before = await removals.hasSound(tx, pair.configId, pair.nodeUid);
       const rows = await runs.lockMany(tx, goners.map(({ id }) => id).sort());
       const now = clock.now();
       const marked: RemovalRow[] = [];
@@ -90,20 +91,29 @@ export const retentionService = (on: {
           error: null,
         });
       }
-      if (before && marked.length > 0 && !(await removals.hasGood(tx, pair.configId, pair.nodeUid)))
-        throw new AegisError(
-          'http.internal',
-          'Retention would have removed the last good backup: nothing was changed.',
-        );
+      if (before && marked.length > 0 && !(await removals.hasSound(tx, pair.configId, pair.nodeUid)))
+        throw new NoneLeft();
       await removals.add(tx, marked);
       return marked.map(({ run_id }) => run_id);
     });
   };
-  const mark = async (pair: Pair, decisions: readonly Judged[]): Promise<Set<string>> => {
+  const markSome = async (pair: Pair, revision: number, goners: readonly Judged[]): Promise<string[]> => {
+    try {
+      return await markIn(pair, revision, goners);
+    } catch (error) {
+      if (!(error instanceof NoneLeft)) throw error;
+      on.log.warn(
+        { config_id: pair.configId, node_uid: pair.nodeUid },
+        'retention would have removed the last good backup, since another one was lost meanwhile: nothing is removed',
+      );
+      return [];
+    }
+  };
+  const mark = async (pair: Pair, revision: number, decisions: readonly Judged[]): Promise<Set<string>> => {
     const goners = decisions.filter(({ keep }) => !keep);
     const marked = new Set<string>();
     for (let at = 0; at < goners.length; at += MARKED_AT_ONCE)
-      for (const id of await markSome(pair, goners.slice(at, at + MARKED_AT_ONCE))) marked.add(id);
+      for (const id of await markSome(pair, revision, goners.slice(at, at + MARKED_AT_ONCE))) marked.add(id);
     if (marked.size > 0)
       on.log.info(
         { config_id: pair.configId, node_uid: pair.nodeUid, count: marked.size },
@@ -111,10 +121,10 @@ export const retentionService = (on: {
       );
     return marked;
   };
-  const apply = async (config: ConfigRow, nodeUid: string | null): Promise<number> => {
-    if (Object.keys(specOf(config).retention).length === 0) return 0;
-    const pair = { configId: config.id, nodeUid };
-    return (await mark(pair, await judged(config, nodeUid))).size;
+  const apply = async (pair: Pair): Promise<void> => {
+    const config = await on.configs.byId(pair.configId);
+    if (!config || Object.keys(specOf(config).retention).length === 0) return;
+    await mark(pair, config.revision, await judged(config, pair.nodeUid));
   };
 
   const removeDue = async (): Promise<void> => {
@@ -131,8 +141,7 @@ export const retentionService = (on: {
     for (const [key, pair] of [...waiting]) {
       if (signal?.aborted) return;
       waiting.delete(key);
-      const config = await on.configs.byId(pair.configId);
-      if (config) await apply(config, pair.nodeUid);
+      await apply(pair);
     }
   };
   const pass = async (): Promise<void> => {
@@ -140,7 +149,7 @@ export const retentionService = (on: {
       if (Object.keys(specOf(config).retention).length === 0) continue;
       for (const nodeUid of await removals.nodesOf(config.id)) {
         if (signal?.aborted) return;
-        await apply(config, nodeUid);
+        await apply({ configId: config.id, nodeUid });
         await new Promise((resolve) => setImmediate(resolve)); // others are answered between two nodes
       }
     }
@@ -196,7 +205,8 @@ export const retentionService = (on: {
       }
       let marked = new Set<string>();
       if (!wanted.dry_run) {
-        for (const [pair, decisions] of decided) for (const one of await mark(pair, decisions)) marked.add(one);
+        for (const [pair, decisions] of decided)
+          for (const one of await mark(pair, config.revision, decisions)) marked.add(one);
         if (marked.size > 0)
           on.log.info({ config_id: config.id, by, count: marked.size }, 'retention was applied by hand');
         if (marked.size > 0) await atMost(WAITED_MS, on.inTurn(removeDue));
@@ -212,6 +222,9 @@ export const retentionService = (on: {
   };
 };
 export type RetentionService = ReturnType<typeof retentionService>;
+
+/** Undoes a marking: what it relied on to stay is not there, or not good, any more. */
+class NoneLeft extends Error {}
 
 const atMost = async (ms: number, work: Promise<void>): Promise<void> => {
   let timer: NodeJS.Timeout | undefined;
