@@ -39,3 +39,21 @@ test('so do twenty thousand names of ten thousand files', () => {
   expect(totals.files).toBe(20_000);
   expect(maxRssKiB).toBeLessThan(MOST_RSS_KIB);
 });
+
+/** Anybody who may make folders makes such a chain. With a path of its own for each level it took twice as much memory, and at a hundred thousand levels all of it. */
+test('neither do ten thousand folders, one in another', () => {
+  const folder = temporaryFolder();
+  const here = process.cwd();
+  try {
+    process.chdir(folder);
+    for (let level = 0; level < 10_000; level++) {
+      mkdirSync('an');
+      process.chdir('an');
+    }
+  } finally {
+    process.chdir(here);
+  }
+  const { totals, maxRssKiB } = backUp(folder);
+  expect(totals).toMatchObject({ files: 0 });
+  expect(maxRssKiB).toBeLessThan(2 * MOST_RSS_KIB);
+});

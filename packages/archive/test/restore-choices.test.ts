@@ -7,6 +7,7 @@ import {
   mkdtempSync,
   readFileSync,
   rmSync,
+  statSync,
   symlinkSync,
   truncateSync,
   unlinkSync,
@@ -77,6 +78,19 @@ test('patterns of paths: what matches, all below it, and the folders above with 
       expect(namesIn(target)).toEqual(names);
       if (names.length > 0) expect(snapshot(below(target)).get('etc/app')).toContain('"mode":"700"');
     }
+});
+
+test('folders above: sticky where they were, and whoever restores gets into them', async () => {
+  const from = join(newTarget(), 'from');
+  mkdirSync(join(from, 'tmp/read-only'), { recursive: true });
+  writeFileSync(join(from, 'tmp/read-only/file'), 'x');
+  chmodSync(join(from, 'tmp/read-only'), 0o555);
+  chmodSync(join(from, 'tmp'), 0o1777);
+  await using backup = await openMade(await makeBackup([from]));
+  const target = newTarget();
+  expect(await backup.restore({ target, paths: ['file'] })).toMatchObject({ restored: 1, errors: [] });
+  const modes = ['tmp', 'tmp/read-only'].map((name) => statSync(join(target, from, name)).mode & 0o7777);
+  expect(modes).toEqual([0o1777, 0o755]);
 });
 
 test('of a hard link alone its first name brings the content; others are linked to it', async () => {

@@ -29,7 +29,7 @@ export const hardLinks = (mostInodes: number = MOST_LINKED_INODES): HardLinks =>
   const paths = byteStore(MOST_PATH_BYTES);
   let slots = new Uint32Array(START_SLOTS * WORDS);
   let count = 0;
-  let lastDirectory: { path: Buffer; at: number } | null = null;
+  let lastDirectory = { at: -1, length: 0 };
 
   /** Where the inode is, or the free slot where it belongs. */
   const find = (table: Uint32Array, device: number, high: number, low: number): number => {
@@ -50,9 +50,10 @@ export const hardLinks = (mostInodes: number = MOST_LINKED_INODES): HardLinks =>
     slots = larger;
   };
   const keepDirectory = (path: Buffer): number => {
-    if (lastDirectory?.path.equals(path)) return lastDirectory.at;
+    const { at: before, length } = lastDirectory;
+    if (before >= 0 && paths.get(before, length).equals(path)) return before;
     const at = paths.add(path);
-    if (at >= 0) lastDirectory = { path, at };
+    if (at >= 0) lastDirectory = { at, length: path.length };
     return at;
   };
 

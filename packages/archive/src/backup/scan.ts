@@ -20,7 +20,7 @@ import { directoryView, OPEN_FILE } from './directory-view.ts';
 import { MAX_PATH_BYTES } from './manifest/lines.ts';
 import { type Level, OpenLevels, stillThere } from './open-levels.ts';
 import type { DirectoryView, EntryKind, Selection } from './select/selection.ts';
-import { childPath, sourcePaths, splitPath, storedPath } from './source-paths.ts';
+import { sourcePaths, splitPath, storedPath, walkedPath } from './source-paths.ts';
 import { ownProblem, type Problem, problemOf } from './source-problem.ts';
 import { deviceOf, field, identityOf, kindOf, type StatNumbers } from './source-stat.ts';
 
@@ -64,6 +64,7 @@ export class Scan {
   readonly #sources: Buffer[];
   /** As latin1; a source that was met below another one is gone from here. */
   readonly #left: Set<string>;
+  readonly #walked = walkedPath();
   #source: Source | null = null;
   #open: { found: Found; absolute: Buffer; sourceDevice: number } | null = null;
   /** O_NOATIME is for owners and root only: after some refusals nobody asks any more. */
@@ -147,7 +148,7 @@ export class Scan {
       const index = level.index++;
       const name = nameAt(listing, index);
       if (level.only && !level.only.has(name.toString('latin1'))) continue;
-      const absolute = childPath(level.path, name);
+      const absolute = this.#walked.child(level.path, name);
       const named = this.#left.size > 0 && this.#left.delete(absolute.toString('latin1'));
       if (!named && !this.#select.includesPath(absolute)) continue;
       const found = this.#look(level.fd, name, absolute, named ? null : level.view, listing.types[index] ?? 0);
@@ -189,7 +190,7 @@ export class Scan {
       // Links on the way to a source are followed: an operator named it so.
       const parentFd = this.#files.openAt(AT_FDCWD, directory, O_PATH | constants.O_DIRECTORY);
       this.#source = { path, parentFd, name };
-      const found = this.#look(parentFd, name, path, null, TYPE.unknown);
+      const found = this.#look(parentFd, name, this.#walked.begin(path), null, TYPE.unknown);
       if (found && found.kind !== 'directory') this.sourcesRead += 1;
       return found;
     } catch (error) {

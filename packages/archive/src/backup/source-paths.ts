@@ -1,3 +1,4 @@
+import { MAX_PATH_BYTES } from './manifest/lines.ts';
 import { ownProblem, type Problem } from './source-problem.ts';
 
 /** Paths of sources, as bytes: absolute while the scan goes, relative to `/` in the archive. */
@@ -6,7 +7,7 @@ const SLASH = 0x2f;
 const ROOT = Buffer.from('/');
 const DOT = Buffer.from('.');
 
-export const childPath = (directory: Buffer, name: Buffer): Buffer => {
+const childPath = (directory: Buffer, name: Buffer): Buffer => {
   const from = directory.length === 1 ? 1 : directory.length + 1;
   const path = Buffer.allocUnsafe(from + name.length);
   directory.copy(path);
@@ -14,6 +15,32 @@ export const childPath = (directory: Buffer, name: Buffer): Buffer => {
   name.copy(path, from);
   return path;
 };
+
+export interface WalkedPath {
+  /** Of a source. */
+  begin(path: Buffer): Buffer;
+  /** Of what a directory holds; takes the place of all that was last made below that directory. */
+  child(directory: Buffer, name: Buffer): Buffer;
+}
+
+/** Where a walk is: the paths of all directories on the way down are beginnings of one and the same, and share its memory. One for each of them would
+ *  take gigabytes in a tree that anybody can make who may make folders. */
+export const walkedPath = (): WalkedPath => {
+  const bytes = Buffer.allocUnsafeSlow(MAX_PATH_BYTES + MOST_NAME_BYTES);
+  return {
+    begin: (path) => (path.length > bytes.length ? path : bytes.subarray(0, path.copy(bytes))),
+    child: (directory, name) => {
+      const from = directory.length === 1 ? 1 : directory.length + 1;
+      const end = from + name.length;
+      if (directory.buffer !== bytes.buffer || end > bytes.length) return childPath(directory, name);
+      bytes[from - 1] = SLASH;
+      name.copy(bytes, from);
+      return bytes.subarray(0, end);
+    },
+  };
+};
+/** Of one, and the slashes around it: what is longer than a path may be must still be told. */
+const MOST_NAME_BYTES = 4096;
 
 /** As the archive has it. */
 export const storedPath = (absolute: Buffer): Buffer => (absolute.length === 1 ? DOT : absolute.subarray(1));

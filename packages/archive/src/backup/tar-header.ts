@@ -86,7 +86,7 @@ export const tarHeaders = (): TarHeaders => {
       addRecords(records, entry, name, prefixBytes >= 0);
       const paxBytes = records.length === 0 ? 0 : BLOCK_BYTES + records.length + paddingOf(records.length);
       const total = paxBytes + BLOCK_BYTES;
-      if (total > blocks.length) blocks = Buffer.alloc(total);
+      if (total > blocks.length) blocks = Buffer.alloc(Math.max(total, 2 * blocks.length));
       else blocks.fill(0, 0, total);
       if (paxBytes > 0) {
         putPaxHeader(blocks, records.length);

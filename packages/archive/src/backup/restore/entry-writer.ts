@@ -199,7 +199,8 @@ export const entryWriter = (deps: EntryWriterDeps): EntryWriter => {
       mine = mayReplace(entry, stat);
     }
     const seen = level.finish?.seen ?? (deps.deleteExtra ? new Set<string>() : null);
-    if (mine || seen) level.finish = { header: mine ? header : null, seen };
+    // Without its path, which the tree knows: of each folder on the way down it would be held until the restore comes back there.
+    if (mine || seen) level.finish = { header: mine && header ? { ...header, path: EMPTY } : null, seen };
     return mine ? 'restored' : 'skipped';
   };
 

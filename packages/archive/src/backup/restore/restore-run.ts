@@ -9,7 +9,7 @@ import { entryReader } from './entry-reader.ts';
 import { entryWriter, type Outcome } from './entry-writer.ts';
 import { type Archive, chosenFrames, type FrameFeed, wholeArchive } from './frame-feed.ts';
 import type { ManifestStore } from './manifest-store.ts';
-import { isBelow } from './path-order.ts';
+import { isBelow, isRoot } from './path-order.ts';
 import { pathFilter } from './paths.ts';
 import { type Placing, placing } from './placing.ts';
 import { badArchive, throwIfCancelled } from './refusals.ts';
@@ -273,16 +273,24 @@ const keptPaths = async (manifest: ManifestStore): Promise<Kept> => {
   return { paths, folders: paths };
 };
 
-/** Modes of the folders above the entry at hand, for those that have to be made though they are not restored themselves. */
+/** Modes of the folders above the entry at hand, for those that have to be made though they are not restored themselves. Their paths are all
+ *  beginnings of the innermost one's, which alone is kept. */
 const ancestors = () => {
-  const above: Entry[] = [];
+  let innermost: Buffer = EMPTY;
+  const above: { end: number; mode: number }[] = [];
   return {
-    pass: (entry: Entry): void => {
-      if (entry.kind !== 'directory') return;
-      for (let last = above.at(-1); last && !isBelow(entry.path, last.path); last = above.at(-1)) above.pop();
-      above.push(entry);
+    pass: ({ kind, path, mode }: Entry): void => {
+      if (kind !== 'directory' || isRoot(path)) return;
+      for (let last = above.at(-1); last && !isBelow(path, innermost.subarray(0, last.end)); last = above.at(-1))
+        above.pop();
+      innermost = path;
+      above.push({ end: path.length, mode });
     },
-    modeOf: (path: Buffer): number => (above.find((entry) => entry.path.equals(path))?.mode ?? 0o755) & 0o777,
+    modeOf: (path: Buffer): number => {
+      const known = innermost.subarray(0, path.length).equals(path) && above.find(({ end }) => end === path.length);
+      // Sticky stays: in a folder for all, nobody removes what is another's. And who restores must get into it.
+      return known ? (known.mode & 0o1777) | 0o700 : 0o755;
+    },
   };
 };
 
