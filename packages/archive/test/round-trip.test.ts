@@ -52,7 +52,7 @@ test('every byte, time, mode, owner, attribute, link and hole comes back', async
   const restored = snapshot(restoredIn(byStock));
   expect(restored.size).toBeGreaterThan(50_500);
   expect(differences(new Map([...wanted].filter(within)), new Map([...restored].filter(within)))).toEqual([]);
-});
+}, 180_000);
 
 test('the same comes out of age, zstd and tar without Aegis', async () => {
   const plain = join(base, 'for-tar');
@@ -78,7 +78,7 @@ test('the same comes out of age, zstd and tar without Aegis', async () => {
   const never = await backup.restore({ target: mine, owners: true, setuid: true });
   expect(never).toMatchObject({ restored: 0, skipped: wanted.size, errors: [] });
   expect(differences(wanted, mineNow())).toEqual([]);
-});
+}, 180_000);
 /** GNU tar stores no sockets, and so restores none. */
 const STOCK_HAS_NO = { without: ['socket'] };
 /** An archive through stock tools alone, into `dir`. `unpack`: shell, from the archive to the tar. */
