@@ -1,11 +1,10 @@
-import { request } from 'node:http';
 import { statementBytes } from '@aegis/archive/backup/statement';
 import { showRun } from '@aegis/protocol/backups/endpoints';
 import { GetObjectCommand } from '@aws-sdk/client-s3';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { type HostileS3, startHostileS3 } from '../../../test/faults/hostile-s3.ts';
 import { type Radosgw, startRadosgw } from '../../../test/fleet/radosgw.ts';
-import { createS3Config, type NodeRun, sha256, startRun } from './backups-s3-support.ts';
+import { answeredAfter, createS3Config, type NodeRun, sha256, startRun } from './backups-s3-support.ts';
 import { end, goodEnd } from './backups-support.ts';
 import { type EnrolledNode, handClock, startTestServer, type TestServer } from './start-test-server.ts';
 
@@ -43,24 +42,6 @@ const read = async (Key: string): Promise<string> => {
   const { Body } = await gateway.s3().send(new GetObjectCommand({ Bucket: bucket, Key }));
   return (await Body?.transformToString()) ?? '';
 };
-/** S3's own answer, which arrives when this is done. */
-const delayed =
-  (until: () => Promise<unknown>): Parameters<HostileS3['misbehave']>[0] =>
-  (from, to) => {
-    const out = request(
-      { ...gateway.proxyable, method: from.method, path: from.url, headers: from.headers },
-      (answer) => {
-        const parts: Buffer[] = [];
-        answer.on('data', (part: Buffer) => parts.push(part));
-        answer.on('end', () => {
-          const send = () => to.writeHead(answer.statusCode ?? 0).end(Buffer.concat(parts));
-          until().then(send, () => from.socket.destroy());
-        });
-      },
-    );
-    out.on('error', () => from.socket.destroy());
-    out.end();
-  };
 const goodEndOf = (configId: string, run: NodeRun) =>
   goodEnd(
     node,
@@ -89,7 +70,7 @@ describe('the sweep of uploads', () => {
       if (good.statement) await run.put(run.key('statement'), statementBytes(good.statement));
       await end(node, run.id, good);
     };
-    proxy.misbehave(delayed(finish), ({ method, query }) => method === 'GET' && query.has('uploads'));
+    proxy.misbehave(answeredAfter(gateway, finish), ({ method, query }) => method === 'GET' && query.has('uploads'));
     clock.advance(60_000);
     const aborted = await server.running.backups.s3.sweep();
     expect((await server.as('viewer').call(showRun, { params: { id: run.id } })).state).toBe('completed');

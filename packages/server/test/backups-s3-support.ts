@@ -4,6 +4,7 @@ import { statementBytes } from '@aegis/archive/backup/statement';
 import type { RunGrant, WantedRequest } from '@aegis/protocol/backups/node-endpoints';
 import { closeUpload, openUpload, type SignedRequest, signRequests } from '@aegis/protocol/backups/node-endpoints';
 import type { RunObject } from '@aegis/protocol/backups/run';
+import type { Misbehaviour } from '../../../test/faults/hostile-s3.ts';
 import { RADOSGW_REGION, type Radosgw } from '../../../test/fleet/radosgw.ts';
 import { create, end, goodEnd, start, starting } from './backups-support.ts';
 import type { EnrolledNode, TestServer } from './start-test-server.ts';
@@ -41,6 +42,23 @@ export const sendRaw = (
     out.on('error', reject);
     out.end(body);
   });
+
+/** S3 does what it is asked; its own answer arrives when this is done, and never where this fails. */
+export const answeredAfter =
+  (gateway: Pick<Radosgw, 'proxyable'>, until: () => Promise<unknown>): Misbehaviour =>
+  (from, to) => {
+    const { method, url: path, headers } = from;
+    const out = request({ ...gateway.proxyable, method, path, headers }, (answer) => {
+      const parts: Buffer[] = [];
+      answer.on('data', (part: Buffer) => parts.push(part));
+      answer.on('end', () => {
+        const send = () => to.writeHead(answer.statusCode ?? 0, answer.headers).end(Buffer.concat(parts));
+        until().then(send, () => from.socket.destroy());
+      });
+    });
+    out.on('error', () => from.socket.destroy());
+    from.pipe(out);
+  };
 
 export interface S3Config {
   bucket: string;
