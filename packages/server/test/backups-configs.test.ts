@@ -147,6 +147,14 @@ describe.each(STORAGES)('%s', (storage) => {
         "422 backups.bad_config: destination.ca is no certificate: give the PEM of the authority that signed the endpoint's (BEGIN CERTIFICATE).",
       ],
       [
+        await refused({ exclude: { patterns: ['*.tmp', '[a'] } }),
+        "422 backups.bad_config: The exclude pattern '[a' is malformed: close its brackets, and put \\ before a [ or \\ that is meant as such.",
+      ],
+      [
+        await refused({ exclude: { if_present: ['../secret'] } }),
+        "422 backups.bad_config: The marker '../secret' is not of the form NAME or NAME:HEADER, where NAME is a file's name without folders.",
+      ],
+      [
         await refused({}, { credentials: KEYS }),
         "422 backups.bad_config: A configuration with a 'file' destination has no use for credentials. Leave them out, or set them to null.",
       ],

@@ -17,9 +17,9 @@ export const AbsolutePath = z.string().check(
   ),
 );
 const Bytes = (least: number, most: number) =>
-  z.int('a whole number of bytes').check(z.minimum(least), z.maximum(most));
+  z.int(`a whole number of bytes, ${least} to ${most}`).check(z.minimum(least), z.maximum(most));
 const Seconds = (least: number, most: number) =>
-  z.int('a whole number of seconds').check(z.minimum(least), z.maximum(most));
+  z.int(`a whole number of seconds, ${least} to ${most}`).check(z.minimum(least), z.maximum(most));
 
 const PATTERN = Text(4096).check(noNul);
 const Patterns = z._default(z.array(PATTERN).check(z.maxLength(4096)), []);
@@ -49,8 +49,8 @@ const Endpoint = z.string().check(
   z.refine((text) => {
     if (!URL.canParse(text)) return false;
     const url = new URL(text);
-    return /^https?:$/.test(url.protocol) && url.pathname === '/' && !url.search && !url.hash && !url.username;
-  }, 'an http:// or https:// address without a path, e.g. https://s3.example.com'),
+    return /^https?:$/.test(url.protocol) && url.pathname === '/' && !/[?#@]/.test(text);
+  }, 'an http:// or https:// address without a path or a user, e.g. https://s3.example.com'),
 );
 const Prefix = z.string().check(
   z.maxLength(512),

@@ -2,7 +2,9 @@ import * as z from 'zod/mini';
 
 /** What of a configuration's history stays: restic's `forget` rules, any of which keeps a run. No rule at all removes nothing. */
 
-const Count = z.optional(z.int('a whole number; -1 keeps all').check(z.minimum(-1), z.maximum(1_000_000)));
+const Count = z.optional(
+  z.int('a whole number, 0 to 1000000; -1 keeps all').check(z.minimum(-1), z.maximum(1_000_000)),
+);
 /** `2y5m7d3h`, as restic writes durations: years, months, days, hours, in this order. */
 const Within = z.optional(
   z

@@ -1,6 +1,7 @@
 import { X509Certificate } from 'node:crypto';
 import { parseRecipient } from '@aegis/archive/backup/age/keys';
-import type { BackupSpec } from '@aegis/protocol/backups/config';
+import { selectionOf } from '@aegis/archive/backup/select/select';
+import type { BackupSpec, Excludes } from '@aegis/protocol/backups/config';
 import type { PresentConfig } from '@aegis/protocol/backups/directive';
 import { AegisError } from '@aegis/protocol/errors';
 import { isUuid } from '@aegis/protocol/ids';
@@ -13,10 +14,11 @@ export const MAX_BODY_BYTES = 512 * 1024;
 export const MAX_BYTES_PER_NODE = 3 * 1024 * 1024;
 
 /** @param hasCredentials of its own @throws AegisError backups.bad_config, backups.bad_recipient */
-export const checkSpec = (spec: BackupSpec, hasCredentials: boolean, now: number): void => {
+export const checkSpec = async (spec: BackupSpec, hasCredentials: boolean, now: number): Promise<void> => {
   if (isUuid(spec.name)) throw bad('name: a name that looks like an id could not be told from one. Choose a word.');
   if (spec.schedule) checkSchedule(spec.schedule, now);
   for (const recipient of spec.encryption.recipients) parseRecipient(recipient);
+  await checkExcludes(spec.exclude);
   const { destination } = spec;
   if (destination.kind === 's3' && destination.access === 'static' && !hasCredentials)
     throw bad(
@@ -37,6 +39,12 @@ export const checkSpec = (spec: BackupSpec, hasCredentials: boolean, now: number
         `sources: ${inside} lies inside the destination ${destination.path}. An archive of archives grows without end: choose another folder.`,
       );
   }
+};
+
+/** As they will be read; files of patterns are on the nodes. @throws AegisError backups.bad_config */
+const checkExcludes = async (excludes: Excludes): Promise<void> => {
+  const readFile = (): Promise<Buffer> => Promise.reject(new RangeError('no files'));
+  await selectionOf({ excludes: { ...excludes, files: [], ifiles: [] }, sources: [], readFile, env: {} });
 };
 
 /** @throws AegisError backups.bad_config */

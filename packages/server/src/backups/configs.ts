@@ -101,7 +101,7 @@ export const configsService = (on: {
       now,
       newId: () => '',
     });
-    checkSpec(spec, place.credentials !== null, now);
+    await checkSpec(spec, place.credentials !== null, now);
     on.checkOwn(spec);
     if (place.row.probe !== null) return null;
     return { of: triedOut(spec, place), probe: await on.probe(spec.destination, place.credentials) };
@@ -146,7 +146,7 @@ export const configsService = (on: {
       now,
       newId: on.newId,
     });
-    checkSpec(spec, place.credentials !== null, now);
+    await checkSpec(spec, place.credentials !== null, now);
     on.checkOwn(spec);
     const destination = probed(place, spec, change, before, tried);
     const text = JSON.stringify(spec);

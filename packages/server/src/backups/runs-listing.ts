@@ -21,7 +21,7 @@ import type { ConfigRow, RunRow } from './tables.ts';
 
 /** Runs as people see them, and how they end one. */
 
-const RunCursor = z.tuple([z.number(), z.string()]);
+const RunCursor = z.tuple([z.int(), z.string()]);
 const NodeCursor = z.tuple([z.string(), z.string()]);
 const LATEST = 'latest:';
 const ERRORS_BESIDE = 3;
