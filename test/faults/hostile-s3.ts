@@ -112,7 +112,7 @@ export const startHostileS3 = async (
       agent,
     });
     const answered = new Promise<IncomingMessage>((resolve, reject) => {
-      out.once('response', resolve).once('error', reject);
+      out.once('response', resolve).on('error', reject);
     });
     answered.catch(() => {}); // seen where it is awaited
     from.once('close', () => {
@@ -123,8 +123,15 @@ export const startHostileS3 = async (
       from.socket.destroy();
       return;
     }
-    await pipeline(from, searched(), out);
+    const body = from.pipe(searched());
+    body.pipe(out);
     const answer = await answered;
+    // S3 refuses before it has read all, and reads no further: what the client still sends goes nowhere.
+    answer.once('end', () => {
+      from.unpipe();
+      from.resume();
+      if (!out.writableFinished) out.destroy();
+    });
     ask.status = answer.statusCode ?? 502;
     look(JSON.stringify(answer.headers));
     if (how === 'lose-answer') {

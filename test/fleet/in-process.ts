@@ -21,6 +21,8 @@ export interface HeldFleet extends AsyncDisposable {
   readonly server: TestServer;
   readonly serverClock: JumpingClock;
   readonly api: Api;
+  /** An admin token of the server. */
+  readonly token: string;
   /** For marker files. */
   readonly folder: string;
   node(name: string, flags?: Readonly<Record<string, unknown>>): HeldNode;
@@ -48,13 +50,15 @@ export interface JumpingClock {
   now(): number;
   monotonic(): number;
 }
-export const jumpingClock = (): JumpingClock => ({
-  offsetMs: 0,
-  now() {
-    return Date.now() + this.offsetMs;
-  },
-  monotonic: () => performance.now(),
-});
+export const jumpingClock = (): JumpingClock => {
+  const clock: JumpingClock = {
+    offsetMs: 0,
+    // Some keep this function alone.
+    now: () => Date.now() + clock.offsetMs,
+    monotonic: () => performance.now(),
+  };
+  return clock;
+};
 
 /** In the environment of every command of the fleet, so that `crash` finds them. */
 const MARK = 'AEGIS_TEST_MARK';
@@ -122,6 +126,7 @@ export const startHeldFleet = async (config: Readonly<Record<string, unknown>> =
     server,
     serverClock,
     folder,
+    token,
     api: apiOf(
       () => server.url,
       () => token,

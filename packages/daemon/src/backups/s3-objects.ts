@@ -57,6 +57,10 @@ const STALE_CODE: readonly string[] = [
   'AccessDenied',
   'SignatureDoesNotMatch',
 ];
+const MEANING: Readonly<Record<string, string>> = {
+  RequestTimeTooSkewed:
+    ': its clock and that of whoever signed, the control server or this node, are more than 15 minutes apart',
+};
 
 export const s3Objects = ({ door, signer, retryMs, clock, random, faults, log, signal }: S3ObjectsOptions) => {
   /** Tries until there is an answer that stays. */
@@ -83,7 +87,7 @@ export const s3Objects = ({ door, signer, retryMs, clock, random, faults, log, s
         faults.at(`daemon.after-send.s3-${what}`);
         if ((answer.status >= 200 && answer.status <= 299) || settles?.includes(answer.status)) return answer;
         const code = codeOf(answer);
-        why = new S3Broken(`answered ${answer.status}${code === '' ? '' : ` ${code}`}`);
+        why = new S3Broken(`answered ${answer.status}${code === '' ? '' : ` ${code}`}${MEANING[code] ?? ''}`);
         const renewed = STALE_CODE.includes(code) && stale < MAX_STALE;
         if (renewed) {
           stale++;
