@@ -7,6 +7,8 @@ export interface ArchiveJob {
   kind: 'archive';
   sources: readonly string[];
   excludes: Excludes;
+  /** Absolute: folders that the backup itself writes to. */
+  leaveOut: readonly string[];
   level: number;
   recipients: readonly string[];
   /** Of the manifest's first line. */

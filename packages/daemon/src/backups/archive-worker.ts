@@ -1,6 +1,7 @@
 import { closeSync, constants, openSync } from 'node:fs';
 import { join } from 'node:path';
 import { createArchive } from '@aegis/archive/backup/create-archive';
+import { leavingOut } from '@aegis/archive/backup/select/leaving-out';
 import { readExcludeFile } from '@aegis/archive/backup/select/read-exclude-file';
 import { selectionOf } from '@aegis/archive/backup/select/select';
 import { type ArchiveJob, type FromWorker, MANIFEST_FILE, type ToWorker } from './archive-job.ts';
@@ -32,14 +33,15 @@ export const archive = async (
       : job.output.manifest;
   try {
     const sources = job.sources.map((path) => Buffer.from(path, 'utf8'));
+    const select = await selectionOf({
+      excludes: job.excludes,
+      sources,
+      readFile: async (path) => readExcludeFile(path),
+      env: process.env,
+    });
     const result = await createArchive({
       sources,
-      select: await selectionOf({
-        excludes: job.excludes,
-        sources,
-        readFile: async (path) => readExcludeFile(path),
-        env: process.env,
-      }),
+      select: leavingOut(select, job.leaveOut, job.sources),
       level: job.level,
       recipients: job.recipients,
       archive: spool ?? fileSink((job.output as Extract<ArchiveJob['output'], { kind: 'files' }>).archive),

@@ -33,6 +33,7 @@ test('a thread that hangs in the kernel holds up nobody once it is to end', asyn
       if_present: [],
       one_file_system: false,
     },
+    leaveOut: [],
     level: 1,
     recipients: [],
     header: {},

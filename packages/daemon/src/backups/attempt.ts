@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import { signStatement, statementBytes } from '@aegis/archive/backup/statement';
 import type { Envelope } from '@aegis/protocol/access/dsse';
 import type { KeyPair } from '@aegis/protocol/access/keys';
+import type { Work } from '@aegis/protocol/backups/config';
 import { type RunGrant, SealedCredentials } from '@aegis/protocol/backups/node-endpoints';
 import { objectNames } from '@aegis/protocol/backups/run';
 import { AegisError } from '@aegis/protocol/errors';
@@ -149,6 +150,10 @@ const refuseOtherPlace = (prefix: string, { node }: AttemptOptions, run: RunRow)
   );
 };
 
+/** Where the archives of this configuration are, each of which would have all those before it in it. */
+const ownFolder = (destination: Work['destination'], prefix: string): string[] =>
+  destination.kind === 'file' ? [join(destination.path, prefix, '../..')] : [];
+
 const resume = (destination: Destination, archived: Archived, teller: RunTeller): Promise<Archived> => {
   teller.log('info', 'the archive was spooled whole before the restart: what is left of it is uploaded');
   countArchived(teller, archived);
@@ -169,6 +174,7 @@ const create = async (
     kind: 'archive',
     sources: work.sources,
     excludes: work.exclude,
+    leaveOut: [options.spool, ...ownFolder(work.destination, grant.prefix)],
     level: work.compression.level,
     recipients: work.encryption.recipients,
     header: {

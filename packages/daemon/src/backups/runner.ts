@@ -5,7 +5,7 @@ import type { Held } from './desired.ts';
 import type { RunRow, RunState } from './repository.ts';
 import { type ActiveRun, type RunOptions, startRun } from './run.ts';
 
-/** The runs of this node: so many at once, the rest in turn; never two of one configuration. */
+/** The runs of this node: so many at once, the rest in turn; never two of one configuration, whose second waits for the first. */
 
 export interface RunnerOptions extends Omit<RunOptions, 'lastOf'> {
   /** Runs that the journal holds. */
@@ -37,6 +37,8 @@ export const runner = (options: RunnerOptions) => {
   const { repository, journal, clock, signal } = options;
   const active = new Map<string, ActiveRun>();
   let waiting: Waiting[] = [];
+  /** On their way into the journal. */
+  const adding = new Map<string, RunRow>();
   /** The newest that ended, of each configuration. */
   const last = new Map<string, RunRow>();
   /** Slots that a restore holds. */
@@ -59,7 +61,8 @@ export const runner = (options: RunnerOptions) => {
         resume();
         continue;
       }
-      const one = waiting.shift();
+      const at = waiting.findIndex(({ row }) => !active.has(row.configId));
+      const [one] = at < 0 ? [] : waiting.splice(at, 1);
       if (!one) return;
       begin(one);
     }
@@ -85,7 +88,10 @@ export const runner = (options: RunnerOptions) => {
     return one;
   };
   const busyWith = (configId: string): RunRow | null =>
-    active.get(configId)?.row ?? waiting.find(({ row }) => row.configId === configId)?.row ?? null;
+    active.get(configId)?.row ??
+    adding.get(configId) ??
+    waiting.find(({ row }) => row.configId === configId)?.row ??
+    null;
 
   return {
     active: active as ReadonlyMap<string, ActiveRun>,
@@ -121,11 +127,15 @@ export const runner = (options: RunnerOptions) => {
         ending: null,
         forget: [],
       };
-      await journal.group('backup-queued', () => {
-        repository.addRun(row.id, configId, row.createdAtMs, row.start, row.state);
-        also?.();
-      });
-      // Meanwhile another one may have been taken: this one waits for it.
+      adding.set(configId, row);
+      try {
+        await journal.group('backup-queued', () => {
+          repository.addRun(row.id, configId, row.createdAtMs, row.start, row.state);
+          also?.();
+        });
+      } finally {
+        adding.delete(configId);
+      }
       return enqueue(row);
     },
     /** Another attempt of one whose end the server did not take. */
