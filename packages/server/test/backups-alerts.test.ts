@@ -229,6 +229,21 @@ describe.each(STORAGES)('%s', (storage) => {
   });
 });
 
+test('a receiver that hangs holds up no other', async () => {
+  await using other = await startReceiver();
+  receiver.hang = true;
+  await using server = await startTestServer({
+    clock: handClock(),
+    config: settings({ backups_alert_webhooks: [receiver.url, other.url], backups_alert_timeout_sec: 300 }),
+  });
+  const node = await server.enrol('web-1');
+  const { config } = await create(server, { nodes: ['web-1'] });
+  for (let at = 0; at < 12; at++) await fail(node, config.config_id);
+  await waitFor('every alert at the other', () => other.heard.length === 12, 15_000);
+  expect(receiver.heard.length).toBeGreaterThan(0);
+  receiver.hang = false;
+});
+
 test('a command gets each alert on its standard input, in an environment of its own', async () => {
   const out = join(folder, 'out');
   const script = join(folder, 'alert.sh');

@@ -31,15 +31,11 @@ export const alertDelivery = (on: {
   log: Log;
 }) => {
   const { repository, clock, log } = on;
-  const receivers = new Map(on.receivers.map((receiver) => [receiver.id, receiver]));
-  let timer: NodeJS.Timeout | undefined;
-  let working: Promise<void> | null = null;
-  let wanted = false;
-  let stopping: AbortSignal | null = null;
+  /** One that the settings name twice is told once. */
+  const receivers = [...new Map(on.receivers.map((receiver) => [receiver.id, receiver])).values()];
+  const targets = receivers.map(({ id }) => id);
 
-  const deliver = async (row: AlertRow, signal: AbortSignal): Promise<void> => {
-    const receiver = receivers.get(row.target);
-    if (!receiver) return repository.remove(row.id); // the setting was changed since
+  const deliver = async (receiver: Receiver, row: AlertRow, signal: AbortSignal): Promise<void> => {
     const begun = clock.now();
     if (!(await repository.claim(row, begun + 2 * on.timeoutMs + 10_000))) return;
     try {
@@ -58,47 +54,60 @@ export const alertDelivery = (on: {
       await repository.again(row.id, now + pause, why);
     }
   };
-  const turn = async (signal: AbortSignal): Promise<void> => {
-    while (!signal.aborted) {
-      const due = await repository.due(clock.now(), AT_ONCE);
-      if (due.length === 0) return;
-      await Promise.all(due.map((row) => deliver(row, signal)));
-    }
-  };
-  const work = (signal: AbortSignal): Promise<void> => {
-    wanted = true;
-    working ??= (async () => {
-      while (wanted && !signal.aborted) {
-        wanted = false;
-        await turn(signal).catch((err: unknown) => log.warn({ err }, 'alerts were not delivered; it is tried again'));
+  /** Each receiver has its own: one that hangs holds up no other. */
+  const lanes = receivers.map((receiver) => {
+    let timer: NodeJS.Timeout | undefined;
+    let working: Promise<void> | null = null;
+    let wanted = false;
+    const turn = async (signal: AbortSignal): Promise<void> => {
+      while (!signal.aborted) {
+        const due = await repository.due(receiver.id, clock.now(), AT_ONCE);
+        if (due.length === 0) return;
+        await Promise.all(due.map((row) => deliver(receiver, row, signal)));
       }
-    })().finally(() => {
-      working = null;
-      void later(signal);
-    });
-    return working;
-  };
-  const later = async (signal: AbortSignal): Promise<void> => {
-    if (signal.aborted) return;
-    const next = await repository.nextAt().catch(() => null);
-    if (signal.aborted) return;
-    clearTimeout(timer);
-    const inMs = next === null ? LOOK_EVERY_MS : Math.min(LOOK_EVERY_MS, Math.max(100, next - clock.now()));
-    timer = setTimeout(() => void work(signal), inMs);
-    timer.unref();
-  };
+    };
+    const later = async (signal: AbortSignal): Promise<void> => {
+      if (signal.aborted) return;
+      const next = await repository.nextAt(receiver.id).catch(() => null);
+      if (signal.aborted) return;
+      clearTimeout(timer);
+      const inMs = next === null ? LOOK_EVERY_MS : Math.min(LOOK_EVERY_MS, Math.max(100, next - clock.now()));
+      timer = setTimeout(() => void work(signal), inMs);
+      timer.unref();
+    };
+    const work = (signal: AbortSignal): Promise<void> => {
+      wanted = true;
+      working ??= (async () => {
+        while (wanted && !signal.aborted) {
+          wanted = false;
+          await turn(signal).catch((err: unknown) => log.warn({ err }, 'alerts were not delivered; it is tried again'));
+        }
+      })().finally(() => {
+        working = null;
+        void later(signal);
+      });
+      return working;
+    };
+    return { work, stop: () => clearTimeout(timer) };
+  });
+  let stopping: AbortSignal | null = null;
 
   return {
-    targets: [...receivers.keys()],
+    targets,
     /** Some may be due. */
     wake: (): void => {
-      if (stopping && !stopping.aborted) void work(stopping);
+      if (stopping && !stopping.aborted) for (const { work } of lanes) void work(stopping);
     },
     start: (signal: AbortSignal): void => {
-      if (receivers.size === 0) return;
+      if (lanes.length === 0) return;
       stopping = signal;
-      signal.addEventListener('abort', () => clearTimeout(timer), { once: true });
-      void work(signal);
+      repository
+        .removeOthers(targets)
+        .catch((err: unknown) => log.warn({ err }, 'alerts of former receivers are kept'));
+      for (const { work, stop } of lanes) {
+        signal.addEventListener('abort', stop, { once: true });
+        void work(signal);
+      }
     },
   };
 };

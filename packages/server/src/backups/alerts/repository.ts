@@ -46,19 +46,35 @@ export const alertsRepository = ({ read, write }: Storage) => ({
         .values([...rows])
         .execute();
   },
-  due: (now: number, limit: number): Promise<AlertRow[]> =>
+  due: (target: string, now: number, limit: number): Promise<AlertRow[]> =>
     read
       .selectFrom('backups_alerts')
       .selectAll()
+      .where('target', '=', target)
       .where('next_at', '<=', now)
       .orderBy('next_at')
       .orderBy('id')
       .limit(limit)
       .execute(),
   /** Of those that wait. */
-  nextAt: async (): Promise<number | null> =>
-    (await read.selectFrom('backups_alerts').select('next_at').orderBy('next_at').limit(1).executeTakeFirst())
-      ?.next_at ?? null,
+  nextAt: async (target: string): Promise<number | null> =>
+    (
+      await read
+        .selectFrom('backups_alerts')
+        .select('next_at')
+        .where('target', '=', target)
+        .orderBy('next_at')
+        .limit(1)
+        .executeTakeFirst()
+    )?.next_at ?? null,
+  /** The settings were changed: nobody is there to take them. */
+  removeOthers: (targets: readonly string[]): Promise<void> =>
+    write('backups.alerts-of-none', async (tx) => {
+      await tx
+        .deleteFrom('backups_alerts')
+        .where('target', 'not in', [...targets])
+        .execute();
+    }),
   /** False: another server process was first. It is due again at `until` if nothing more is heard of this one. */
   claim: (row: AlertRow, until: number): Promise<boolean> =>
     write('backups.alert-claim', async (tx) => {
