@@ -194,6 +194,20 @@ describe.each(STORAGES)('%s', (storage) => {
     expect(receiver.heard).toHaveLength(5);
   });
 
+  test('absence under many configurations: none is overlooked', async () => {
+    const clock = handClock();
+    await using server = await startTestServer({ storage, clock, config: settings() });
+    await server.enrol('web-1');
+    const names = Array.from({ length: 17 }, (_, at) => `home-${at}`);
+    for (const name of names) await create(server, { name, nodes: ['web-1'], alerts: { expect_within_sec: 3600 } });
+    await server.as('operator').call(deleteConfig, { params: { id: 'home-3' } });
+    clock.advance(2 * HOUR);
+    await look(server);
+    await hears(16);
+    const told = receiver.heard.map((one) => (opened(one).config as { name: string }).name);
+    expect(told.sort()).toEqual(names.filter((name) => name !== 'home-3').sort());
+  });
+
   test('a receiver that is away hears of it later, across a restart too, and each alert once', async () => {
     const clock = handClock();
     await using server = await startTestServer({ storage, clock, config: settings({ backups_alert_timeout_sec: 1 }) });

@@ -14,6 +14,8 @@ export interface ConfigHead {
   chars: number;
 }
 
+const EACH_AT_ONCE = 8;
+
 export const configsRepository = (storage: Storage) => {
   const { read } = storage;
   const live = () => read.selectFrom('backups_configs').selectAll().where('deleted_at', 'is', null);
@@ -62,8 +64,14 @@ export const configsRepository = (storage: Storage) => {
     },
     /** Live ones of the server's own files. */
     ofServer: (): Promise<ConfigRow[]> => live().where('mode', '=', 'server').orderBy('id').execute(),
-    /** Every live one. */
-    all: (): Promise<ConfigRow[]> => live().orderBy('id').execute(),
+    /** Every live one, a few at a time: each may be a MiB of text. */
+    each: async function* (): AsyncGenerator<ConfigRow, void, undefined> {
+      for (let after = '', rows: ConfigRow[] = []; ; after = rows.at(-1)?.id ?? '') {
+        rows = await live().where('id', '>', after).orderBy('id').limit(EACH_AT_ONCE).execute();
+        yield* rows;
+        if (rows.length < EACH_AT_ONCE) return;
+      }
+    },
     targets: (): Promise<ConfigTargets[]> =>
       read
         .selectFrom('backups_configs')

@@ -59,7 +59,7 @@ export const absenceDetection = (on: {
 
   const turn = async (): Promise<void> => {
     const open = new Map((await on.repository.absences()).map((row) => [keyOf(row.config_id, row.node_uid), row]));
-    for (const config of await on.configs.all()) {
+    for await (const config of on.configs.each()) {
       const spec = specOf(config);
       const expectSec = spec.alerts.expect_within_sec;
       if (expectSec === undefined || spec.paused) continue;

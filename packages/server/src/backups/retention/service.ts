@@ -145,7 +145,7 @@ export const retentionService = (on: {
     }
   };
   const pass = async (): Promise<void> => {
-    for (const config of await on.configs.all()) {
+    for await (const config of on.configs.each()) {
       if (Object.keys(specOf(config).retention).length === 0) continue;
       for (const nodeUid of await removals.nodesOf(config.id)) {
         if (signal?.aborted) return;

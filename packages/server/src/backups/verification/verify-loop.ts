@@ -73,7 +73,7 @@ export const scheduledVerification = (on: {
     }
   };
   const turn = async (): Promise<void> => {
-    for (const config of await on.configs.all()) {
+    for await (const config of on.configs.each()) {
       const spec = specOf(config);
       if (spec.verification === undefined || spec.destination.kind !== 's3') continue;
       const everyMs = spec.verification.every_days * DAY_MS;
