@@ -5,7 +5,7 @@ import type { Entry } from '../manifest/lines.ts';
 import type { TarEntry } from '../tar-header.ts';
 import { type EntryReader, type OpenEntry, provenContent, wrongContent } from './entry-reader.ts';
 import { nameOf, parentOf } from './path-order.ts';
-import { type Choice, type Identity, isNewer, type Placing } from './placing.ts';
+import { type Choice, type Identity, isNewer, type Placing, type Temporary } from './placing.ts';
 import type { SmallFiles } from './small-files.ts';
 import { SparseReader } from './sparse-reader.ts';
 import type { Level, TargetTree } from './target-tree.ts';
@@ -67,7 +67,7 @@ export const entryWriter = (deps: EntryWriterDeps): EntryWriter => {
     links.size === 0 ? undefined : links.get(path.toString('latin1'));
 
   /** Completes what was made under a temporary name; the descriptor is closed. */
-  const complete = (at: Place, fd: number, temporary: Buffer, header: TarEntry): 'restored' | 'skipped' => {
+  const complete = (at: Place, fd: number, temporary: Temporary, header: TarEntry): 'restored' | 'skipped' => {
     try {
       placing.dress(fd, header, at.path, at.level.inheritsAcl ? 'inherits-acl' : 'clean');
       rememberPlaced(at.link, at.path, fd, EMPTY);
@@ -83,7 +83,7 @@ export const entryWriter = (deps: EntryWriterDeps): EntryWriter => {
   };
 
   const writeSmall = (at: Place, header: TarEntry, data: Buffer): 'restored' | 'skipped' => {
-    const { name: temporary, made: fd } = placing.createFile(at.level);
+    const { temporary, fd } = placing.createFile(at.level, header);
     try {
       const sink = contentSink(files, fd, header);
       sink.push(data);
@@ -104,6 +104,7 @@ export const entryWriter = (deps: EntryWriterDeps): EntryWriter => {
     link === undefined &&
     choice !== 'replace-tree' &&
     !level.inheritsAcl &&
+    !placing.gainsPower(header) &&
     header.sparseSize === undefined &&
     header.xattrs.length === 0;
   const writeLater = (at: Place, entry: Entry, header: TarEntry, data: Buffer): void => {
@@ -144,7 +145,7 @@ export const entryWriter = (deps: EntryWriterDeps): EntryWriter => {
   };
 
   const writeLarge = async (at: Place, open: OpenEntry, pieces: AsyncIterable<Buffer>): Promise<Outcome> => {
-    const { name: temporary, made: fd } = placing.createFile(at.level);
+    const { temporary, fd } = placing.createFile(at.level, open.header);
     try {
       const sink = contentSink(files, fd, open.header);
       for await (const piece of pieces) {
@@ -161,10 +162,11 @@ export const entryWriter = (deps: EntryWriterDeps): EntryWriter => {
   };
 
   const makeNode = (at: Place, header: TarEntry, type: number, make: (name: Buffer) => void): Outcome => {
-    const { name: temporary } = placing.withTemporary(make);
+    const { name } = placing.withTemporary(make);
+    const temporary = { dirFd: at.level.fd, name, folder: null };
     let fd: number;
     try {
-      fd = placing.openMade(at.level, temporary, type);
+      fd = placing.openMade(at.level, name, type);
     } catch (error) {
       placing.discard(at.level, temporary);
       throw error;
@@ -219,13 +221,14 @@ export const entryWriter = (deps: EntryWriterDeps): EntryWriter => {
       : from.length === 0
         ? tree.targetFd
         : files.openBeneath(tree.targetFd, from, OPEN_NAME | OPEN_DIRECTORY);
-    let temporary: Buffer;
+    let name: Buffer;
     try {
-      temporary = placing.withTemporary((name) => files.linkAt(fromFd, nameOf(placed.path), at.level.fd, name)).name;
+      name = placing.withTemporary((one) => files.linkAt(fromFd, nameOf(placed.path), at.level.fd, one)).name;
     } finally {
       if (!shared && from.length > 0) files.closeFd(fromFd);
     }
-    const made = placing.identityOf(at.level.fd, temporary);
+    const temporary = { dirFd: at.level.fd, name, folder: null };
+    const made = placing.identityOf(at.level.fd, name);
     if (!isSame(made, placed.identity)) {
       placing.discard(at.level, temporary);
       throw new SystemError(ESTALE, 'linkat', at.name);

@@ -1,12 +1,12 @@
 import { constants } from 'node:fs';
-import { EMPTY, type FileCalls, OMIT, OPEN_NAME, STAT, STAT_FIELDS } from '@aegis/native/files';
+import { EMPTY, type FileCalls, OMIT, OPEN_DIRECTORY, OPEN_NAME, STAT, STAT_FIELDS } from '@aegis/native/files';
 import { errorCode, SystemError } from '@aegis/native/system-error';
 import { ACL_ACCESS, ACL_DEFAULT } from '../acl-text.ts';
 import type { Entry } from '../manifest/lines.ts';
 import type { TarEntry } from '../tar-header.ts';
 import type { Overwrite } from './backup.ts';
 import type { Level } from './target-tree.ts';
-import { isAcl, type Wishes, wantedMode, wantsXattr } from './wishes.ts';
+import { gainsPower, isAcl, type Wishes, wantedMode, wantsXattr } from './wishes.ts';
 
 /** What every kind of entry shares on its way into a folder of the target: whether it may come there, a temporary name, owner, attributes, mode and
  *  times, and the one rename that gives it its name. */
@@ -36,6 +36,14 @@ export interface Identity {
   low: number;
   uid: number;
   gid: number;
+}
+
+/** Where something is until it is complete. */
+export interface Temporary {
+  dirFd: number;
+  name: Buffer;
+  /** A folder of its own in the level; null: the level itself. */
+  folder: Buffer | null;
 }
 
 export type Placing = ReturnType<typeof placing>;
@@ -74,11 +82,38 @@ export const placing = (deps: PlacingDeps) => {
     }
   };
 
-  const discard = (level: Level, name: Buffer): void => {
+  const discard = (level: Level, temporary: Temporary): void => {
     try {
-      files.unlinkAt(level.fd, name);
+      files.unlinkAt(temporary.dirFd, temporary.name);
     } catch (error) {
       if (errorCode(error) !== 'ENOENT') throw error;
+    } finally {
+      leave(level, temporary);
+    }
+  };
+  /** Its folder, if it has one, is of no more use. */
+  const leave = (level: Level, { dirFd, folder }: Temporary): void => {
+    if (folder === null) return;
+    files.closeFd(dirFd);
+    try {
+      files.unlinkAt(level.fd, folder, { directory: true });
+    } catch (error) {
+      if (!(error instanceof SystemError)) throw error; // somebody took it away
+    }
+  };
+
+  /** A folder that nobody else gets into, whatever happens around it. */
+  const privateFolder = (level: Level): { dirFd: number; folder: Buffer } => {
+    const { name: folder } = withTemporary((one) => files.mkdirAt(level.fd, one, 0o700));
+    const dirFd = files.openAt(level.fd, folder, OPEN_DIRECTORY);
+    try {
+      files.statAt(dirFd, EMPTY, stat);
+      if (stat[STAT.uid] !== deps.ownUid() || ((stat[STAT.mode] ?? 0) & 0o077) !== 0)
+        throw new SystemError(EEXIST, 'openat', folder);
+      return { dirFd, folder };
+    } catch (error) {
+      files.closeFd(dirFd);
+      throw error;
     }
   };
 
@@ -116,29 +151,30 @@ export const placing = (deps: PlacingDeps) => {
   };
 
   /** Gives what is complete its name. False when something else took the name meanwhile and stays. */
-  const commit = (level: Level, temporary: Buffer, name: Buffer, choice: Choice): boolean => {
+  const commit = (level: Level, temporary: Temporary, name: Buffer, choice: Choice): boolean => {
+    const replace = (): void => files.renameAt(temporary.dirFd, temporary.name, level.fd, name);
     try {
       if (choice === 'replace-tree') deps.removeTree(level, name);
-      if (choice === 'new') renameNew(level, temporary, name);
-      else files.renameAt(level.fd, temporary, level.fd, name);
-      return true;
+      if (choice === 'new') renameNew(level, temporary, name, replace);
+      else replace();
     } catch (error) {
-      if (choice === 'new' && errorCode(error) === 'EEXIST' && overwrite === 'always') {
-        files.renameAt(level.fd, temporary, level.fd, name);
-        return true;
-      }
       discard(level, temporary);
       if (choice === 'new' && errorCode(error) === 'EEXIST') return false;
       throw error;
     }
+    leave(level, temporary);
+    return true;
   };
-  const renameNew = (level: Level, temporary: Buffer, name: Buffer): void => {
+  const renameNew = (level: Level, { dirFd, name: from }: Temporary, name: Buffer, replace: () => void): void => {
     try {
-      files.renameAt(level.fd, temporary, level.fd, name, { noReplace: true });
+      files.renameAt(dirFd, from, level.fd, name, { noReplace: true });
     } catch (error) {
-      if (errorCode(error) !== 'EINVAL' && errorCode(error) !== 'ENOSYS') throw error;
-      files.linkAt(level.fd, temporary, level.fd, name); // not every file system knows the other way
-      files.unlinkAt(level.fd, temporary);
+      const code = errorCode(error);
+      if (code === 'EEXIST' && overwrite === 'always') replace();
+      else if (code === 'EINVAL' || code === 'ENOSYS') {
+        files.linkAt(dirFd, from, level.fd, name); // not every file system knows the other way
+        files.unlinkAt(dirFd, from);
+      } else throw error;
     }
   };
 
@@ -152,9 +188,19 @@ export const placing = (deps: PlacingDeps) => {
     discard,
     dress,
     commit,
-    /** An empty file under a temporary name, for the caller alone. */
-    createFile: (level: Level): { name: Buffer; made: number } =>
-      withTemporary((name) => files.openAt(level.fd, name, CREATE, 0o600)),
+    /** An empty file, for the caller alone. One that will be executed with more than its caller's power is in a folder of its own until it has its
+     *  mode: its owner, who has it before, could else write what he likes into it, and get that power for it. */
+    createFile: (level: Level, header: TarEntry): { temporary: Temporary; fd: number } => {
+      const place = gainsPower(wishes, header) ? privateFolder(level) : { dirFd: level.fd, folder: null };
+      try {
+        const { name, made: fd } = withTemporary((one) => files.openAt(place.dirFd, one, CREATE, 0o600));
+        return { temporary: { ...place, name }, fd };
+      } catch (error) {
+        leave(level, { ...place, name: EMPTY });
+        throw error;
+      }
+    },
+    gainsPower: (header: TarEntry): boolean => gainsPower(wishes, header),
     /** What was just made under a temporary name, when it is that still.
      *  @throws SystemError EEXIST for something that another one put there */
     openMade: (level: Level, name: Buffer, type: number): number => {

@@ -179,7 +179,8 @@ export class TargetTree {
   #level(fd: number, end: number, fresh: boolean, inheritsAcl: boolean): Level {
     const stat = this.#stat;
     if (fd >= 0) this.#files.statAt(fd, EMPTY, stat);
-    if (fresh && fd >= 0 && stat[STAT.uid] !== this.ownUid) {
+    // Whoever may write to the folder above can put another one in its place: one of his own, or one that is ours and has something in it.
+    if (fresh && fd >= 0 && (stat[STAT.uid] !== this.ownUid || this.#files.readDirectory(fd).ends.length > 0)) {
       this.#files.closeFd(fd);
       throw moved();
     }
@@ -208,6 +209,7 @@ export class TargetTree {
       const { fd, fresh } = this.#openOrMake(parent, path, name, replace);
       const inherits = fd >= 0 && (fresh ? parent.inheritsAcl : this.#hasDefaultAcl(fd));
       level = this.#level(fd, path.length, fresh, inherits);
+      if (fresh && fd >= 0 && !replace) this.#files.chmodFd(fd, this.#options.modeOf(path)); // whatever the umask is
     }
     const put = this.#later.get(path.toString('latin1'));
     if (put) level.finish = put.finish;
@@ -239,11 +241,8 @@ export class TargetTree {
       } else if (code !== 'ENOENT') throw error;
     }
     if (this.#options.dryRun) return { fd: -1, fresh: true };
-    const mode = replace ? 0o700 : this.#options.modeOf(path);
-    this.#files.mkdirAt(parent.fd, name, mode);
-    const fd = this.#files.openAt(parent.fd, name, OPEN_DIRECTORY);
-    if (!replace) this.#files.chmodFd(fd, mode); // whatever the umask is
-    return { fd, fresh: true };
+    this.#files.mkdirAt(parent.fd, name, replace ? 0o700 : this.#options.modeOf(path));
+    return { fd: this.#files.openAt(parent.fd, name, OPEN_DIRECTORY), fresh: true };
   }
 
   #leaveUntil(path: Buffer): void {

@@ -23,6 +23,13 @@ export const isAcl = ({ name }: Pick<Xattr, 'name'>): boolean => {
   return text === ACL_ACCESS || text === ACL_DEFAULT;
 };
 
+/** Whether it is executed with another's power: setuid, setgid, file capabilities. */
+export const gainsPower = (wishes: Wishes, { kind, mode, xattrs }: TarEntry): boolean =>
+  kind === 'file' &&
+  wishes.owners &&
+  wishes.setuid &&
+  ((mode & SPECIAL) !== 0 || xattrs.some(({ name }) => name.toString('latin1') === 'security.capability'));
+
 export const wantedMode = ({ owners, setuid }: Wishes, { mode, xattrs }: TarEntry): number => {
   const plain = owners ? mode : modeWithoutAcl(mode, xattrs);
   return owners && setuid ? plain : plain & ~SPECIAL;
