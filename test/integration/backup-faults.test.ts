@@ -1,5 +1,8 @@
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { differences, snapshot } from '../../packages/archive/test/tree-compare.ts';
 import { seededRandom } from '../faults/bad-network.ts';
 import {
   type HostileS3,
@@ -113,6 +116,7 @@ test('an S3 server that misbehaves for good: each run says that it failed, and w
     ['writes-truncated', 'truncate-request', isWrite],
     ['answers-truncated', 'truncate-answer', () => true],
     ['parts-wrong-etag', 'wrong-etag', isPart],
+    ['all-wrong-etag', 'wrong-etag', () => true],
     ['writes-lost', 'lose-answer', isWrite],
   ];
   const source = on.plant('always', 7);
@@ -137,6 +141,7 @@ test('an S3 server that misbehaves for good: each run says that it failed, and w
   expect(outcomes).toEqual({
     ...Object.fromEntries(always.map(([name]) => [name, 'backups.destination_failed'])),
     'parts-wrong-etag': 'backups.upload_mismatch',
+    'all-wrong-etag': 'backups.upload_mismatch',
   });
 }, 240_000);
 
@@ -147,7 +152,7 @@ test('the network to the server, and that to S3, cut in the middle of a run', as
     const source = on.plant(name, 14);
     await on.configure(name, {
       sources: [source],
-      spec: { bandwidth: { upload: 6 * MIB }, retries: { max: 5, backoff_sec: 1 } },
+      spec: { bandwidth: { upload: 6 * MIB }, retries: { max: 10, backoff_sec: 1 } },
     });
     const parts = on.proxy.seen.filter(isPart).length;
     await on.begin(name);
@@ -160,6 +165,79 @@ test('the network to the server, and that to S3, cut in the middle of a run', as
     expect([name, await judged(name, source)]).toEqual([name, whole]);
   }
 }, 400_000);
+
+describe('a restore from an S3 server that misbehaves', () => {
+  const isRead = ({ method }: SeenRequest): boolean => method === 'GET';
+  let proxy: HostileS3;
+  let source: string;
+  let run = '';
+  beforeAll(async () => {
+    proxy = await own();
+    source = on.plant('read', 12);
+    await on.configure('read', { sources: [source], endpoint: proxy.url });
+    await on.begin('read');
+    run = (await on.over('read'))[0]?.run_id ?? '';
+  });
+  afterEach(() => proxy.mend());
+  const restore = async (where: string, ...more: string[]) => {
+    const target = join(on.fleet.folder, `to-${where}`);
+    return { target, ...(await on.tryAegis('backups', 'restore', run, '--target', target, ...more)) };
+  };
+
+  test.each([
+    ['here', []],
+    ['on the node', ['--node', 'web-1']],
+  ])(
+    'once for each request: all of it is restored %s',
+    async (where, more) => {
+      const kinds: Misbehaviour[] = [INTERNAL_ERROR, 'reset', SLOW_DOWN, 'truncate-answer', 'wrong-etag'];
+      if (where !== 'here') kinds.push('hang'); // that takes a minute, as nobody sets it there
+      const hit = new Set<string>();
+      let nth = 0;
+      for (const how of kinds)
+        proxy.misbehave(how, (ask) => {
+          const key = `${ask.path} ${ask.headers.range}`;
+          if (!isRead(ask) || hit.has(key) || kinds[nth % kinds.length] !== how) return false;
+          nth++;
+          hit.add(key);
+          return true;
+        });
+      const { target, status, stdout, stderr } = await restore(where.replaceAll(' ', '-'), ...more);
+      expect([status, stdout, stderr]).toEqual([0, stdout, stderr]);
+      expect(nth).toBeGreaterThan(3);
+      expect(differences(snapshot(source), snapshot(join(target, source)))).toEqual([]);
+    },
+    120_000,
+  );
+
+  test('for good: it fails and says so, and whatever is there is what was backed up', async () => {
+    const kinds: [string, Misbehaviour, RegExp][] = [
+      ['truncated', 'truncate-answer', /The storage of this backup does not give it/],
+      ['altered', 'alter-answer', /damaged or was altered/],
+    ];
+    // Each of these is six tries, with pauses between them, as well.
+    if (process.env.AEGIS_LONG)
+      kinds.push(
+        ['500', INTERNAL_ERROR, /answers 500/],
+        ['slow-down', SLOW_DOWN, /answers 503/],
+        ['reset', 'reset', /ECONNRESET/],
+      );
+    const isArchive = (ask: SeenRequest): boolean => isRead(ask) && ask.path.includes('archive');
+    for (const [kind, how, why] of kinds) {
+      proxy.misbehave(how, isArchive);
+      const { target, status, stderr } = await restore(kind);
+      proxy.mend();
+      const there = existsSync(target)
+        ? readdirSync(target, { recursive: true, withFileTypes: true }).filter((one) => one.isFile())
+        : [];
+      const wrong = there
+        .map(({ parentPath, name }) => join(parentPath, name))
+        .filter((path) => !readFileSync(path).equals(readFileSync(path.slice(target.length))));
+      expect([kind, status === 0, wrong]).toEqual([kind, false, []]);
+      expect(stderr).toMatch(why);
+    }
+  }, 180_000);
+});
 
 test('nothing is left: no upload in the bucket once it was swept, nothing in the spool', async () => {
   await waitFor(
