@@ -218,6 +218,24 @@ describe('what changes while a run goes on', () => {
     await end(node, run.id, failedEnd());
   });
 
+  test('nor what S3 has of an attempt without any upload', async () => {
+    const run = await startRun(node, configId);
+    expect((await run.put(run.key('statement'), BODY)).status).toBe(200);
+    clock.advance(1000);
+    await server.restart();
+    const manifest = (bytes: number) =>
+      run.sign({
+        method: 'PUT',
+        key: run.key('manifest'),
+        headers: { 'if-none-match': '*' },
+        content_length: bytes,
+        payload_sha256: sha256('any'),
+      });
+    expect(await sentence(manifest(MAX_BYTES - BODY.length + 1))).toBe(tooMuch);
+    await manifest(MAX_BYTES - BODY.length);
+    await end(node, run.id, failedEnd());
+  });
+
   test('nothing is written once it is cancelled, or when another attempt has begun', async () => {
     const run = await startRun(node, configId);
     const upload = await run.open('archive');

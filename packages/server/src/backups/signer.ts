@@ -41,10 +41,20 @@ export const requestSigning = (on: {
   keepMs: number;
 }) => {
   const { runs, clock } = on;
+  const bornAt = clock.now();
   const known = new Map<string, Known>();
   /** Loads under way: a run's first requests may come all at once. */
   const loading = new Map<string, Promise<Known>>();
 
+  /** Of an attempt that began while this process lives there is nothing before its first upload that it has not counted itself. */
+  const writtenBefore = (
+    place: Place,
+    run: RunRow,
+    rows: readonly UploadRow[],
+  ): Promise<WrittenCounter> | WrittenCounter =>
+    rows.length === 0 && run.attempt_started_at >= bornAt
+      ? writtenCounter()
+      : writtenSoFar(on.stores.of(place), run, rows);
   const load = async (run: RunRow, before: Known | undefined): Promise<Known> => {
     const [place, rows] = [await on.placeOf(run), await on.uploads.ofAttempt(run.id, run.attempt)];
     const fresh: Known = {
@@ -56,7 +66,7 @@ export const requestSigning = (on: {
           .filter((row) => row.aborted_at === null)
           .map((row) => [row.upload_id, { key: row.key, closed: row.closed_at !== null }]),
       ),
-      written: before?.attempt === run.attempt ? before.written : await writtenSoFar(on.stores.of(place), run, rows),
+      written: before?.attempt === run.attempt ? before.written : await writtenBefore(place, run, rows),
     };
     known.delete(run.id);
     known.set(run.id, fresh);
@@ -171,7 +181,6 @@ const endedBy = (run: RunRow): string | null => {
 /** Of an attempt that this process has not signed for yet: what S3 has of it, so that a restart of the server gives no one more room. */
 const writtenSoFar = async (store: S3Store, run: RunRow, rows: readonly UploadRow[]): Promise<WrittenCounter> => {
   const written = writtenCounter();
-  if (rows.length === 0) return written;
   for (const row of rows) {
     if (row.closed_at !== null) written.add(row.upload_id, row.bytes ?? 0);
     else if (row.aborted_at === null)
