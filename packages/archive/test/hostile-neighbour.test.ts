@@ -33,6 +33,7 @@ const restore = async (made: MadeBackup, files: FileCalls, options: RestoreOptio
   const manifest = await storeManifest({
     source: memorySource(made.manifest),
     stated: facts(made.manifest),
+    archiveBytes: made.archive.length,
     identities: [],
   });
   const source = memorySource(made.archive);

@@ -245,6 +245,13 @@ describe('a hostile node signs its own archive', () => {
     );
     expect(less.refused).toMatch(/^backups\.bad_manifest order/);
   });
+  test('bombs: more frames than the archive has bytes are refused where that shows, not where the manifest ends', async () => {
+    const nothing = { packed: Buffer.alloc(0), said: [1024 * 1024, 9] as const };
+    const lies = { frames: Array.from({ length: 1_000_000 }, () => nothing), tarBytes: 512 };
+    const made = await putTogether(membersToParts([file('a')]), generateKeyPair(), lies);
+    expect(made.manifest.length).toBeLessThan(64 * 1024);
+    expect((await proving.attempt(made)).refused).toBe('backups.bad_manifest limit');
+  });
   test('a manifest of another archive: refused', async () => {
     const lies = { archive: { bytes: proving.parts.tar.length, sha256: '0'.repeat(64) } };
     const tried = await proving.attempt(await putTogether(membersToParts([file('a')]), generateKeyPair(), lies));

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { constants, mkdirSync } from 'node:fs';
 import { AT_FDCWD, EMPTY, type FileCalls, fileCalls, OPEN_DIRECTORY, OPEN_NAME } from '@aegis/native/files';
 
-/** A tree of everything that a file system allows and a backup might lose: the list of issue "Backups", first line of what it must show. Needs root,
+/** A tree of everything that a file system allows and a backup might lose: names, paths, holes, links, owners, attributes, times. Needs root,
  *  `setfacl`, and a file system with ACLs and xattrs. What large xattrs need tmpfs for is a tree of its own. */
 
 const { O_CREAT, O_EXCL, O_RDWR } = constants;

@@ -25,7 +25,7 @@ export const sparseLayout = (
   size: number,
   mostSegments: number = MOST_SEGMENTS,
 ): SparseLayout | null => {
-  const segments = merged(segmentsOf(bounds, size), mostSegments);
+  const segments = segmentsOf(bounds, size, mostSegments);
   if (segments.reduce((sum, { length }) => sum + length, 0) === size) return null;
   // GNU tar ends a map with an empty segment when the file ends with a hole: a reader that only follows the map gets the size right.
   const last = segments.at(-1);
@@ -37,31 +37,27 @@ export const sparseLayout = (
   return { map, segments, dataBytes: segments.reduce((sum, { length }) => sum + length, map.length) };
 };
 
-const segmentsOf = (bounds: Float64Array, size: number): Segment[] => {
-  const segments: Segment[] = [];
-  for (let at = 0; at + 1 < bounds.length; at += 2) {
-    const offset = bounds[at] ?? 0;
-    const end = Math.min(bounds[at + 1] ?? 0, size);
-    if (end > offset) segments.push({ offset, length: end - offset });
-  }
-  return segments;
-};
-
-/** Fills the smallest holes until there are few enough segments. */
-const merged = (segments: Segment[], most: number): Segment[] => {
-  if (segments.length <= most) return segments;
-  const gaps = segments.slice(1).map((one, at) => one.offset - endOf(segments[at]));
-  const filled = Float64Array.from(gaps).sort()[segments.length - 1 - most] ?? Number.POSITIVE_INFINITY;
+/** No more than `most`: the smallest holes are filled. Numbers stay in typed arrays until there are few: whoever may write files makes millions. */
+const segmentsOf = (bounds: Float64Array, size: number, most: number): Segment[] => {
+  const offset = (at: number): number => bounds[2 * at] ?? 0;
+  const end = (at: number): number => Math.min(bounds[2 * at + 1] ?? 0, size);
+  let count = bounds.length >> 1;
+  while (count > 0 && end(count - 1) <= offset(count - 1)) count -= 1; // it shrank since
+  let left = count - most;
+  const filled = left > 0 ? (holesOf(count, offset, end).sort()[left - 1] ?? 0) : -1;
   const result: Segment[] = [];
-  let left = segments.length - most;
-  for (const one of segments) {
+  for (let at = 0; at < count; at++) {
     const last = result.at(-1);
-    if (last && left > 0 && one.offset - endOf(last) <= filled) {
-      last.length = one.offset + one.length - last.offset;
+    if (last && left > 0 && offset(at) - last.offset - last.length <= filled) {
+      last.length = end(at) - last.offset;
       left -= 1;
-    } else result.push({ ...one });
+    } else result.push({ offset: offset(at), length: end(at) - offset(at) });
   }
   return result;
 };
 
-const endOf = (segment: Segment | undefined): number => (segment ? segment.offset + segment.length : 0);
+const holesOf = (count: number, offset: (at: number) => number, end: (at: number) => number): Float64Array => {
+  const holes = new Float64Array(count - 1);
+  for (let at = 1; at < count; at++) holes[at - 1] = offset(at) - end(at - 1);
+  return holes;
+};

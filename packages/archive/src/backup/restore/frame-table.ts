@@ -6,6 +6,9 @@ import { badManifest } from './refusals.ts';
 /** Of one frame: the writer's have 4 MiB of tar. Both are held in memory. */
 export const FRAME_LIMITS = { contentBytes: 16 * 1024 * 1024, packedBytes: 17 * 1024 * 1024 };
 
+/** 64 TiB of tar. */
+const MOST_FRAMES = 16 * 1024 * 1024;
+
 export interface FrameTable {
   readonly count: number;
   readonly tarBytes: number;
@@ -51,6 +54,7 @@ export const frameTable = (): GrowingFrameTable => {
     add: (tarBytes, packedBytes) => {
       if (tarBytes > FRAME_LIMITS.contentBytes || packedBytes > FRAME_LIMITS.packedBytes)
         throw badManifest('limit', `a zstd frame of ${tarBytes} bytes is larger than Aegis makes them`);
+      if (count === MOST_FRAMES) throw badManifest('limit', `it has more than ${MOST_FRAMES} zstd frames`);
       if (count + 2 > tar.length) {
         tar = grown(tar);
         packed = grown(packed);

@@ -36,6 +36,8 @@ export interface ManifestStore {
 export interface StoreOptions {
   source: ByteSource;
   stated: { bytes: number; sha256: string };
+  /** Of the archive, as it lies there: its frames are no longer. */
+  archiveBytes: number;
   identities: readonly Identity[];
   spoolDir?: string | undefined;
   signal?: AbortSignal | undefined;
@@ -109,7 +111,7 @@ const readAt = async (file: FileHandle, from: number, most: number): Promise<Buf
   return buffer.subarray(0, bytesRead);
 };
 
-const examine = async (kept: Kept, { identities, signal }: StoreOptions): Promise<ManifestStore> => {
+const examine = async (kept: Kept, { identities, archiveBytes, signal }: StoreOptions): Promise<ManifestStore> => {
   const mine = kept.encrypted ? identities : null;
   const table = frameTable();
   const linkTargets = new Set<string>();
@@ -124,8 +126,12 @@ const examine = async (kept: Kept, { identities, signal }: StoreOptions): Promis
       if (line.kind === 'hardlink' && line.target) linkTargets.add(line.target.toString('latin1'));
       if (linkTargets.size > MOST_LINKED_INODES)
         throw badManifest('limit', `more than ${MOST_LINKED_INODES} of its entries are named by hard links`);
-    } else if (line.type === 'frames') for (const [tar, packed] of line.frames) table.add(tar, packed);
-    else if (line.type === 'backup') header = line.header;
+    } else if (line.type === 'frames') {
+      for (const [tar, packed] of line.frames) table.add(tar, packed);
+      // At once, and not where the manifest ends: millions stand in a small one, and all of them are remembered.
+      if (table.packedBytes > archiveBytes)
+        throw badManifest('limit', `its frames are longer than the archive of ${archiveBytes} bytes`);
+    } else if (line.type === 'backup') header = line.header;
     else if (line.type === 'end') end = line;
   }
   if (!header || !end) throw badManifest('truncated', 'it has no end');

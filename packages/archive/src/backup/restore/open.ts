@@ -21,6 +21,7 @@ export const openBackup = async (options: OpenBackupOptions): Promise<Backup> =>
   const manifest = await storeManifest({
     source: options.manifest,
     stated: statement.manifest,
+    archiveBytes: statement.archive.bytes,
     identities,
     spoolDir,
     signal,
