@@ -8,7 +8,7 @@ import { waitFor } from '../faults/wait.ts';
 import { aegis, cleanEnv, type Fleet, startFleet } from '../fleet/fleet.ts';
 import { type Radosgw, startRadosgw } from '../fleet/radosgw.ts';
 
-/** Issue by issue what an operator does with backups, by the real CLI, server, daemons and a real S3 server: configure, run, look, verify,
+/** Step by step what an operator does with backups, by the real CLI, server, daemons and a real S3 server: configure, run, look, verify,
  *  restore here, restore there, restore without Aegis, forget. */
 
 let fleet: Fleet;
