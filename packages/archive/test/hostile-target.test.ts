@@ -108,6 +108,18 @@ describe('a target with traps in it', () => {
     expect(proving.isWhole(tried)).toBe(true);
     expect(existsSync(join(target, 'beside'))).toBe(true);
   });
+  test('--delete spares what the backup was to leave out: the archives themselves may lie there', async () => {
+    const target = proving.newTarget();
+    await proving.attempt(proving.plain, {}, target);
+    const archives = join(proving.restoredIn(target), 'folder/archives');
+    mkdirSync(archives);
+    writeFileSync(join(archives, 'precious'), 'x');
+    const header = { left_out: [`${proving.source}/folder/archives`, 7] };
+    const made = await putTogether({ ...proving.parts, header }, proving.plain.node);
+    const tried = await proving.attempt(made, { overwrite: 'always', deleteExtra: true }, target);
+    expect(tried.result).toMatchObject({ deleted: 0, errors: [] });
+    expect(existsSync(join(archives, 'precious'))).toBe(true);
+  });
   test('--delete spares what could not be backed up', async () => {
     const target = proving.newTarget();
     await proving.attempt(proving.plain, {}, target);

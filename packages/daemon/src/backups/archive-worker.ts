@@ -1,7 +1,7 @@
 import { closeSync, constants, openSync } from 'node:fs';
 import { join } from 'node:path';
 import { createArchive } from '@aegis/archive/backup/create-archive';
-import { leavingOut } from '@aegis/archive/backup/select/leaving-out';
+import { leavingOut, leftOut } from '@aegis/archive/backup/select/leaving-out';
 import { readExcludeFile } from '@aegis/archive/backup/select/read-exclude-file';
 import { selectionOf } from '@aegis/archive/backup/select/select';
 import { type ArchiveJob, type FromWorker, MANIFEST_FILE, type ToWorker } from './archive-job.ts';
@@ -39,14 +39,15 @@ export const archive = async (
       readFile: async (path) => readExcludeFile(path),
       env: process.env,
     });
+    const left = leftOut(job.leaveOut, job.sources);
     const result = await createArchive({
       sources,
-      select: leavingOut(select, job.leaveOut, job.sources),
+      select: leavingOut(select, left),
       level: job.level,
       recipients: job.recipients,
       archive: spool ?? fileSink((job.output as Extract<ArchiveJob['output'], { kind: 'files' }>).archive),
       manifest: fileSink(manifestFd),
-      header: job.header,
+      header: { ...job.header, ...(left.length > 0 ? { left_out: left } : {}) },
       ...(job.maxArchiveBytes === undefined ? {} : { maxArchiveBytes: job.maxArchiveBytes }),
       ...(job.estimate ? { estimate: job.estimate } : {}),
       signal: aborted.signal,

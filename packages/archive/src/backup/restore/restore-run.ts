@@ -270,8 +270,14 @@ const NOTHING_KEPT: Kept = { paths: new Set(), folders: new Set() };
 const keptPaths = async (manifest: ManifestStore): Promise<Kept> => {
   const paths = new Set<string>();
   for await (const { path } of manifest.errors()) paths.add(path.toString('latin1'));
-  return { paths, folders: paths };
+  return { paths: new Set([...paths, ...leftOutOf(manifest.header)]), folders: paths };
 };
+
+/** Of the first line: folders that the backup was to leave out, such as that of the archives themselves. */
+const leftOutOf = ({ left_out: paths }: ManifestStore['header']): string[] =>
+  Array.isArray(paths)
+    ? paths.flatMap((path) => (typeof path === 'string' ? [Buffer.from(path).subarray(1).toString('latin1')] : []))
+    : [];
 
 /** Modes of the folders above the entry at hand, for those that have to be made though they are not restored themselves. Their paths are all
  *  beginnings of the innermost one's, which alone is kept. */
