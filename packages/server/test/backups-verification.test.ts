@@ -3,6 +3,7 @@ import { PutObjectCommand } from '@aws-sdk/client-s3';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { startHostileS3 } from '../../../test/faults/hostile-s3.ts';
 import { type Radosgw, startRadosgw } from '../../../test/fleet/radosgw.ts';
+import { sentence } from './artifacts-support.ts';
 import { createS3Config, finishRun, startRun } from './backups-s3-support.ts';
 import { type EnrolledNode, handClock, startTestServer, type TestServer } from './start-test-server.ts';
 
@@ -81,4 +82,32 @@ test('the newest of each node, every so many days; damage is told', async () => 
   expect(await server.as('operator').call(verifyRun, { params: { id: newest.id } })).toMatchObject({
     verified: { ok: true },
   });
+});
+
+test('an answer that breaks off is no damage, nor is one that does not say its length', async () => {
+  await using proxy = await startHostileS3(gateway.endpoint);
+  await using server = await startTestServer({ config: { backups_s3_attempts: 1 } });
+  const node = await server.enrol('web-1');
+  const bucket = await gateway.bucket();
+  const { config_id: id } = await createS3Config(server, gateway, { bucket, endpoint: proxy.url });
+  const run = await good(node, id);
+  const verify = () => server.as('operator').call(verifyRun, { params: { id: run.id } });
+  for (const object of ['statement', 'archive', 'manifest'] as const) {
+    proxy.misbehave('truncate-answer', ({ path }) => path.endsWith(run.key(object)), 1);
+    expect(await sentence(verify())).toMatch(/^503 backups\.destination_failed: Reading an object failed for /);
+    expect(await verified(server, run.id)).toBeNull();
+  }
+  const bodies = {
+    [run.key('archive')]: `archive of ${run.id}`,
+    [run.key('manifest')]: 'a manifest',
+  };
+  proxy.misbehave(
+    (from, to) => {
+      const key = Object.keys(bodies).find((one) => from.url?.includes(one)) ?? '';
+      to.writeHead(200).write(bodies[key]?.slice(0, 4));
+      to.end(bodies[key]?.slice(4));
+    },
+    ({ path }) => Object.keys(bodies).some((key) => path.endsWith(key)),
+  );
+  expect((await verify()).verified).toMatchObject({ ok: true });
 });

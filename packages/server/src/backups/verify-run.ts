@@ -104,7 +104,7 @@ const compare = async (
 ): Promise<string | null> => {
   const found = await store.get(key, { signal });
   if (found === null) return ' is not there.';
-  if (found.bytes !== stated.bytes) {
+  if (found.bytes !== null && found.bytes !== stated.bytes) {
     found.body.destroy();
     return ` has ${found.bytes} bytes, not the ${stated.bytes} that its node signed.`;
   }

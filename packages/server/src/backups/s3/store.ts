@@ -229,16 +229,17 @@ export const s3Store = (destination: S3Destination, credentials: Credentials | n
         throw error;
       }
     },
-    /** A stream, whose reader bounds it. Null: there is no such object. @param range of bytes, both included */
+    /** A stream, whose reader bounds it, and its length where that is said. Null: there is no such object.
+     *  @param range of bytes, both included */
     get: async (
       key: string,
       { range, signal }: { range?: readonly [start: number, end: number]; signal?: AbortSignal } = {},
-    ): Promise<{ bytes: number; body: Readable } | null> => {
+    ): Promise<{ bytes: number | null; body: Readable } | null> => {
       try {
         return await call(
           'Reading an object',
           async ({ send, sdk }) => {
-            const { Body, ContentLength = -1 } = await send(
+            const { Body, ContentLength = null } = await send(
               new sdk.GetObjectCommand({
                 Bucket,
                 Key: key,
