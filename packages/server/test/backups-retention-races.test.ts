@@ -4,7 +4,7 @@ import { configsRepository } from '../src/backups/configs-repository.ts';
 import { removalsRepository } from '../src/backups/retention/removals-repository.ts';
 import { retentionService } from '../src/backups/retention/service.ts';
 import { oneAtATime } from '../src/platform/one-at-a-time.ts';
-import { create, end, goodEnd, put, start, starting } from './backups-support.ts';
+import { create, end, failedEnd, goodEnd, put, start, starting } from './backups-support.ts';
 import { STORAGES } from './commands-support.ts';
 import { type EnrolledNode, handClock, startTestServer, type TestServer } from './start-test-server.ts';
 
@@ -91,5 +91,37 @@ describe.each(STORAGES)('%s', (storage) => {
       .forget('test', id, { dry_run: false })
       .catch(() => undefined);
     expect(await left()).toContain(runs[1]);
+  });
+
+  test('a record gives way to a new run only once its objects are gone', async () => {
+    const clock = handClock();
+    const config = { 'backups.max_runs_per_node': 10, 'nodes.token_ttl_sec': 30 * 86_400 };
+    await using server = await startTestServer({ storage, clock, config });
+    const node = await server.enrol('web-1');
+    const destination = { kind: 's3', bucket: 'away', endpoint: 'http://127.0.0.1:1', path_style: true };
+    const { config_id: id } = (await create(server, { nodes, destination })).config;
+    const failed: string[] = [];
+    for (let at = 0; at < 10; at++) {
+      const { run_id } = await start(node, starting(id));
+      await end(node, run_id, failedEnd());
+      failed.push(run_id);
+      clock.advance(1000);
+    }
+    const [first = '', second = ''] = failed;
+    const now = clock.now();
+    const removal = { node_uid: node.uid, remover: 'server' as const, decided_at: now, next_at: now, tries: 0 };
+    await server.running.storage.write('test', async (tx) => {
+      await tx.updateTable('backups_runs').set({ removed_at: now }).where('id', '=', first).execute();
+      const row = { ...removal, run_id: first, told_in: null, done_at: null, reason: '', error: null };
+      await tx.insertInto('backups_removals').values(row).execute();
+    });
+    clock.advance(8 * 24 * HOUR);
+    await start(node, starting(id));
+    const left = await server.running.storage.read.selectFrom('backups_runs').select('id').execute();
+    expect(left.map(({ id: one }) => one)).toContain(first);
+    expect(left.map(({ id: one }) => one)).not.toContain(second);
+    expect(await server.running.storage.read.selectFrom('backups_removals').select('run_id').execute()).toEqual([
+      { run_id: first },
+    ]);
   });
 });

@@ -28,24 +28,22 @@ export const runsPruning = (on: { log: LogService; clock: Clock; maxPerNode: num
       const old = on.clock.now() - FAILED_KEPT_MS;
       const gone = await ofBoth()
         .select('id')
-        .where((where) =>
-          where.or([
+        .where((where) => {
+          const onItsWay = where
+            .selectFrom('backups_removals')
+            .select('run_id')
+            .whereRef('run_id', '=', 'backups_runs.id')
+            .where('done_at', 'is', null);
+          return where.or([
+            where.and([where('removed_at', 'is not', null), where.not(where.exists(onItsWay))]),
             where.and([
-              where('removed_at', 'is not', null),
-              // Its objects are still on their way out.
-              where.not(
-                where.exists(
-                  where
-                    .selectFrom('backups_removals')
-                    .select('run_id')
-                    .whereRef('run_id', '=', 'backups_runs.id')
-                    .where('done_at', 'is', null),
-                ),
-              ),
+              where('state', 'in', ['failed', 'cancelled', 'lost']),
+              where('heard_at', '<', old),
+              // A node hears of a removal with the end of a run, which must be able to begin.
+              where.not(where.exists(onItsWay.where('remover', '<>', 'node'))),
             ]),
-            where.and([where('state', 'in', ['failed', 'cancelled', 'lost']), where('heard_at', '<', old)]),
-          ]),
-        )
+          ]);
+        })
         .orderBy('started_at')
         .limit(Math.max(surplus, AT_ONCE))
         .execute();
