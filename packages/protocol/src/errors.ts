@@ -62,6 +62,7 @@ const TABLE = {
   'channel.bad_sequence': [400, 254],
   'channel.bad_seal': [403, 252],
   'channel.bad_signature': [403, 252],
+  'channel.no_handler': [422, 1],
   'artifacts.unknown_artifact': [404, 1],
   'artifacts.unknown_host': [404, 1],
   'artifacts.unknown_target': [422, 2],

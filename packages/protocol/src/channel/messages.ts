@@ -8,8 +8,8 @@ import { NodeName } from '../nodes/node.ts';
 /** Newest first. A version names the handshake, the sealing and the messages' shape together. */
 export const CHANNEL_VERSIONS = [1] as const;
 export const MAX_HANDSHAKE_BYTES = 16 * 1024;
-/** Of a message's text, sealed: what carries more is sent in pieces. */
-export const MAX_MESSAGE_BYTES = 1024 * 1024;
+/** Of a frame: a payload of a mebibyte, sealed and in base64, with its fields. */
+export const MAX_MESSAGE_BYTES = 2 * 1024 * 1024;
 
 const Version = z.int().check(z.minimum(1), z.maximum(65_535));
 const Seconds = z.int().check(z.minimum(0), z.maximum(2 ** 40));
