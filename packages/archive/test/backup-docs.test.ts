@@ -1,6 +1,5 @@
 import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
-import { MOST_XATTR_BYTES } from '../src/backup/archive-entry.ts';
 import { FRAME_BYTES } from '../src/backup/frames.ts';
 import { MOST_LINKED_INODES } from '../src/backup/hard-links.ts';
 import {
@@ -15,6 +14,7 @@ import { MAX_HEADER_BYTES } from '../src/backup/restore/read-header.ts';
 import { OWN_CODES } from '../src/backup/source-problem.ts';
 import { MOST_SEGMENTS } from '../src/backup/sparse.ts';
 import { Statement } from '../src/backup/statement.ts';
+import { MOST_XATTR_BYTES } from '../src/backup/tar-header.ts';
 
 const docs = readFileSync(new URL('../../../docs/backup-format.md', import.meta.url), 'utf8');
 const keysOf = (schema: { def: { shape: object } }): string[] => Object.keys(schema.def.shape);

@@ -38,11 +38,13 @@ ssize_t readAll(std::vector<char>& out, Read read) {
   }
 }
 
-// getXattrs(fd) → [name, value, …] as Buffers | undefined when there are none | -errno
+// getXattrs(fd, most) → [name, value, …] as Buffers | undefined when there are none | -errno; -E2BIG where names and values have more than `most`
+// bytes. Whoever owns a file may give it thousands of values of 64 KiB: they are not read to see that they are too many.
 Napi::Value getXattrs(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   Arguments given(info);
   const int fd = given.descriptor(0);
+  const int64_t most = info.Length() > 1 ? given.integer(1) : INT64_MAX;
   if (given.wrong()) return env.Undefined();
   const Target target(fd);
   std::array<char, 1024> few;
@@ -62,6 +64,7 @@ Napi::Value getXattrs(const Napi::CallbackInfo& info) {
   Napi::Array result = Napi::Array::New(env);
   std::vector<char> value(1024);
   uint32_t count = 0;
+  int64_t taken = 0;
   for (size_t at = 0; at < names.size();) {
     const size_t length = strnlen(names.data() + at, names.size() - at);
     if (at + length >= names.size()) return failed(env, EIO);  // the kernel ends each name with NUL
@@ -70,6 +73,8 @@ Napi::Value getXattrs(const Napi::CallbackInfo& info) {
     const ssize_t got = readAll(value, [&](char* out, size_t size) { return target.get(name, out, size); });
     if (got < 0 && errno == ENODATA) continue;  // removed since
     if (got < 0) return failed(env, errno);
+    taken += static_cast<int64_t>(length) + got;
+    if (taken > most) return failed(env, E2BIG);
     result.Set(count++, Napi::Buffer<char>::Copy(env, name, length));
     result.Set(count++, Napi::Buffer<char>::Copy(env, value.data(), static_cast<size_t>(got)));
     if (env.IsExceptionPending()) return env.Undefined();

@@ -213,6 +213,10 @@ test('extended attributes of files, symlinks and devices, as large as tmpfs hold
   const many = closing(files.openAt(fd, name('m'), O_CREAT | O_EXCL | O_RDWR, 0o600));
   for (let at = 0; at < 100; at++) files.setXattr(many, name(`user.${'n'.repeat(40)}${at}`), name(String(at)));
   expect(files.getXattrs(many).length).toBe(100);
+  const bytes = files.getXattrs(many).reduce((sum, one) => sum + one.name.length + one.value.length, 0);
+  expect(files.getXattrs(many, bytes).length).toBe(100);
+  expect(failure(() => files.getXattrs(many, bytes - 1)).code).toBe('E2BIG');
+  expect(failure(() => files.getXattrsAt(fd, name('m'), 0)).code).toBe('E2BIG');
 });
 
 test('ACLs are extended attributes too', () => {

@@ -88,10 +88,11 @@ export type FileCalls = {
   statListing(dirFd: number, listing: Listing, out: Float64Array): void;
   readLinkAt(dirFd: number, name: Buffer): Buffer;
   /** All extended attributes that the caller may see, ACLs among them (`system.posix_acl_access`, binary), of an open descriptor,
-   *  also one opened with OPEN_NAME (symlinks, devices; needs /proc). Empty where the file system has none. */
-  getXattrs(fd: number): readonly Xattr[];
+   *  also one opened with OPEN_NAME (symlinks, devices; needs /proc). Empty where the file system has none. E2BIG where names and values have
+   *  more than `most` bytes together (default: what fits into memory). */
+  getXattrs(fd: number, most?: number): readonly Xattr[];
   /** The same of a name: opens it with OPEN_NAME. */
-  getXattrsAt(dirFd: number, name: Buffer): readonly Xattr[];
+  getXattrsAt(dirFd: number, name: Buffer, most?: number): readonly Xattr[];
   /** pread(2) until `length` bytes at `position` are in `buffer` from `offset` on; fewer only at the end of the file or before an
    *  error (the next call meets it). Answers the number of bytes. */
   readInto(fd: number, buffer: Buffer, offset: number, length: number, position: number): number;
@@ -138,7 +139,7 @@ export type FileAddon = {
   statAt(dirFd: number, name: Buffer, out: Float64Array, at: number): number;
   statListing(dirFd: number, bytes: Buffer, ends: Uint32Array, out: Float64Array): number;
   readLinkAt(dirFd: number, name: Buffer): Buffer | number;
-  getXattrs(fd: number): Buffer[] | number | undefined;
+  getXattrs(fd: number, most: number): Buffer[] | number | undefined;
   readInto(fd: number, buffer: Buffer, offset: number, length: number, position: number): number;
   dataSegments(fd: number, size: number): Float64Array | number;
   mkdirAt(dirFd: number, name: Buffer, mode: number): number;
@@ -219,8 +220,8 @@ export const fileCalls = (addon: FileAddon = loadAddon()): FileCalls => {
     }
   };
 
-  const getXattrs = (fd: number): readonly Xattr[] => {
-    const found = addon.getXattrs(fd);
+  const getXattrs = (fd: number, most = Number.MAX_SAFE_INTEGER): readonly Xattr[] => {
+    const found = addon.getXattrs(fd, most);
     if (found === undefined) return NO_XATTRS;
     const flat = taken(found, 'getxattr');
     const result: Xattr[] = [];
@@ -241,10 +242,10 @@ export const fileCalls = (addon: FileAddon = loadAddon()): FileCalls => {
     },
     readLinkAt: (dirFd, name) => taken(addon.readLinkAt(dirFd, name), 'readlinkat', name),
     getXattrs,
-    getXattrsAt(dirFd, name) {
+    getXattrsAt(dirFd, name, most) {
       const fd = checked(addon.openAt(dirFd, name, OPEN_NAME, 0), 'openat', name);
       try {
-        return getXattrs(fd);
+        return getXattrs(fd, most);
       } finally {
         close(fd);
       }

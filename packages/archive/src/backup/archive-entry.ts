@@ -11,12 +11,10 @@ import type { EntryKind } from './select/selection.ts';
 import { ownProblem, type Problem, problemOf } from './source-problem.ts';
 import { field, identityOf } from './source-stat.ts';
 import { type SparseLayout, sparseLayout } from './sparse.ts';
-import { manifestTime, paddingOf, type TarEntry, tarHeaders } from './tar-header.ts';
+import { MOST_XATTR_BYTES, manifestTime, paddingOf, type TarEntry, tarHeaders } from './tar-header.ts';
 
 /** One thing that the scan found, into tar and manifest. */
 
-/** Of one entry, names and values: what is more is more than a file has, and would stand in memory whole, here and in every reader. */
-export const MOST_XATTR_BYTES = 4 * 1024 * 1024;
 const NOTHING = Buffer.alloc(0);
 const NO_XATTRS: readonly Xattr[] = [];
 const EMPTY_SHA256 = hash('sha256', NOTHING);
@@ -44,14 +42,16 @@ export const entryArchiver = (deps: EntryDeps): AddEntry => {
   /** Null when there are too many of them; then, and when they cannot be read, a problem was noted. */
   const xattrsOf = (found: Found, problems: Problem[]): readonly Xattr[] => {
     try {
-      const xattrs = found.fd >= 0 ? files.getXattrs(found.fd) : files.getXattrsAt(found.parentFd, found.name);
-      if (xattrs.length === 0) return xattrs;
-      const bytes = xattrs.reduce((sum, { name, value }) => sum + name.length + value.length, 0);
-      if (bytes <= MOST_XATTR_BYTES) return xattrs;
-      const message = `has ${bytes} bytes of extended attributes, at most ${MOST_XATTR_BYTES} are stored: stored without`;
-      problems.push(ownProblem(found.path, 'xattrs_too_large', message));
+      return found.fd >= 0
+        ? files.getXattrs(found.fd, MOST_XATTR_BYTES)
+        : files.getXattrsAt(found.parentFd, found.name, MOST_XATTR_BYTES);
     } catch (error) {
-      problems.push({ ...problemOf(found.path, error), message: 'is stored without its extended attributes' });
+      const problem = problemOf(found.path, error);
+      problems.push(
+        problem.code === 'E2BIG'
+          ? ownProblem(found.path, 'xattrs_too_large', XATTRS_TOO_LARGE)
+          : { ...problem, message: 'is stored without its extended attributes' },
+      );
     }
     return NO_XATTRS;
   };
@@ -191,6 +191,7 @@ export const entryArchiver = (deps: EntryDeps): AddEntry => {
 /** Whoever owns a file says what size and time it has; some file systems take 64 bits of both. */
 const TOO_LARGE = `has more than ${Number.MAX_SAFE_INTEGER} bytes, holes included: not stored`;
 const OUT_OF_RANGE = 'has a time further away than can be recorded: stored with the nearest one';
+const XATTRS_TOO_LARGE = `has more than ${MOST_XATTR_BYTES} bytes of extended attributes: stored without`;
 const CHANGED_SINCE = 'was changed after its first name was read: stored again, no longer linked to it';
 const NO_ROOM = 'has further names, and there are too many such files to remember them all: each is stored by itself';
 

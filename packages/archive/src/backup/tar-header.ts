@@ -11,6 +11,9 @@ export const BLOCK_BYTES = 512;
 export const END_BYTES = 2 * BLOCK_BYTES;
 export const paddingOf = (bytes: number): number => (BLOCK_BYTES - (bytes % BLOCK_BYTES)) % BLOCK_BYTES;
 
+/** Of one entry, names and values: what is more is more than a file has, and would stand in memory whole, here and in every reader. */
+export const MOST_XATTR_BYTES = 4 * 1024 * 1024;
+
 export interface TarEntry {
   /** Relative to `/`, without a slash at either end; `.` for the root itself. */
   path: Buffer;

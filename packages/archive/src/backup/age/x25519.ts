@@ -43,7 +43,9 @@ export const openHeader = (header: Header, identities: readonly Identity[]): Buf
     'backups.wrong_identity',
     ours.length === 0
       ? 'This is not encrypted to any age identity of the X25519 kind: decrypt it with `age` itself.'
-      : `None of the ${identities.length === 1 ? 'identity' : 'identities'} given opens this: it is encrypted to ${ours.length === 1 ? 'another recipient' : 'other recipients'}.`,
+      : identities.length === 0
+        ? 'This is encrypted: give the identity that opens it (--identity FILE).'
+        : `${identities.length === 1 ? 'The identity given does not open this' : 'None of the identities given opens this'}: it is encrypted to ${ours.length === 1 ? 'another recipient' : 'other recipients'}.`,
   );
 };
 

@@ -3,7 +3,7 @@ import { EMPTY, type FileCalls, OMIT, OPEN_DIRECTORY, OPEN_NAME, STAT, STAT_FIEL
 import { errorCode, SystemError } from '@aegis/native/system-error';
 import { ACL_ACCESS, ACL_DEFAULT } from '../acl-text.ts';
 import type { Entry } from '../manifest/lines.ts';
-import type { TarEntry } from '../tar-header.ts';
+import { MOST_XATTR_BYTES, type TarEntry } from '../tar-header.ts';
 import type { Overwrite } from './backup.ts';
 import type { Level } from './target-tree.ts';
 import { gainsPower, isAcl, type Wishes, wantedMode, wantsXattr } from './wishes.ts';
@@ -146,7 +146,7 @@ export const placing = (deps: PlacingDeps) => {
   };
 
   const takeOthers = (fd: number, { xattrs }: TarEntry): void => {
-    for (const { name } of files.getXattrs(fd))
+    for (const { name } of files.getXattrs(fd, MOST_XATTR_BYTES))
       if (wantsXattr(wishes, name) && !xattrs.some((one) => one.name.equals(name))) files.removeXattr(fd, name);
   };
 

@@ -4,7 +4,7 @@ import { errorCode, SystemError } from '@aegis/native/system-error';
 import { AegisError } from '@aegis/protocol/errors';
 import { ACL_DEFAULT } from '../acl-text.ts';
 import type { Entry } from '../manifest/lines.ts';
-import type { TarEntry } from '../tar-header.ts';
+import { MOST_XATTR_BYTES, type TarEntry } from '../tar-header.ts';
 import { isBelow, isRoot } from './path-order.ts';
 
 /** The folders of the target on the way to where a restore is. Each is opened below the one before it, never through a symlink; its mode, owner and
@@ -198,7 +198,12 @@ export class TargetTree {
   }
 
   #hasDefaultAcl(fd: number): boolean {
-    return this.#files.getXattrs(fd).some(({ name }) => name.toString('latin1') === ACL_DEFAULT);
+    try {
+      return this.#files.getXattrs(fd, MOST_XATTR_BYTES).some(({ name }) => name.toString('latin1') === ACL_DEFAULT);
+    } catch (error) {
+      if (errorCode(error) === 'E2BIG') return true; // too many to look at: taken for one
+      throw error;
+    }
   }
 
   #enter(path: Buffer, name: Buffer, replace?: (stat: Float64Array) => boolean): Level {
