@@ -1,41 +1,22 @@
-import { closeSync, constants, fchmodSync, fsyncSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { generateIdentity, type Identity, parseIdentities } from '@aegis/archive/backup/age/keys';
 import { AegisError } from '@aegis/protocol/errors';
+import { reasonOf, writeNewFile } from '../new-file.ts';
 
 /** Files with age identities, the secrets that open backups: made once, read when they are needed, never shown. */
 
 const MAX_BYTES = 1024 * 1024;
-const reasonOf = (error: unknown): string => (error as NodeJS.ErrnoException).code ?? 'unknown reason';
 
 /** As age-keygen writes them; returns the recipient. @throws AegisError cli.usage */
 export const writeIdentity = (path: string, now: Date): string => {
-  const { O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = constants;
-  let fd: number;
-  try {
-    fd = openSync(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600);
-  } catch (error) {
-    throw new AegisError(
-      'cli.usage',
-      reasonOf(error) === 'EEXIST'
-        ? `${path} is there already, and a key is never written over: choose another name.`
-        : `${path} cannot be made (${reasonOf(error)}): choose another place with -o.`,
-    );
-  }
   const { identity, recipient } = generateIdentity();
-  try {
-    fchmodSync(fd, 0o600); // whatever the umask says
-    const created = now.toISOString().replace(/\.\d+Z$/, 'Z');
-    writeFileSync(fd, `# created: ${created}\n# public key: ${recipient}\n${identity}\n`);
-    fsyncSync(fd);
-  } catch (error) {
-    rmSync(path, { force: true });
-    throw new AegisError(
-      'cli.usage',
-      `${path} cannot be written (${reasonOf(error)}): see to the disk, and try again.`,
-    );
-  } finally {
-    closeSync(fd);
-  }
+  const created = now.toISOString().replace(/\.\d+Z$/, 'Z');
+  writeNewFile(path, `# created: ${created}\n# public key: ${recipient}\n${identity}\n`, {
+    mode: 0o600,
+    taken: () =>
+      new AegisError('cli.usage', `${path} is there already, and a key is never written over: choose another name.`),
+    elsewhere: 'choose another place with -o',
+  });
   return recipient;
 };
 

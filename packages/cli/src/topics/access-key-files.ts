@@ -1,16 +1,7 @@
-import {
-  closeSync,
-  constants,
-  fchmodSync,
-  fsyncSync,
-  lstatSync,
-  openSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { lstatSync, readFileSync, rmSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { AegisError } from '@aegis/protocol/errors';
+import { reasonOf, writeNewFile } from '../new-file.ts';
 
 /** A pair of key files: NAME.key for its owner alone, NAME.pub for everybody. Never over what is there. */
 
@@ -19,7 +10,6 @@ export interface KeyFiles {
   publicFile: string;
 }
 
-const { O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = constants;
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 const MAX_PUBLIC_BYTES = 16 * 1024;
 
@@ -52,28 +42,8 @@ export const writeKeyFiles = (files: KeyFiles, secretText: string, publicText: s
   }
 };
 
-const writeNew = (path: string, text: string, mode: number): void => {
-  let fd: number;
-  try {
-    fd = openSync(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode);
-  } catch (error) {
-    if (reasonOf(error) === 'EEXIST') throw taken(path);
-    throw new AegisError('cli.usage', `${path} cannot be made (${reasonOf(error)}): choose another folder with --out.`);
-  }
-  try {
-    fchmodSync(fd, mode); // whatever the umask says
-    writeFileSync(fd, text);
-    fsyncSync(fd);
-  } catch (error) {
-    rmSync(path, { force: true });
-    throw new AegisError(
-      'cli.usage',
-      `${path} cannot be written (${reasonOf(error)}): see to the disk, and try again.`,
-    );
-  } finally {
-    closeSync(fd);
-  }
-};
+const writeNew = (path: string, text: string, mode: number): void =>
+  writeNewFile(path, text, { mode, taken, elsewhere: 'choose another folder with --out' });
 
 /** The text of a public key file; `-` is standard input. @throws AegisError cli.usage */
 export const readPublicKeyText = (path: string): string => {
@@ -88,5 +58,3 @@ export const readPublicKeyText = (path: string): string => {
 
 /** `release` of `keys/release.pub`; null for standard input. */
 export const nameOfFile = (path: string): string | null => (path === '-' ? null : basename(path).replace(/\.pub$/, ''));
-
-const reasonOf = (error: unknown): string => (error as NodeJS.ErrnoException).code ?? 'unknown reason';
