@@ -84,6 +84,11 @@ test('restore: some paths, what would happen, and what is there', async () => {
   });
   expect(readdirSync(at('some', bare('sub')))).toEqual(['big']);
   expect(readdirSync(at('some', bare('')))).toEqual(['sub']);
+  expect(await text(['restore', '--from', 'plain', '-t', 'none', '--path', '/no/*.such', '--path', 'either'])).toEqual({
+    code: 1,
+    stdout: 'restored: 0 below none\nwritten:  0 B\n',
+    stderr: "aegis: nothing in the backup matches '/no/*.such', 'either': 'aegis backups ls RUN' shows what it has.\n",
+  });
   const dry = await text(['restore', '--from', 'plain', '-t', 'dry', '--dry-run']);
   expect(dry).toMatchObject({ code: 0, stderr: '' });
   expect(dry.stdout).toContain(`+ ${bare('sub/b')}\\nb\n`);
@@ -103,7 +108,11 @@ test('restore: some paths, what would happen, and what is there', async () => {
 
 test('an encrypted backup takes its identity, from a file or standard input, and no other', async () => {
   const args = ['--from', 'sealed', '-t', 'opened'];
-  expect(await text(['restore', ...args])).toMatchObject({ code: 1, stdout: '' });
+  expect(await text(['restore', ...args])).toEqual({
+    code: 1,
+    stdout: '',
+    stderr: 'aegis: This is encrypted: give the identity that opens it (--identity FILE).\n',
+  });
   expect(await text(['restore', ...args, '-i', 'backup.key'])).toMatchObject({ code: 0, stderr: '' });
   same(at('opened', bare('')), at('before'));
   writeFileSync(at('other.key'), `${generateIdentity().identity}\n`);

@@ -99,6 +99,7 @@ export const progressOfRestore = (
   bytesPerSec: null,
   errors,
   path: pathText(path),
+  reason: null,
 });
 
 export const progressJson = ({ entries, entriesTotal, bytes, archiveBytes, errors, path }: RestoreProgress) => ({

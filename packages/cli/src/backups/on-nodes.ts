@@ -60,6 +60,7 @@ export const followNodes = async (
   });
   try {
     if (json) await output.out(`${JSON.stringify({ type: 'submitted', ...answer })}\n`);
+    else for (const line of awayLines(answer)) await say(line);
     const outcome = await followSession(api, id, sink, {
       follow: true,
       signal: stop.letGo,
@@ -77,4 +78,13 @@ export const followNodes = async (
     stop.stop();
     await view?.clear();
   }
+};
+
+/** Who comes later: without a word it looks as if nothing happened. */
+const awayLines = ({ targets, expires_at }: SubmitAnswer): string[] => {
+  const away = targets.filter(({ status }) => status === 'offline' || status === 'maintenance');
+  const [first] = away;
+  if (!first) return [];
+  const who = away.length === 1 ? `${first.name} is ${first.status}` : `${away.length} nodes are away`;
+  return [plainText(`${who}; it is asked for until ${expires_at}. 'aegis nodes list' shows who is there.`)];
 };

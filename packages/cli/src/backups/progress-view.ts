@@ -14,6 +14,8 @@ export interface Progress {
   bytesPerSec: number | null;
   errors: number;
   path: string | null;
+  /** Why the last attempt failed, while the next one waits. */
+  reason: string | null;
 }
 
 /** As a node says it; what is missing or odd counts as nothing. */
@@ -25,6 +27,7 @@ export const progressOf = (fields: Fields): Progress => ({
   bytesPerSec: countOf(fields.bytes_per_sec),
   errors: countOf(fields.errors) ?? 0,
   path: textOf(fields.path),
+  reason: textOf(fields.reason),
 });
 
 export interface ProgressView {
@@ -103,12 +106,14 @@ const sumOf = (all: readonly Progress[]): Progress => {
     bytesPerSec: sum(({ bytesPerSec }) => bytesPerSec ?? 0) || null,
     errors: sum(({ errors }) => errors),
     path: all.length === 1 ? (first?.path ?? null) : null,
+    reason: all.length === 1 ? (first?.reason ?? null) : null,
   };
 };
 
 /** `archiving 41% of 1.1 GiB, 1200 files, 96 MiB/s, 7s left, 1 error` */
 export const amountText = (progress: Progress): string => {
-  const { phase, bytes, bytesTotal, bytesPerSec, files, errors } = progress;
+  const { phase, bytes, bytesTotal, bytesPerSec, files, errors, reason } = progress;
+  if (reason !== null) return `${phase} after: ${reason}`;
   const share = shareOf(progress);
   const amount =
     share === null || bytesTotal === null

@@ -2,7 +2,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { BackupSpec } from '@aegis/protocol/backups/config';
 import type { BackupConfig } from '@aegis/protocol/backups/endpoints';
 import { AegisError } from '@aegis/protocol/errors';
-import { validate } from '@aegis/protocol/validation';
+import { type Refusal, validate } from '@aegis/protocol/validation';
 import { parse, stringify, TomlError } from 'smol-toml';
 import { plainText } from '../ui/plain-text.ts';
 import type { SpecTree } from './spec-flags.ts';
@@ -34,8 +34,30 @@ export const specsIn = (text: string, file: string): BackupSpec[] => {
 const specOfTree = (tree: unknown, file: string): BackupSpec => {
   const checked = validate(BackupSpec, tree, 'spec');
   if (checked.ok) return checked.value;
-  const { field, reason } = checked.refusal;
-  throw bad(file, `${field.replace(/^spec\.?/, '') || 'the whole'}: ${reason.replace(/\.$/, '')}`);
+  const { field, reason } = faultIn(checked.refusal);
+  throw bad(file, `${field || 'the whole'}: ${reason}`);
+};
+
+/** What is wrong with a configuration first of all, null when nothing is. */
+export const faultOf = (tree: unknown): Pick<Refusal, 'field' | 'reason'> | null => {
+  const checked = validate(BackupSpec, tree, 'spec');
+  return checked.ok ? null : faultIn(checked.refusal);
+};
+
+/** A field that nobody knows goes before one that is missing: mostly that is the same one, mistyped. */
+const faultIn = (refusal: Refusal): Pick<Refusal, 'field' | 'reason'> => {
+  const { field, reason } = refusal.issues.find((issue) => UNKNOWN_FIELD.test(issue.reason)) ?? refusal;
+  return { field: field.replace(/^spec\.?/, ''), reason: plainReason(reason).replace(/\.$/, '') };
+};
+
+const UNKNOWN_FIELD = /^Unrecognized keys?: /;
+const KINDS: Readonly<Record<string, string>> = { array: 'a list', object: 'a table', int: 'a whole number' };
+/** The schema's own words, for who writes a file. */
+const plainReason = (reason: string): string => {
+  const [, wanted, found] = /^Invalid input: expected (\w+), received (\w+)$/.exec(reason) ?? [];
+  if (found === 'undefined') return 'is missing';
+  if (wanted !== undefined) return `has to be ${KINDS[wanted] ?? `a ${wanted}`}`;
+  return reason.replace(UNKNOWN_FIELD, 'there is no field ');
 };
 
 const parsed = (text: string, file: string): unknown => {

@@ -164,6 +164,14 @@ const inBytes = (flag: string, text: string): number => {
   if (bytes === null) throw usage(`--${flag} ${plainText(text)}: not a size; write 4096, 100k, 10M or 1.5G.`);
   return bytes;
 };
+/** The other half is not told to anybody: not even in the request that would be refused. */
+const publicOnly = (_flag: string, keys: Value): Value => {
+  if ((keys as readonly string[]).some((key) => /^AGE-SECRET-KEY-/i.test(key)))
+    throw usage(
+      "--recipient: this is an identity, the secret that opens backups. Give its public half, which 'age-keygen -y FILE' prints (age1…).",
+    );
+  return keys;
+};
 const shellLine = (flags: SpecFlags) => (_flag: string, lines: Value) =>
   (lines as readonly string[]).map((line) => ({
     argv: ['/bin/sh', '-c', line],
@@ -183,7 +191,7 @@ const places = (flags: SpecFlags): Readonly<Partial<Record<keyof typeof specFlag
   description: plain('description'),
   node: plain('nodes'),
   mode: plain('execution_mode'),
-  recipient: plain('encryption.recipients'),
+  recipient: ['encryption.recipients', publicOnly],
   compression: plain('compression.level'),
   tag: plain('tags'),
   paused: plain('paused'),
@@ -248,6 +256,14 @@ export const specOf = (flags: SpecFlags, base: SpecTree = {}): SpecTree => {
   return spec;
 };
 
+/** The flag whose value stands at, or above, a field of a configuration. */
+export const flagOf = (field: string): string | null => {
+  const found = Object.entries({ ...places({}), to: plain('destination') }).find(
+    ([, [path]]) => field === path || field.startsWith(`${path}.`),
+  );
+  return found ? `--${found[0]}` : null;
+};
+
 /** Whether any of the flags says something. */
 export const saysAnything = (flags: SpecFlags): boolean =>
   Object.keys(specFlags).some((flag) => flags[flag as keyof SpecFlags] !== undefined);
@@ -282,7 +298,7 @@ const destinationOf = (url: string, before: unknown): SpecTree => {
     const settings = isTree(before) && before.kind === 's3' ? before : {};
     return { ...settings, kind: 's3', bucket: s3[1], prefix: (s3[2] ?? '').replace(/\/+$/, '') };
   }
-  const file = /^file:(?:\/\/)?(\/.*)$/.exec(url);
+  const file = /^file:(?:\/\/)?(\/(?!\/).*)$/.exec(url);
   if (file) return { kind: 'file', path: file[1] };
   throw usage(`--to ${plainText(url)}: write s3://BUCKET/PREFIX, or file:///PATH for a folder of the node.`);
 };

@@ -23,6 +23,14 @@ interface Planned {
   revision: number | null;
 }
 
+/** What goes with each of them. */
+interface Given {
+  probe: boolean;
+  credentials: Credentials | undefined;
+}
+const keyFor = ({ spec }: Planned, { credentials }: Given): Credentials | null =>
+  credentials && spec.destination.kind === 's3' ? credentials : null;
+
 /** Every configuration of every file, compared with the server; nothing is changed. */
 const planOf = async (api: Api, files: readonly string[]): Promise<Planned[]> => {
   const { specsIn } = await import('../backups/spec-file.ts');
@@ -62,7 +70,7 @@ const revisionOf = async (api: Api, name: string): Promise<number | null> => {
 
 export class BackupsConfigsApply extends ServerCommand {
   static override description =
-    `Makes configurations be as files say: creates what is not there, changes what differs, and shows each difference. What is equal is left alone. First all files are read and compared; when one is refused, nothing is changed. ${FILES}
+    `Makes configurations be as files say: creates what is not there, changes what differs, and shows each difference. What is equal is left alone. First all files are read and compared, and their destinations tried; when one is refused, nothing is changed. ${FILES}
 
 Exit code: 0 when all is as the files say, 1 failed, 2 a bad file or wrong usage; with --dry-run 0 when nothing would change and 3 when something would.`;
   static override usage = ['backups configs apply FILE... [FLAGS]'];
@@ -84,9 +92,13 @@ Exit code: 0 when all is as the files say, 1 failed, 2 a bad file or wrong usage
     return await this.withApi(flags, async (api) => {
       const planned = await planOf(api, files);
       if (flags['dry-run']) return await this.show(planned, flags.json);
+      const given: Given = { probe: flags.probe, credentials };
+      const wanted = planned.filter((plan) => plan.answer.changed || keyFor(plan, given) !== null);
+      // One by itself is stored whole or not at all. Of several none may be stored when another's destination is refused.
+      if (wanted.length > 1) for (const plan of wanted) await this.put(api, plan, given, true);
       const done: Planned[] = [];
       for (const plan of planned) {
-        done.push({ ...plan, answer: await this.apply(api, plan, flags.probe, credentials) });
+        done.push(wanted.includes(plan) ? { ...plan, answer: await this.put(api, plan, given, false) } : plan);
         if (!flags.json) await this.print(planText(done.at(-1) ?? plan, false));
       }
       if (flags.json) await this.printJson({ configs: done.map(planJson) });
@@ -94,19 +106,24 @@ Exit code: 0 when all is as the files say, 1 failed, 2 a bad file or wrong usage
     });
   }
 
-  private async apply(
-    api: Api,
-    { spec, answer, revision }: Planned,
-    probe: boolean,
-    credentials: Credentials | undefined,
-  ): Promise<ConfigAnswer> {
-    const given = credentials && spec.destination.kind === 's3' ? { credentials } : {};
-    if (!answer.changed && !('credentials' in given)) return answer;
-    const condition = revision === null ? {} : { if_revision: revision };
-    return await api.call(routes.putConfig, {
-      params: { id: spec.name },
-      body: { spec, probe, ...condition, ...given },
-    });
+  /** @param trial the destination is tried, and nothing stored */
+  private async put(api: Api, plan: Planned, given: Given, trial: boolean): Promise<ConfigAnswer> {
+    const { file, spec, revision } = plan;
+    const key = keyFor(plan, given);
+    const body = {
+      spec,
+      probe: given.probe,
+      ...(trial ? { dry_run: true } : {}),
+      ...(revision === null ? {} : { if_revision: revision }),
+      ...(key === null ? {} : { credentials: key }),
+    };
+    try {
+      return await api.call(routes.putConfig, { params: { id: spec.name }, body });
+    } catch (error) {
+      if (!trial || !(error instanceof AegisError)) throw error;
+      const message = `${plainText(file)}: '${spec.name}': ${error.message} Nothing was changed.`;
+      throw new AegisError(error.code, message, { details: error.details, cause: error });
+    }
   }
 
   private async show(planned: readonly Planned[], json: boolean): Promise<number> {

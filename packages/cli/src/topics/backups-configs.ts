@@ -8,7 +8,15 @@ import { everyPage } from '../api/pages.ts';
 import { routes } from '../api/routes.ts';
 import { configFacts, configRows, destinationText, diffText, nodeRows } from '../backups/config-text.ts';
 import { credentialsOf } from '../backups/credentials.ts';
-import { type SpecFlags, type SpecTree, saysAnything, specFlags, specOf, unset } from '../backups/spec-flags.ts';
+import {
+  flagOf,
+  type SpecFlags,
+  type SpecTree,
+  saysAnything,
+  specFlags,
+  specOf,
+  unset,
+} from '../backups/spec-flags.ts';
 import { ServerCommand, serverFlags } from '../base-command.ts';
 import { confirmed } from '../ui/confirm.ts';
 import { plainText } from '../ui/plain-text.ts';
@@ -49,6 +57,22 @@ export const changeFlags = {
 /** The server validates it and fills in what is not said. */
 const asSpec = (tree: SpecTree): BackupSpec => tree as BackupSpec;
 
+/** What the server calls malformed, in the words of the flags that said it. Not before it was asked: a newer one may know more than we do. */
+const orFlagNamed = async <T>(tree: SpecTree, work: () => Promise<T>): Promise<T> => {
+  try {
+    return await work();
+  } catch (error) {
+    if (!(error instanceof AegisError) || error.code !== 'http.malformed') throw error;
+    const { faultOf } = await import('../backups/spec-file.ts');
+    const fault = faultOf(tree);
+    if (fault === null) throw error;
+    const said = fault.field === 'name' ? 'NAME' : (flagOf(fault.field) ?? fault.field);
+    throw new AegisError('backups.bad_config', `${said}: ${plainText(fault.reason)}. Nothing was changed.`, {
+      cause: error,
+    });
+  }
+};
+
 export const answerText = ({ config, changed, ...answer }: ConfigAnswer, dryRun: boolean, created = false): string => {
   const name = plainText(config.name);
   if (!changed) return `${name}: unchanged\n`;
@@ -84,15 +108,22 @@ Credentials of a bucket stay on the server, encrypted, and are never shown again
     const { flags, args } = await this.parse(BackupsConfigsCreate);
     if (!flags.source || flags.to === undefined)
       throw new AegisError('cli.usage', 'Say what is backed up and where to: --source PATH --to URL.');
-    const spec = asSpec({ name: args.name, ...specOf(flags) });
+    const tree = { name: args.name, ...specOf(flags) };
+    const spec = asSpec(tree);
     const credentials = credentialsOf(flags, this.around.env);
     const dry_run = flags['dry-run'];
     await this.withApi(flags, async (api) => {
       const body = { spec, probe: flags.probe, dry_run, ...(credentials ? { credentials } : {}) };
-      const answer = await api.call(routes.createConfig, { body });
+      const answer = await orFlagNamed(tree, () => api.call(routes.createConfig, { body }));
       if (flags.json) return await this.printJson(answer);
       if (dry_run) return await this.print(answerText(answer, true, true));
       await this.print(configFacts(answer.config, this.around.now()));
+      if (answer.config.execution_mode === 'agent' && answer.config.assigned === 0)
+        await this.note(
+          flags.node
+            ? `no node matches ${plainText(flags.node.map((one) => `'${one}'`).join(', '))} yet: see 'aegis nodes list'.`
+            : `no node makes it yet: aegis backups configs assign ${plainText(answer.config.name)} NODE`,
+        );
       const run = flags.mode === 'server' ? '' : ` --node ${plainText(answer.nodes.added[0] ?? 'NODE')}`;
       await this.note(`created. Try it: aegis backups run ${plainText(answer.config.name)}${run} --follow`);
     });
@@ -150,7 +181,8 @@ export class BackupsConfigsEdit extends ServerCommand {
             ...(credentials === undefined ? {} : { credentials }),
           },
         });
-      const answer = byFlags ? await store(await this.changed(before, flags)) : await this.inEditor(before, store);
+      const byFlag = async (tree: SpecTree) => await orFlagNamed(tree, () => store(tree));
+      const answer = byFlags ? await byFlag(await this.changed(before, flags)) : await this.inEditor(before, store);
       if (answer === null) return await this.note('nothing was changed.').then(() => undefined);
       await (flags.json ? this.printJson(answer) : this.print(answerText(answer, flags['dry-run'])));
     });

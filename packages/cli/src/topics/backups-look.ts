@@ -152,7 +152,7 @@ const shareOf = (text: string | undefined): number | undefined => {
 
 export class BackupsVerify extends OpeningCommand {
   static override description =
-    `Fetches a backup and checks it: the statement's signature by the node's key that you trust, the hashes of manifest and archive, and every file's hash. With --sample only a part of the archive is fetched, chosen by chance. With --server the server fetches and compares the objects with the statement; it needs no identity, and sees no file.
+    `Fetches a backup and checks it: the statement's signature by the node's key that you trust, the hashes of manifest and archive, and every file's hash. With --sample only a part of the archive is fetched, chosen by chance. With --server-side the server fetches and compares the objects with the statement; it needs no identity, and sees no file.
 
 Exit code: 0 when all is as it should be, 1 when not.`;
   static override usage = ['backups verify RUN [FLAGS]', 'backups verify --from DIR [FLAGS]'];

@@ -4,7 +4,7 @@ import * as Flags from '@oclif/core/flags';
 import type { ServerFlags } from '../api/settings.ts';
 import { errorLines, exitOf, restoreEnds, WITH_ERRORS } from '../backups/end-text.ts';
 import { knownNodesPath, readKnownNodes } from '../backups/known-nodes.ts';
-import type { NodeEnd } from '../backups/node-lines.ts';
+import { countOf, type Fields, type NodeEnd } from '../backups/node-lines.ts';
 import { followNodes } from '../backups/on-nodes.ts';
 import { terminalView } from '../backups/progress-view.ts';
 import { type RestoreWish, wishFlags, wishOf } from '../backups/restore-wish.ts';
@@ -29,7 +29,7 @@ export class BackupsRestore extends OpeningCommand {
 
 An encrypted backup needs its age identity; for a node it is sealed to that node's key, so that the server cannot read it. With --from DIR neither a server nor a node is needed; and without Aegis 'age -d | zstd -d | tar -x' does (docs/backups.md).
 
-Exit code: 0 restored, 3 restored with errors (each is named), 1 failed, 130 interrupted.`;
+Exit code: 0 restored, 3 restored with errors (each is named), 1 failed, or nothing matched --path, 130 interrupted.`;
   static override usage = [
     'backups restore RUN --target DIR [FLAGS]',
     'backups restore RUN --node NODE --target DIR [FLAGS]',
@@ -138,7 +138,9 @@ Exit code: 0 restored, 3 restored with errors (each is named), 1 failed, 130 int
         const more = result.errorCount - result.errors.length;
         if (more > 0) await this.note(`and ${more} more.`);
       }
-      const code = result.errorCount > 0 ? WITH_ERRORS : 0;
+      const nothing = nothingMatched(wish, result.restored + result.skipped + result.errorCount);
+      if (nothing !== null) await this.note(nothing);
+      const code = nothing !== null ? 1 : result.errorCount > 0 ? WITH_ERRORS : 0;
       await lines.flush().catch((error: unknown) => {
         if (!(error instanceof ReaderGone)) throw error;
       });
@@ -173,7 +175,7 @@ Exit code: 0 restored, 3 restored with errors (each is named), 1 failed, 130 int
         await this.note(`let go of it; it goes on. Follow it again: aegis logs -f ${answer.command_id}`);
         return EXIT.interrupted;
       }
-      const code = await this.ended(ends, flags.json, false);
+      const code = await this.ended(ends, flags.json, false, wish);
       return interrupted ? EXIT.interrupted : code;
     });
   }
@@ -207,7 +209,7 @@ Exit code: 0 restored, 3 restored with errors (each is named), 1 failed, 130 int
       },
       { ...place, json: flags.json, progress: this.around.output.errIsTerminal, around: this.around },
     );
-    return await this.ended([end], flags.json, true);
+    return await this.ended([end], flags.json, true, wish);
   }
 
   private async sealed(
@@ -223,17 +225,26 @@ Exit code: 0 restored, 3 restored with errors (each is named), 1 failed, 130 int
     return sealedIdentities(flags.identity, await key());
   }
 
-  private async ended(ends: readonly NodeEnd[], json: boolean, here: boolean): Promise<number> {
-    if (json) {
-      if (!here) await this.printJson({ type: 'result', nodes: ends.map(endJson) });
-      return exitOf(ends);
-    }
+  private async ended(ends: readonly NodeEnd[], json: boolean, here: boolean, wish: RestoreWish): Promise<number> {
+    const counted = ends.reduce((sum, { fields }) => sum + (fields ? entriesOf(fields) : 0), 0);
+    const nothing = exitOf(ends) === 0 ? nothingMatched(wish, counted) : null;
+    if (json && !here) await this.printJson({ type: 'result', nodes: ends.map(endJson) });
+    if (nothing !== null) await this.note(nothing);
+    if (json) return nothing === null ? exitOf(ends) : 1;
     await this.print(restoreEnds(ends, this.width));
     for (const { fields } of ends)
       for (const line of fields ? errorLines(fields) : []) await this.note(plainText(line));
-    return exitOf(ends);
+    return nothing === null ? exitOf(ends) : 1;
   }
 }
+
+const entriesOf = (fields: Fields): number => (countOf(fields.restored) ?? 0) + (countOf(fields.skipped) ?? 0);
+
+/** A mistyped path must not look like a restore. */
+const nothingMatched = ({ paths }: RestoreWish, entries: number): string | null =>
+  paths.length === 0 || entries > 0
+    ? null
+    : `nothing in the backup matches ${plainText(paths.map((path) => `'${path}'`).join(', '))}: 'aegis backups ls RUN' shows what it has.`;
 
 const SIGN = { restored: '+', skipped: '=', deleted: '-' } as const;
 

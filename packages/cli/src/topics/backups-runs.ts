@@ -142,7 +142,7 @@ export class BackupsShow extends ServerCommand {
 
 export class BackupsLog extends ServerCommand {
   static override description =
-    "Prints what was logged of a run, the oldest first: its hooks' output, retries, what was refused.";
+    'Prints what was logged of a run, the oldest first: what came of its hooks, retries, what was refused.';
   static override examples = [
     { description: 'Why it failed', command: 'aegis backups log 01981c2e-7f3a' },
     { description: 'Errors alone', command: 'aegis backups log latest:etc --json | jq \'select(.level=="error")\'' },

@@ -11,7 +11,8 @@ type Counts = Pick<RunProgress, 'files' | 'bytes' | 'archive_bytes' | 'errors'> 
   Partial<Pick<RunProgress, 'files_total' | 'bytes_total' | 'path'>>;
 
 export interface RunTeller {
-  phase(phase: RunPhase): void;
+  /** @param reason of 'retrying' */
+  phase(phase: RunPhase, reason?: string): void;
   counts(counts: Counts): void;
   uploaded(bytes: number): void;
   attempt(attempt: number): void;
@@ -110,9 +111,11 @@ export const runTeller = ({
   const timer = setInterval(tick, TICK_MS);
 
   return {
-    phase: (phase) => {
+    phase: (phase, reason) => {
       rate = { bytes: phase === 'uploading' ? progress.uploaded_bytes : progress.bytes, at: clock.monotonic() };
-      set({ phase });
+      const { reason: _reason, ...rest } = progress;
+      progress = rest;
+      set({ phase, ...(reason === undefined ? {} : { reason: reason.slice(0, 1000).toWellFormed() }) });
       for (const take of listeners) take(stamped());
     },
     counts: set,

@@ -130,7 +130,7 @@ export const startRun = (row: RunRow, options: RunOptions, stopping: AbortSignal
       `attempt ${row.attempt} failed, ${row.state.failures} of ${max} more begins in ${Math.round(pauseMs / 1000)} s: ${failure.message}`,
       { code: failure.code },
     );
-    teller.phase('retrying');
+    teller.phase('retrying', failure.message);
     await pause(pauseMs, signal);
   };
 

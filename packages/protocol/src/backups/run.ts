@@ -50,6 +50,8 @@ export const RunProgress = z.strictObject({
   errors: Count,
   /** Where it is now, not UTF-8 bytes replaced. */
   path: z.optional(Path),
+  /** Of 'retrying': why the last attempt failed. */
+  reason: z.optional(z.string().check(z.maxLength(1000))),
   at: z.iso.datetime(),
 });
 export type RunProgress = z.infer<typeof RunProgress>;

@@ -235,7 +235,7 @@ export const runsService = (on: {
 
     /** @throws AegisError backups.unknown_run, run_ended, run_conflict */
     progress: async (actor: NodeActor, runId: string, progress: RunProgress): Promise<{ cancelled: boolean }> => {
-      const answer = await tell({ uid: actor.uid, runId, progress: { ...progress, ...storablePath(progress) } });
+      const answer = await tell({ uid: actor.uid, runId, progress: { ...progress, ...storableTexts(progress) } });
       if ('refused' in answer) throw answer.refused;
       return answer;
     },
@@ -278,9 +278,12 @@ const measured = (run: RunRow, progress: RunProgress): Omit<ProgressRow, 'id' | 
     uploaded_bytes: newest.uploaded_bytes,
   };
 };
-/** As any database takes it: the name of a file, and so not a reason to refuse. */
-const storablePath = ({ path }: RunProgress): { path?: string } =>
-  path === undefined ? {} : { path: path.replaceAll('\0', '\uFFFD').toWellFormed() };
+/** As any database takes it: names of files stand there, and so not a reason to refuse. */
+const storableTexts = ({ path, reason }: RunProgress): Pick<RunProgress, 'path' | 'reason'> => ({
+  ...(path === undefined ? {} : { path: storable(path) }),
+  ...(reason === undefined ? {} : { reason: storable(reason) }),
+});
+const storable = (text: string): string => text.replaceAll('\0', '\uFFFD').toWellFormed();
 
 const notAssigned = (configId: string): AegisError =>
   new AegisError(
