@@ -1,11 +1,12 @@
 import { statementBytes } from '@aegis/archive/backup/statement';
-import { showRun } from '@aegis/protocol/backups/endpoints';
+import { cancelRun, showRun } from '@aegis/protocol/backups/endpoints';
 import { GetObjectCommand } from '@aws-sdk/client-s3';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { type HostileS3, startHostileS3 } from '../../../test/faults/hostile-s3.ts';
+import { type HostileS3, type SeenRequest, startHostileS3 } from '../../../test/faults/hostile-s3.ts';
 import { type Radosgw, startRadosgw } from '../../../test/fleet/radosgw.ts';
-import { answeredAfter, createS3Config, type NodeRun, sha256, startRun } from './backups-s3-support.ts';
-import { end, goodEnd } from './backups-support.ts';
+import { sentence } from './artifacts-support.ts';
+import { answeredAfter, createS3Config, type NodeRun, nodeRun, sha256, startRun } from './backups-s3-support.ts';
+import { end, goodEnd, start, starting } from './backups-support.ts';
 import { type EnrolledNode, handClock, startTestServer, type TestServer } from './start-test-server.ts';
 
 /** Two things at the same moment, the worst one for each: whatever is decided on what was read before holds no more. */
@@ -76,5 +77,51 @@ describe('the sweep of uploads', () => {
     expect((await server.as('viewer').call(showRun, { params: { id: run.id } })).state).toBe('completed');
     expect(await read(run.key('archive'))).toBe(ARCHIVE.toString());
     expect(aborted).toBe(0);
+  });
+});
+
+describe('a signature that S3 is asked for first', () => {
+  const asked = async () => {
+    const configId = await configured();
+    const run = await startRun(node, configId);
+    await run.open();
+    await server.restart(); // what the attempt has at S3 is not known any more
+    return { configId, run };
+  };
+  const isListing = ({ method, query }: SeenRequest): boolean => method === 'GET' && query.has('uploadId');
+
+  test('and a run that is cancelled meanwhile: it is not given', async () => {
+    const { run } = await asked();
+    const cancel = () => server.as('operator').call(cancelRun, { params: { id: run.id } });
+    proxy.misbehave(answeredAfter(gateway, cancel), isListing, 1);
+    expect(await sentence(run.put(run.key('manifest'), MANIFEST))).toBe(
+      '403 backups.sign_refused: Not signed: The run was cancelled: nothing is written any more.',
+    );
+  });
+
+  test('and an attempt that begins meanwhile: it is not given, and what the new one was given counts', async () => {
+    const { configId, run } = await asked();
+    const big = { method: 'PUT' as const, content_length: 1024 ** 3, payload_sha256: sha256('any') };
+    const part = (of: NodeRun, upload: { upload_id: string; key: string }, number: number) =>
+      of.sign({ ...big, key: upload.key, query: { uploadId: upload.upload_id, partNumber: String(number) } });
+    await server.running.storage.write('test', async (tx) => {
+      await tx.updateTable('backups_runs').set({ max_bytes: big.content_length }).execute();
+    });
+    let next: NodeRun | undefined;
+    let upload = { upload_id: '', key: '' };
+    const goOn = async () => {
+      if (next) return;
+      next = nodeRun(node, await start(node, starting(configId, { run_id: run.id, attempt: 2 })));
+      upload = await next.open();
+      await server.running.storage.write('test', async (tx) => {
+        await tx.updateTable('backups_runs').set({ max_bytes: big.content_length }).execute();
+      });
+      await part(next, upload, 1);
+    };
+    proxy.misbehave(answeredAfter(gateway, goOn), isListing, 1);
+    expect(await sentence(run.put(run.key('manifest'), MANIFEST))).toBe(
+      '403 backups.sign_refused: Not signed: The key is none of the objects of the running attempt.',
+    );
+    expect(next && (await sentence(part(next, upload, 2)))).toMatch(/^403 backups\.sign_refused: .* grow beyond /);
   });
 });

@@ -4,7 +4,7 @@ import type { Clock } from '../platform/clock.ts';
 import type { NodeActor } from '../platform/http/actor.ts';
 import type { AuditService } from './audit.ts';
 import type { Place } from './destinations-repository.ts';
-import { isFinal, unknownRun } from './run-refusals.ts';
+import { attemptIs, isFinal, unknownRun } from './run-refusals.ts';
 import type { RunsRepository } from './runs-repository.ts';
 import type { S3Store } from './s3/store.ts';
 import { type AllowedRequest, allow, keysOf, type SigningFacts } from './signing.ts';
@@ -18,6 +18,8 @@ import { type WrittenCounter, writtenCounter } from './written.ts';
  *  changes seldom, and what was signed so far, stays in memory. */
 
 const KEPT_RUNS = 4096;
+/** An attempt begins every few seconds, or somebody means harm. */
+const TRIES = 5;
 
 /** Of one attempt of a run. */
 interface Known {
@@ -43,8 +45,8 @@ export const requestSigning = (on: {
   const { runs, clock } = on;
   const bornAt = clock.now();
   const known = new Map<string, Known>();
-  /** Loads under way: a run's first requests may come all at once. */
-  const loading = new Map<string, Promise<Known>>();
+  /** Loads under way, by attempt: its first requests may come all at once. One after the other, so that no count is lost. */
+  const loading = new Map<string, { runId: string; stale: boolean; done: Promise<Known> }>();
 
   /** Of an attempt that began while this process lives there is nothing before its first upload that it has not counted itself. */
   const writtenBefore = (
@@ -55,7 +57,8 @@ export const requestSigning = (on: {
     rows.length === 0 && run.attempt_started_at >= bornAt
       ? writtenCounter()
       : writtenSoFar(on.stores.of(place), run, rows);
-  const load = async (run: RunRow, before: Known | undefined): Promise<Known> => {
+  const load = async (run: RunRow): Promise<Known> => {
+    const before = known.get(run.id);
     const [place, rows] = [await on.placeOf(run), await on.uploads.ofAttempt(run.id, run.attempt)];
     const fresh: Known = {
       attempt: run.attempt,
@@ -68,19 +71,43 @@ export const requestSigning = (on: {
       ),
       written: before?.attempt === run.attempt ? before.written : await writtenBefore(place, run, rows),
     };
+    if ((known.get(run.id)?.attempt ?? 0) > run.attempt) return fresh; // the row was read before the next attempt began
     known.delete(run.id);
     known.set(run.id, fresh);
     if (known.size > KEPT_RUNS) known.delete(known.keys().next().value ?? '');
     return fresh;
   };
-  const knownOf = (run: RunRow, anew = false): Promise<Known> => {
+  const cachedOf = (run: RunRow): Known | undefined => {
     const found = known.get(run.id);
-    if (found && !anew && found.attempt === run.attempt && Math.abs(clock.now() - found.readAt) < on.keepMs)
-      return Promise.resolve(found);
+    const isFresh = found?.attempt === run.attempt && Math.abs(clock.now() - found.readAt) < on.keepMs;
+    return isFresh ? found : undefined;
+  };
+  const loaded = (run: RunRow): Promise<Known> => {
     const name = `${run.id}/${run.attempt}`;
-    const underWay = loading.get(name) ?? load(run, found).finally(() => loading.delete(name));
-    loading.set(name, underWay);
-    return underWay;
+    const underWay = loading.get(name);
+    if (underWay && !underWay.stale) return underWay.done;
+    const before = underWay?.done.catch(() => undefined) ?? Promise.resolve();
+    const done = before
+      .then(() => load(run))
+      .finally(() => {
+        if (loading.get(name)?.done === done) loading.delete(name);
+      });
+    loading.set(name, { runId: run.id, stale: false, done });
+    return done;
+  };
+  /** The run as it is once all is known of it: S3 may have to be asked, and meanwhile it may have ended, or gone on to another attempt. */
+  const current = async (first: RunRow, anew: boolean): Promise<{ run: RunRow; state: Known }> => {
+    const cached = anew ? undefined : cachedOf(first);
+    if (cached) return { run: first, state: cached };
+    let asked = first;
+    for (let tries = 0; tries < TRIES; tries++) {
+      const state = await loaded(asked);
+      const run = await runs.byId(first.id);
+      if (!run) throw unknownRun(first.id);
+      if (run.attempt === asked.attempt) return { run, state };
+      asked = run;
+    }
+    throw attemptIs(asked, first.attempt);
   };
 
   /** @throws AegisError backups.unknown_run: of another node, and not granted */
@@ -132,21 +159,18 @@ export const requestSigning = (on: {
   return {
     /** @throws AegisError backups.unknown_run, sign_refused, unsupported, destination_failed (no credentials) */
     sign: async (actor: NodeActor, { run_id, requests }: SignRequests): Promise<{ signed: SignedRequest[] }> => {
-      const run = await runs.byId(run_id);
+      const found = await runs.byId(run_id);
       // First: a stranger learns nothing of where the run went, and costs nobody a look at S3.
-      if (!run) throw unknownRun(run_id);
-      if (run.node_uid !== actor.uid && !(await on.isGranted(run.id, actor.uid))) {
+      if (!found) throw unknownRun(run_id);
+      if (found.node_uid !== actor.uid && !(await on.isGranted(found.id, actor.uid))) {
         const reason = 'The run is of another node, and this one was not granted to read it.';
-        await on.audit.record({ nodeUid: actor.uid, runId: run.id, action: 'sign', reason, asked: requests[0] });
+        await on.audit.record({ nodeUid: actor.uid, runId: found.id, action: 'sign', reason, asked: requests[0] });
         throw unknownRun(run_id);
       }
-      let state = await knownOf(run);
-      let facts = await factsOf(run, state, actor.uid);
-      if (requests.some(({ query }) => query.uploadId !== undefined && !state.uploads.has(query.uploadId))) {
-        // Another server process may have opened it.
-        state = await knownOf(run, true);
-        facts = await factsOf(run, state, actor.uid);
-      }
+      let { run, state } = await current(found, false);
+      if (requests.some(({ query }) => query.uploadId !== undefined && !state.uploads.has(query.uploadId)))
+        ({ run, state } = await current(run, true)); // another server process may have opened it
+      const facts = await factsOf(run, state, actor.uid);
       const decided = decide(requests, facts, state.written);
       if ('allowed' in decided)
         return {
@@ -157,11 +181,12 @@ export const requestSigning = (on: {
       throw new AegisError('backups.sign_refused', `Not signed: ${reason}`, { details: { index } });
     },
     /** Counts from here on, while the attempt has nothing at S3: nobody has to be asked what it has. */
-    beginning: (run: RunRow): Promise<unknown> => knownOf(run),
+    beginning: (run: RunRow): Promise<unknown> => Promise.resolve(cachedOf(run) ?? loaded(run)),
     /** What is known of a run is read anew at the next request. */
     changed: (runId: string): void => {
       const found = known.get(runId);
       if (found) found.readAt = Number.NEGATIVE_INFINITY;
+      for (const underWay of loading.values()) if (underWay.runId === runId) underWay.stale = true;
     },
     forget: (runId: string): void => {
       known.delete(runId);
