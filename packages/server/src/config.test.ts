@@ -92,6 +92,20 @@ test.each<[string, Parameters<typeof loadServerConfig>[0], RegExp]>([
     { flags: { dev: true, listen: ['0.0.0.0:8080'] }, env: {} },
     /^listen: "0\.0\.0\.0:8080" \(flag\).*loopback/,
   ],
+  [
+    'beyond loopback without TLS',
+    { flags: { listen: ['127.0.0.1:1', '0.0.0.0:8080'] }, env: {} },
+    /^listen: "0\.0\.0\.0:8080" \(flag\) is not allowed\. Allowed: without TLS loopback.*--tls-cert and --tls-key; --tls-self-signed,.*--behind-proxy ADDRESS.*--insecure-listen/,
+  ],
+  [
+    'two certificates',
+    { flags: { tls_cert: '/c', tls_key: '/k', tls_self_signed: true }, env: {} },
+    /^tls_self_signed/,
+  ],
+  ["clients' authorities without TLS", { flags: { tls_client_ca: '/c' }, env: {} }, /^tls_client_ca: "\/c" \(flag\)/],
+  ['a proxy by name', { flags: { behind_proxy: ['front'] }, env: {} }, /^behind_proxy: \["front"\].*10\.0\.0\.0\/24/],
+  ['everyone as a proxy', { flags: { behind_proxy: ['0.0.0.0/0'] }, env: {} }, /^behind_proxy/],
+  ['a network that is none', { flags: { behind_proxy: ['10.0.0.0/33'] }, env: {} }, /^behind_proxy/],
   ['a certificate without key', { flags: { tls_cert: '/c' }, env: {} }, /^tls_key: null \(default\).*together/],
   [
     'degraded after offline',
@@ -113,6 +127,15 @@ test.each<[string, Parameters<typeof loadServerConfig>[0], RegExp]>([
   ['a table for a value', { flags: {}, env: {}, configFile: file('listen = 3\n') }, /^listen: 3 \(file/],
 ])('refused: %s', (_, from, message) => {
   expect(refusal(from)).toMatch(message);
+});
+
+test.each([
+  { tls_cert: '/c', tls_key: '/k' },
+  { tls_self_signed: true },
+  { behind_proxy: ['10.0.0.2', 'fd00::/8'] },
+  { insecure_listen: true },
+])('a way to listen beyond loopback: %j', (flags) => {
+  expect(loadServerConfig({ flags: { ...flags, listen: ['0.0.0.0:8080'] }, env: {} }).config).toMatchObject(flags);
 });
 
 test('a refused secret is not repeated', () => {

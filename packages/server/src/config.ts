@@ -1,4 +1,5 @@
 import { existsSync, readFileSync } from 'node:fs';
+import { isIP } from 'node:net';
 import { join } from 'node:path';
 import { AegisError } from '@aegis/protocol/errors';
 import { parse as parseToml } from 'smol-toml';
@@ -42,6 +43,13 @@ function isWebhook(text: string): boolean {
   const { protocol, username, password } = new URL(text);
   return /^https?:$/.test(protocol) && username === '' && password === '';
 }
+function isHop(text: string): boolean {
+  const [address = '', prefix] = text.split('/');
+  const family = isIP(address);
+  if (family === 0 || text.split('/').length > 2) return false;
+  // Every address is no list of proxies: then everyone could say where a request comes from.
+  return prefix === undefined || (/^[1-9]\d{0,2}$/.test(prefix) && Number(prefix) <= (family === 4 ? 32 : 128));
+}
 export const isGuessable = (secret: string): boolean => Buffer.byteLength(secret) < JWT_SECRET_BYTES;
 
 const KEYS = {
@@ -68,6 +76,16 @@ const KEYS = {
     'info',
   ),
   log_format: key('text', z.enum(['json', 'pretty']), 'json or pretty', 'json'),
+  tls_self_signed: key('boolean', z.boolean(), 'true or false', false),
+  tls_client_ca: key('text', OptionalText, 'the path of a PEM file', null),
+  tls_reload_sec: whole(1, 3600, 10),
+  behind_proxy: key(
+    'list',
+    z.array(z.string().check(z.refine(isHop))).check(z.maxLength(64)),
+    'addresses or networks of proxies, as 10.0.0.5 or 10.0.0.0/24',
+    [],
+  ),
+  insecure_listen: key('boolean', z.boolean(), 'true or false', false),
   stop_timeout_sec: whole(0, 600, 10),
   'http.body_budget_bytes': whole(16 * MIB, 1024 * 1024 * MIB, 64 * MIB), // at least the largest body, packed and unpacked
   'rate_limits.enrolment_burst': whole(1, 1_000_000, 200),
@@ -306,6 +324,9 @@ const finish = (config: ServerConfig, origins: Record<string, Origin>): void => 
   if (open !== undefined)
     throw refused(
       'listen',
+const WITHOUT_TLS =
+  'without TLS loopback addresses only (127.0.0.1, [::1]), because tokens and output would be readable on the way. Ways out: --tls-cert and --tls-key; --tls-self-signed, whose fingerprint join tokens carry; --behind-proxy ADDRESS for a TLS proxy in front; or --insecure-listen where the network itself is encrypted';
+
       open,
       origins.listen ?? 'default',
       'under --dev only loopback addresses (127.0.0.1, [::1])',
@@ -342,6 +363,24 @@ const finish = (config: ServerConfig, origins: Record<string, Origin>): void => 
   if (config.nodes.degraded_after_sec >= config.nodes.offline_after_sec)
     throw refused(
       'nodes.degraded_after_sec',
+  if (config.tls_self_signed && config.tls_cert !== null)
+    throw refused(
+      'tls_self_signed',
+      true,
+      origins.tls_self_signed ?? 'default',
+      'false beside tls_cert: a server shows one certificate',
+    );
+  const tls = config.tls_self_signed || config.tls_cert !== null;
+  if (config.tls_client_ca !== null && !tls)
+    throw refused(
+      'tls_client_ca',
+      config.tls_client_ca,
+      origins.tls_client_ca ?? 'default',
+      'a file beside tls_cert and tls_key, or tls_self_signed: without TLS nobody shows a certificate',
+    );
+  const bare = config.listen.find((text) => !isLoopbackHost(parseListen(text).host));
+  if (bare !== undefined && !tls && config.behind_proxy.length === 0 && !config.insecure_listen)
+    throw refused('listen', bare, origins.listen ?? 'default', WITHOUT_TLS);
       config.nodes.degraded_after_sec,
       origins['nodes.degraded_after_sec'] ?? 'default',
       `less than nodes.offline_after_sec (${config.nodes.offline_after_sec})`,

@@ -6,6 +6,7 @@ import { type FaultPoints, noFaultPoints } from '@aegis/protocol/fault-points';
 import type { Labels } from '@aegis/protocol/nodes/node';
 import { claimStorage } from './access/claimed-storage.ts';
 import { createFleetKeys, type FleetKeys, loadFleetKeys } from './access/fleet-keys.ts';
+import { pinnedCertificate } from './access/own-certificate.ts';
 import { accessRepository } from './access/repository.ts';
 import { type TokensService, tokensService } from './access/tokens-service.ts';
 import { MIGRATIONS } from './migrations.ts';
@@ -136,6 +137,7 @@ const withTokens = async <T>(options: OnData, work: (tokens: TokensService) => P
         clock,
         rootFingerprint: keys.rootFingerprint,
         joinMaster: keys.secrets.join_master,
+        tlsFingerprint: () => pinnedCertificate(options.dataDir),
       }),
     );
   } finally {

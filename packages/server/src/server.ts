@@ -1,5 +1,5 @@
 /** The control server's start order on one page: storage → domains → listeners; and its stop, the other way round. */
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { readBundle } from '@aegis/archive/bundle/read';
@@ -14,6 +14,7 @@ import { nodeTokens } from './access/node-tokens.ts';
 import { createPrivateFile, readPrivateFile } from './access/private-files.ts';
 import { accessRepository } from './access/repository.ts';
 import { accessRoutes } from './access/routes.ts';
+import { fingerprintOf, ownCertificate, pinCertificate, pinnedCertificate } from './access/own-certificate.ts';
 import { tokensService } from './access/tokens-service.ts';
 import { trustOf } from './access/trust.ts';
 import { artifactsRoutes } from './artifacts/routes.ts';
@@ -49,7 +50,7 @@ import { processBus } from './platform/bus.ts';
 import { type Clock, systemClock } from './platform/clock.ts';
 import { bodyBudget } from './platform/http/body-budget.ts';
 import { healthRoutes } from './platform/http/health-routes.ts';
-import { type Listener, listen, type Tls } from './platform/http/listener.ts';
+import { type Listener, listen } from './platform/http/listener.ts';
 import { rateLimiter } from './platform/http/rate-limit.ts';
 import type { Route } from './platform/http/route.ts';
 import { type Log, silentLog } from './platform/log.ts';
@@ -57,6 +58,8 @@ import { lockDataDir } from './platform/storage/data-dir-lock.ts';
 import { maintenanceLoop } from './platform/storage/maintenance-loop.ts';
 import type { Storage } from './tables.ts';
 
+import { type Tls, tlsFromFiles } from './platform/http/tls.ts';
+import { tlsReloadLoop } from './platform/http/tls-reload-loop.ts';
 export interface RunningServer extends AsyncDisposable {
   /** Where each door is served; `all` where one address serves every door. */
   addresses: Partial<Record<Door | 'all', string>>;
@@ -100,6 +103,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     onConnectionError: (err) => log.warn({ err }, 'a database connection broke while idle'),
   });
   undo.defer(() => storage.close());
+  const tls = openTls(config, dataDir, clock, log);
 
   // Domains.
   const newId = uuidv7Generator(clock.now);
@@ -127,6 +131,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     nodes.storeSeen().catch((err: unknown) => log.warn({ err }, 'the last signs of life are not stored')),
   );
   const shared = { nodes: rows, joinTokens: tokens, tokens: issuer, clock, newId };
+    tlsFingerprint: () => pinnedCertificate(dataDir),
   const enrolment = enrolmentService({
     ...shared,
     registrations,
@@ -301,7 +306,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
   ];
   const limits = config.rate_limits;
   const bodies = bodyBudget(config.http.body_budget_bytes);
-  const tls = readTls(config);
+  if (tls) tlsReloadLoop(tls.check, config.tls_reload_sec * 1000, stopping.signal, log);
   const listeners: Listener[] = [];
   const stopMs = config.stop_timeout_sec * 1000;
   undo.defer(async () => {
@@ -313,7 +318,9 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     if (!tls && !isLoopbackHost(at.host))
       log.warn(
         { listen: text },
-        'listening beyond this machine without TLS: put a TLS proxy before it, or set tls_cert',
+        config.behind_proxy.length > 0
+          ? 'listening beyond this machine without TLS: nobody but the proxy may reach this address'
+          : 'listening beyond this machine without TLS (insecure_listen): tokens and output are readable on the way',
       );
     listeners.push(
       await listen(at, routes, {
@@ -371,6 +378,7 @@ const knownHost = ({ uid, name, key_id }: { uid: string; name: string; key_id: s
   keyId: key_id,
 });
 
+        behindProxy: config.behind_proxy,
 /** The data directory's lock and keys. Only --dev makes what is not there, and a directory of its own where none is given. */
 const openDataDir = (
   config: ServerConfig,
@@ -399,18 +407,12 @@ const openDataDir = (
   return { dataDir, keys };
 };
 
-const readTls = (config: ServerConfig): Tls | undefined => {
-  if (config.tls_cert === null || config.tls_key === null) return undefined;
-  try {
-    return { cert: readFileSync(config.tls_cert), key: readFileSync(config.tls_key) };
-  } catch (cause) {
-    throw new AegisError(
-      'config.invalid',
-      `tls_cert or tls_key cannot be read: ${config.tls_cert}, ${config.tls_key}.`,
-      {
-        cause,
-      },
-    );
+/** The certificate that is served, and its SHA-256 for join tokens where nobody but they can vouch for it. */
+const openTls = (config: ServerConfig, dataDir: string, { now }: Clock, log: Log): Tls | undefined => {
+  const { tls_cert: cert, tls_key: key, tls_client_ca: clientCa } = config;
+  if (!config.tls_self_signed) {
+    pinCertificate(dataDir, null);
+    return cert === null || key === null ? undefined : tlsFromFiles({ cert, key, clientCa }, now, log);
   }
 };
 
@@ -419,3 +421,23 @@ const addressesOf = (listeners: readonly Listener[]): RunningServer['addresses']
   for (const { doors, url } of listeners) for (const door of doors) addresses[door] ??= url;
   return addresses;
 };
+  const own = ownCertificate({ dataDir, hosts: config.listen.map((text) => parseListen(text).host), now });
+  own.renewWhenDue();
+  const tls = tlsFromFiles({ ...own.files, clientCa }, now, log);
+  const announce = (): void => {
+    const fingerprint = fingerprintOf(tls.current().cert);
+    pinCertificate(dataDir, fingerprint);
+    log.info(
+      { tls_fingerprint: fingerprint },
+      'serving a self-signed certificate; join tokens made from now on name it',
+    );
+  };
+  announce();
+  tls.follow(announce);
+  return {
+    ...tls,
+    check: async () => {
+      own.renewWhenDue();
+      await tls.check();
+    },
+  };

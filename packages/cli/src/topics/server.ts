@@ -32,8 +32,25 @@ const configFlags = {
     summary: 'Where to listen and what to serve there; repeatable (default: 127.0.0.1:8080=all)',
   }),
   'database-url': databaseUrl,
-  'tls-cert': Flags.string({ helpValue: 'FILE', summary: 'Certificate chain (PEM); serves https' }),
+  'tls-cert': Flags.string({
+    helpValue: 'FILE',
+    summary: 'Certificate chain (PEM); serves https. Read again when it changes',
+  }),
   'tls-key': Flags.string({ helpValue: 'FILE', summary: 'Its private key (PEM)' }),
+  'tls-self-signed': Flags.boolean({
+    summary: 'Serve https with a certificate of its own, whose fingerprint join tokens carry',
+  }),
+  'tls-client-ca': Flags.string({
+    helpValue: 'FILE',
+    summary: 'Ask every client for a certificate of these authorities (PEM)',
+  }),
+  'behind-proxy': Flags.string({
+    multiple: true,
+    multipleNonGreedy: true,
+    helpValue: 'ADDR',
+    summary: "Address or network of a proxy whose word on callers' addresses is believed; repeatable",
+  }),
+  'insecure-listen': Flags.boolean({ summary: 'Listen beyond this machine without TLS' }),
   'log-level': Flags.option({
     options: ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const,
     summary: 'How much to log (default: info)',
@@ -120,7 +137,16 @@ Doors: actions (enrolment, nodes), registry (artifacts), gateway (WebSocket), ap
     { description: 'To try it out', command: 'aegis server start --dev' },
     {
       description: 'Operators and nodes on different addresses',
-      command: 'aegis server start --listen 127.0.0.1:8080=api --listen 0.0.0.0:8083=actions,agent-svc',
+      command:
+        'aegis server start --tls-cert fullchain.pem --tls-key key.pem --listen 127.0.0.1:8443=api --listen 0.0.0.0:8083=actions,agent-svc',
+    },
+    {
+      description: 'With a certificate of its own, which join tokens name',
+      command: 'aegis server start --listen 0.0.0.0:8443 --tls-self-signed',
+    },
+    {
+      description: 'Behind a TLS proxy on another machine',
+      command: 'aegis server start --listen 10.0.0.5:8080 --behind-proxy 10.0.0.2',
     },
     { description: 'On PostgreSQL', command: 'DATABASE_URL=postgres://aegis:secret@db/aegis aegis server start' },
   ];

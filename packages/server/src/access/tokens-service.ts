@@ -26,6 +26,8 @@ export const tokensService = (parts: {
   rootFingerprint: string;
   /** base64url. */
   joinMaster: string;
+  /** Of the certificate that join tokens name when their maker names none. */
+  tlsFingerprint: () => string | undefined;
 }) => {
   const { repository, clock } = parts;
   const joinMaster = Buffer.from(parts.joinMaster, 'base64url');
@@ -92,11 +94,12 @@ export const tokensService = (parts: {
         revoked_at: null,
       };
       await repository.addJoinToken(row);
+      const tlsFingerprint = wanted.tlsFingerprint ?? parts.tlsFingerprint();
       const join_token = formatJoinToken({
         id: row.id,
         secret: joinSecret(row.id),
         rootFingerprint: parts.rootFingerprint,
-        ...(wanted.tlsFingerprint ? { tlsFingerprint: wanted.tlsFingerprint } : {}),
+        ...(tlsFingerprint ? { tlsFingerprint } : {}),
       });
       return { ...joinTokenShown(row), join_token };
     },

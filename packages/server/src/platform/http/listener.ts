@@ -1,3 +1,4 @@
+import type { Server as HttpsServer } from 'node:https';
 import type { AddressInfo, Socket } from 'node:net';
 import type { Door } from '@aegis/protocol/endpoint';
 import { AegisError, errorBody, httpStatusOf } from '@aegis/protocol/errors';
@@ -7,6 +8,7 @@ import { BODY_LIMIT_BYTES } from './json-body.ts';
 import { type MountOptions, mountRoutes, servedAt } from './mount.ts';
 import { openApiRoute } from './openapi.ts';
 import type { Route } from './route.ts';
+import { secureOptions, type Tls } from './tls.ts';
 
 /** One address and the doors that are served there. */
 export interface ListenAt {
@@ -14,11 +16,6 @@ export interface ListenAt {
   port: number;
   doors: readonly (Door | 'all')[];
 }
-export interface Tls {
-  cert: Buffer;
-  key: Buffer;
-}
-
 export interface Listener {
   doors: ListenAt['doors'];
   url: string;
@@ -37,9 +34,16 @@ const MAX_CONNECTIONS = 10_000;
 export const listen = async (
   at: ListenAt,
   routes: readonly Route[],
-  options: Omit<MountOptions, 'tls'> & { tls: Tls | undefined; newId: () => string },
+  options: Omit<MountOptions, 'tls'> & {
+    tls: Tls | undefined;
+    newId: () => string;
+    /** Addresses (IP or CIDR) of the proxies whose X-Forwarded-For and -Proto are believed. */
+    behindProxy: readonly string[];
+  },
 ): Promise<Listener> => {
-  const app = fastifyFor(options.tls, options.newId);
+  const { tls } = options;
+  const app = fastifyFor(tls, options.behindProxy, options.newId);
+  tls?.follow((material) => (app.server as unknown as HttpsServer).setSecureContext(secureOptions(material)));
   const served = servedAt(routes, at.doors);
   const all = [...served, openApiRoute(served.map(({ endpoint }) => endpoint))];
   mountRoutes(app, all, { ...options, tls: options.tls !== undefined });
@@ -86,10 +90,20 @@ const silentConnections = (server: FastifyInstance['server'], tls: boolean): Rea
   return silent;
 };
 
-const fastifyFor = (tls: Tls | undefined, newId: () => string): FastifyInstance =>
+const fastifyFor = (tls: Tls | undefined, behindProxy: readonly string[], newId: () => string): FastifyInstance =>
   Fastify({
     logger: false,
-    ...(tls ? { https: { ...tls, minVersion: 'TLSv1.2' as const, ...HEADERS } } : { http: HEADERS }),
+    ...(tls
+      ? {
+          https: {
+            ...secureOptions(tls.current()),
+            requestCert: tls.asksClients,
+            rejectUnauthorized: tls.asksClients,
+            handshakeTimeout: HEADERS_MS,
+            ...HEADERS,
+          },
+        }
+      : { http: HEADERS }),
     bodyLimit: BODY_LIMIT_BYTES,
     keepAliveTimeout: KEEP_ALIVE_MS,
     requestTimeout: REQUEST_MS,
@@ -97,7 +111,8 @@ const fastifyFor = (tls: Tls | undefined, newId: () => string): FastifyInstance 
     return503OnClosing: false, // mount.ts says it in our shape
     requestIdHeader: false, // an id that a caller chose could name another's request in the log
     genReqId: newId,
-    trustProxy: false,
+    // Nearest hop first: the address is that of the first one which is no proxy of ours, whatever it says of those before it.
+    trustProxy: behindProxy.length > 0 ? [...behindProxy] : false,
     exposeHeadRoutes: false,
     routerOptions: { maxParamLength: 512, caseSensitive: true },
     frameworkErrors: (error, request, reply) => {

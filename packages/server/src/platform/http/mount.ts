@@ -125,7 +125,8 @@ const setCommonHeaders = (request: FastifyRequest, reply: FastifyReply, tls: boo
     'referrer-policy': 'no-referrer',
     'x-content-type-options': 'nosniff',
   });
-  if (tls) reply.header('strict-transport-security', 'max-age=31536000');
+  // Behind a proxy the scheme is what the nearest trusted hop says; from anyone else X-Forwarded-Proto means nothing.
+  if (tls || request.protocol === 'https') reply.header('strict-transport-security', 'max-age=31536000');
 };
 
 /** @throws AegisError when the server, or this caller, has too much of bodies under way */
