@@ -1,8 +1,5 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { showTrust } from '@aegis/protocol/access/endpoints';
-import { generateKeyPair } from '@aegis/protocol/access/keys';
 import {
   artifactsForHost,
   assignArtifact,
@@ -12,49 +9,15 @@ import {
 } from '@aegis/protocol/artifacts/endpoints';
 import { expect, test } from 'vitest';
 import { bundle, publish } from '../../packages/server/test/artifacts-support.ts';
-import { enrolThrough } from '../../packages/server/test/start-test-server.ts';
-import { Refused, testClient } from '../../packages/server/test/test-client.ts';
-import { managedProcess } from '../faults/process.ts';
-import { waitFor } from '../faults/wait.ts';
 import { faultsIn } from '../fleet/database.ts';
-import { cleanEnv, root } from '../fleet/fleet.ts';
+import { mortalServer } from '../fleet/mortal-server.ts';
 
 /** The server dies at each commit, each step of a blob and each answer of an artifact's life on it. The points enumerate themselves. */
 
 test('published, assigned, taken off and deleted: whenever the server dies, a careful client ends where it wanted to', async () => {
-  const folder = mkdtempSync(join(tmpdir(), 'aegis-publish-crash-'));
-  const dataDir = join(folder, 'data');
-  const flags = JSON.stringify({ dev: true, data_dir: dataDir, listen: ['127.0.0.1:0=all'] });
-  await using server = managedProcess(
-    'the server',
-    [process.execPath, join(root, 'packages/server/test/server-process.ts'), flags],
-    join(folder, 'server.log'),
-    cleanEnv(folder),
-  );
-  let url = '';
-  const start = async (env: Record<string, string> = {}): Promise<void> => {
-    const ready = (await server.start(env)) as { addresses: { all: string } } | null;
-    if (ready) url = ready.addresses.all;
-  };
-  const dev = testClient(
-    () => url,
-    async () => undefined,
-  );
-  /** Again until it is answered, as whoever got no answer does. What a repeat finds done is done. */
-  const surely = async (what: string, work: () => Promise<unknown>, doneCode?: string): Promise<void> => {
-    await waitFor(what, async () => {
-      if (!server.running) await start();
-      try {
-        await work();
-        return true;
-      } catch (error) {
-        if (!(error instanceof Refused)) return false;
-        if (error.code === doneCode) return true;
-        if (error.status === 503) return false;
-        throw error;
-      }
-    });
-  };
+  await using mortal = mortalServer();
+  const { dataDir, folder, server, start, surely } = mortal;
+  const dev = mortal.client();
   const life = async (name: string): Promise<void> => {
     const made = await bundle(name, '1.0.0');
     let id = '';
@@ -72,14 +35,7 @@ test('published, assigned, taken off and deleted: whenever the server dies, a ca
       .map((entry) => entry.name);
 
   await start();
-  const trust = await dev.call(showTrust);
-  const { fleet } = JSON.parse(Buffer.from(trust.trust_bundle.payload, 'base64').toString()) as { fleet: string };
-  const identity = { fleet, rootFingerprint: trust.root_fingerprint };
-  const { token, agent_uid } = await enrolThrough(dev, { host_id: 'n' }, generateKeyPair(), undefined, identity);
-  const node = testClient(
-    () => url,
-    async () => token,
-  );
+  const node = await mortal.enrol('n');
   await server.kill9();
   const trace = join(folder, 'trace');
   await start({ AEGIS_CRASH_TRACE: trace });
@@ -96,7 +52,7 @@ test('published, assigned, taken off and deleted: whenever the server dies, a ca
     await life(name);
     if (server.running) await server.kill9();
     await start();
-    const { directives } = await node.call(artifactsForHost, { params: { host_id: agent_uid } });
+    const { directives } = await node.call(artifactsForHost, { params: { host_id: node.uid } });
     const wishes = directives.map(({ payload }) => JSON.parse(Buffer.from(payload, 'base64').toString()) as object);
     // Two changes, however often they were asked for; nothing is left on the disk.
     expect([point, wishes.find((wish) => 'object_id' in wish && wish.object_id === name)]).toMatchObject([
@@ -107,5 +63,4 @@ test('published, assigned, taken off and deleted: whenever the server dies, a ca
   }
   await server.stop();
   expect(faultsIn(dataDir)).toEqual([]);
-  rmSync(folder, { recursive: true, force: true });
 }, 240_000);

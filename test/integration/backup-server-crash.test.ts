@@ -1,69 +1,22 @@
 import { randomUUID } from 'node:crypto';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { showTrust } from '@aegis/protocol/access/endpoints';
-import { generateKeyPair } from '@aegis/protocol/access/keys';
 import { deleteConfig, listRuns, putConfig, runLog, showConfig } from '@aegis/protocol/backups/endpoints';
 import { endRun, postProgress, postRunLog, type RunGrant, startRun } from '@aegis/protocol/backups/node-endpoints';
 import { nodeDesired } from '@aegis/protocol/nodes/endpoints';
 import { expect, test } from 'vitest';
 import { goodEnd, progress, spec, starting } from '../../packages/server/test/backups-support.ts';
-import { type EnrolledNode, enrolThrough } from '../../packages/server/test/start-test-server.ts';
-import { Refused, testClient } from '../../packages/server/test/test-client.ts';
-import { managedProcess } from '../faults/process.ts';
-import { waitFor } from '../faults/wait.ts';
 import { faultsIn } from '../fleet/database.ts';
-import { cleanEnv, root } from '../fleet/fleet.ts';
+import { mortalServer } from '../fleet/mortal-server.ts';
 
 /** The server dies at each commit of a configuration's life and of a run under it. The points enumerate themselves. */
 
 test('configured, run, changed and deleted: whenever the server dies, each step is done once', async () => {
-  const folder = mkdtempSync(join(tmpdir(), 'aegis-backup-crash-'));
-  const dataDir = join(folder, 'data');
-  const flags = JSON.stringify({ dev: true, data_dir: dataDir, listen: ['127.0.0.1:0=all'] });
-  await using server = managedProcess(
-    'the server',
-    [process.execPath, join(root, 'packages/server/test/server-process.ts'), flags],
-    join(folder, 'server.log'),
-    cleanEnv(folder),
-  );
-  let url = '';
-  const start = async (env: Record<string, string> = {}): Promise<void> => {
-    const ready = (await server.start(env)) as { addresses: { all: string } } | null;
-    if (ready) url = ready.addresses.all;
-  };
-  const client = (token?: string) =>
-    testClient(
-      () => url,
-      async () => token,
-    );
-  const dev = client();
-  /** Again until it is answered, as whoever got no answer does. */
-  const surely = async <T>(what: string, work: () => Promise<T>, doneCode?: string): Promise<T | undefined> => {
-    let answer: T | undefined;
-    await waitFor(what, async () => {
-      if (!server.running) await start();
-      try {
-        answer = await work();
-        return true;
-      } catch (error) {
-        if (!(error instanceof Refused)) return false;
-        if (error.code === doneCode) return true;
-        if (error.status === 503) return false;
-        throw error;
-      }
-    });
-    return answer;
-  };
-
+  await using mortal = mortalServer();
+  const { dataDir, folder, server, start, surely } = mortal;
+  const dev = mortal.client();
   await start();
-  const trust = await dev.call(showTrust);
-  const { fleet } = JSON.parse(Buffer.from(trust.trust_bundle.payload, 'base64').toString()) as { fleet: string };
-  const keys = generateKeyPair();
-  const identity = { fleet, rootFingerprint: trust.root_fingerprint };
-  const { token, agent_uid } = await enrolThrough(dev, { host_id: 'n' }, keys, undefined, identity);
-  const node: EnrolledNode = { ...client(token), uid: agent_uid, name: 'n', keys, token };
+  const node = await mortal.enrol('n');
 
   const life = async (name: string): Promise<string> => {
     const put = (tags: string[]) =>
@@ -124,5 +77,4 @@ test('configured, run, changed and deleted: whenever the server dies, each step 
   }
   await server.stop();
   expect(faultsIn(dataDir)).toEqual([]);
-  rmSync(folder, { recursive: true, force: true });
 }, 240_000);

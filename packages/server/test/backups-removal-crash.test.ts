@@ -1,20 +1,13 @@
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { showTrust } from '@aegis/protocol/access/endpoints';
-import { generateKeyPair } from '@aegis/protocol/access/keys';
 import { listRuns, verifyRun } from '@aegis/protocol/backups/endpoints';
 import { objectNames } from '@aegis/protocol/backups/run';
 import { ListObjectVersionsCommand } from '@aws-sdk/client-s3';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type HostileS3, type SeenRequest, startHostileS3 } from '../../../test/faults/hostile-s3.ts';
-import { type ManagedProcess, managedProcess } from '../../../test/faults/process.ts';
 import { waitFor } from '../../../test/faults/wait.ts';
 import { faultsIn } from '../../../test/fleet/database.ts';
+import { type MortalServer, mortalServer } from '../../../test/fleet/mortal-server.ts';
 import { type Radosgw, startRadosgw } from '../../../test/fleet/radosgw.ts';
 import { answeredAfter, createS3Config, finishRun, startRun } from './backups-s3-support.ts';
-import { type EnrolledNode, enrolThrough } from './start-test-server.ts';
-import { testClient } from './test-client.ts';
 
 /** The server dies (kill -9) while retention removes a run at a real S3 server: between its requests, and on either
  *  side of each record. */
@@ -24,47 +17,19 @@ const STATEMENT = 'statement.json';
 
 let gateway: Radosgw;
 let proxy: HostileS3;
-let server: ManagedProcess;
-let folder: string;
-let url = '';
+let mortal: MortalServer;
 
 beforeAll(async () => {
   gateway = await startRadosgw();
   proxy = await startHostileS3(gateway.endpoint);
-  folder = mkdtempSync(join(tmpdir(), 'aegis-removal-crash-'));
-  const flags = { dev: true, data_dir: join(folder, 'data'), listen: ['127.0.0.1:0=all'], backups_s3_attempts: 1 };
-  const main = join(import.meta.dirname, 'server-process.ts');
-  const argv = [process.execPath, main, JSON.stringify(flags)];
-  server = managedProcess('the server', argv, join(folder, 'server.log'), {
-    PATH: process.env.PATH ?? '',
-    HOME: folder,
-  });
+  mortal = mortalServer({ backups_s3_attempts: 1 });
 });
 afterAll(async () => {
-  await server?.[Symbol.asyncDispose]();
+  await mortal?.[Symbol.asyncDispose]();
   await proxy?.[Symbol.asyncDispose]();
   await gateway?.stop();
-  rmSync(folder, { recursive: true, force: true });
 });
 
-const begin = async (env: Record<string, string> = {}): Promise<void> => {
-  const ready = (await server.start(env)) as { addresses: { all: string } } | null;
-  if (ready) url = ready.addresses.all;
-};
-const client = (token?: string) =>
-  testClient(
-    () => url,
-    async () => token,
-  );
-const dev = client();
-const enrolled = async (): Promise<EnrolledNode> => {
-  const trust = await dev.call(showTrust);
-  const { fleet } = JSON.parse(Buffer.from(trust.trust_bundle.payload, 'base64').toString()) as { fleet: string };
-  const keys = generateKeyPair();
-  const identity = { fleet, rootFingerprint: trust.root_fingerprint };
-  const { token, agent_uid } = await enrolThrough(dev, { host_id: 'n' }, keys, undefined, identity);
-  return { ...client(token), uid: agent_uid, name: 'n', keys, token };
-};
 const isRemoval = ({ method }: SeenRequest): boolean => method === 'DELETE';
 const isListing = ({ method, query }: SeenRequest): boolean => method === 'GET' && query.has('versions');
 
@@ -81,8 +46,10 @@ const DEATHS: [string, Death][] = [
 ];
 
 test('whenever it dies: what is left never looks whole, the rest goes, and the others stay', async () => {
+  const { server, start: begin } = mortal;
   await begin();
-  const node = await enrolled();
+  const dev = mortal.client();
+  const node = await mortal.enrol('n');
   const bucket = await gateway.bucket();
   const as = { as: () => dev } as unknown as Parameters<typeof createS3Config>[0];
   const { config_id: id } = await createS3Config(as, gateway, {
@@ -147,5 +114,5 @@ test('whenever it dies: what is left never looks whole, the rest goes, and the o
       expect([when, (await dev.call(verifyRun, { params: { id: run } })).verified?.ok]).toEqual([when, true]);
   }
   await server.stop();
-  expect(faultsIn(join(folder, 'data'))).toEqual([]);
+  expect(faultsIn(mortal.dataDir)).toEqual([]);
 }, 240_000);
