@@ -36,7 +36,7 @@ export const allEndpoints = async (): Promise<Endpoint[]> => {
   }
   return found;
 };
-const ENDPOINTS = /^((node|agent)-)?endpoints\.ts$/;
+const ENDPOINTS = /^((node|agent|audit)-)?endpoints\.ts$/;
 const isEndpoint = (value: unknown): value is Endpoint =>
   typeof value === 'object' && value !== null && 'door' in value && 'caller' in value;
 
@@ -160,6 +160,8 @@ export const stage = async (url: string, adminToken: string, now = Date.now()): 
     ...artifact,
     ...(await stageBackups(admin, node, other)),
     showTrust: {},
+    listAudit: { query: { limit: '2', outcome: 'ok' } },
+    listAuditHeads: { query: { limit: '2' } },
     listKeys: { query: { limit: '2' } },
     addKey: { body: { ...newKey(), name: 'sample', person: 'alice', usage: ['artifacts'] } },
     revokeKey: { params: { id: signer.keyid } },

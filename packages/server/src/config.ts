@@ -147,6 +147,8 @@ const KEYS = {
   'nodes.keyless_token_ttl_sec': whole(60, 10 * 366 * 86_400, 365 * 86_400),
 } as const;
 type KeyName = keyof typeof KEYS;
+  'audit.retention_days': whole(1, 36_500, 730),
+  'audit.sign_every_sec': whole(1, 86_400, 300),
 export const CONFIG_KEYS = Object.keys(KEYS) as KeyName[];
 
 type Group<Prefix extends string> = {
@@ -176,6 +178,7 @@ export type ServerConfig = z.infer<typeof ServerConfig>;
 export type Origin = 'flag' | 'default' | `env ${string}` | `file ${string}`;
 export type Env = Readonly<Record<string, string | undefined>>;
 export type Flags = Readonly<Record<string, unknown>>;
+  audit: z.strictObject(group('audit')),
 
 export const DEFAULT_CONFIG_FILE = '/etc/aegis/server.toml';
 export const DEFAULT_DATA_DIR = '/var/lib/aegis/server';

@@ -1,4 +1,5 @@
 import { migration0001 } from './access/migrations/0001-access.ts';
+import { migration0009 } from './access/migrations/0009-audit.ts';
 import { migration0005 } from './artifacts/migrations/0005-artifacts.ts';
 import { migration0006 } from './backups/migrations/0006-backups.ts';
 import { migration0007 } from './backups/migrations/0007-backups-upkeep.ts';
@@ -18,4 +19,5 @@ export const MIGRATIONS: readonly Migration[] = [
   migration0006,
   migration0007,
   migration0008,
+  migration0009,
 ];

@@ -7,6 +7,9 @@ import type { Door } from '@aegis/protocol/endpoint';
 import { AegisError } from '@aegis/protocol/errors';
 import { type FaultPoints, noFaultPoints } from '@aegis/protocol/fault-points';
 import { uuidv7Generator } from '@aegis/protocol/ids';
+import { auditLoops } from './access/audit/loops.ts';
+import { auditRoutes } from './access/audit/routes.ts';
+import { type AuditService, auditService } from './access/audit/service.ts';
 import { authenticator } from './access/authenticate.ts';
 import { createFleetKeys, type FleetKeys, loadFleetKeys } from './access/fleet-keys.ts';
 import { keysService } from './access/keys-service.ts';
@@ -75,6 +78,7 @@ export interface RunningServer extends AsyncDisposable {
   /** Resolves when all is closed; safe to call again. */
   close(): Promise<void>;
 }
+  audit: AuditService;
 
 export interface StartOptions {
   config: ServerConfig;
@@ -113,6 +117,15 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     rootFingerprint: keys.rootFingerprint,
     joinMaster: keys.secrets.join_master,
   });
+  const audit = auditService({
+    storage,
+    clock,
+    log,
+    fleet: keys.fleet,
+    serverKey: keys.server,
+    retentionDays: config.audit.retention_days,
+  });
+  undo.defer(() => audit.close().catch((err: unknown) => log.warn({ err }, 'the audit chain is not signed')));
   const issuer = nodeTokens({
     secret: config.jwt_signing_secret ?? keys.secrets.jwt_signing_secret,
     fleet: keys.fleet,
@@ -292,10 +305,15 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     ...artifactsRoutes(artifacts),
     ...backupsRoutes(backups),
     ...backupsNodeRoutes(backups),
+  auditLoops(audit, config.audit.sign_every_sec, stopping.signal, log);
     ...backupsObjectRoutes(backups),
     ...agentRoutes(backups, agents),
     ...nodeRoutes(commands),
     ...operatorRoutes(commands),
+    ...auditRoutes(audit, () => ({
+      trust_bundle: trust.current().envelope,
+      root_fingerprint: keys.rootFingerprint,
+    })),
     ...logRoutes(commands),
     ...healthRoutes({
       clock,
@@ -345,6 +363,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
         },
         besideErrors: agentErrors,
         stopping: stopping.signal,
+        audit: audit.hook,
         tls,
         newId,
       }),
@@ -381,6 +400,7 @@ const knownHost = ({ uid, name, key_id }: { uid: string; name: string; key_id: s
         behindProxy: config.behind_proxy,
 /** The data directory's lock and keys. Only --dev makes what is not there, and a directory of its own where none is given. */
 const openDataDir = (
+    audit,
   config: ServerConfig,
   clock: Clock,
   log: Log,

@@ -10,6 +10,7 @@ export const PAYLOAD_TYPES = {
   trust: 'application/vnd.aegis.trust.v1+json',
   report: 'application/vnd.aegis.report.v1+json',
   manifest: 'application/vnd.aegis.manifest.v1+json',
+  auditHead: 'application/vnd.aegis.audit-head.v1+json',
 } as const;
 export type PayloadType = (typeof PAYLOAD_TYPES)[keyof typeof PAYLOAD_TYPES];
 

@@ -1,5 +1,7 @@
+import type { AuditTables } from './audit/tables.ts';
+
 /** Rows of the access domain. Times are milliseconds since 1970. */
-export interface AccessTables {
+export interface AccessTables extends AuditTables {
   /** One row: whose database this is. */
   access_fleet: {
     fleet: string;

@@ -23,6 +23,7 @@ const poll = endpoint({
 const push = endpoint({ ...poll, id: 'push', method: 'POST', path: '/push', rawBody: true });
 const limiter = { take: () => 0 };
 const REST = {
+  audit: { call: () => null, refused: () => undefined },
   bodies: bodyBudget(1024 * 1024),
   faults: noFaultPoints,
   log: silentLog(),

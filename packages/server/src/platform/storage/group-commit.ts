@@ -22,6 +22,8 @@ interface QueuedWork<DB> {
   /** The same function: what may be done together. */
   run: Work<DB>;
   item: unknown;
+  /** Done after the other kinds of its transaction. */
+  last: boolean;
   resolve: (value: unknown) => void;
   reject: (reason: unknown) => void;
 }
@@ -69,13 +71,14 @@ export const groupCommit = <DB>(
   };
 
   const isFull = (): boolean => queue.length >= limits.queue;
-  const enqueue = <O>(label: string, run: Work<DB>, item: unknown, first = false): Promise<O> =>
+  const enqueue = <O>(label: string, run: Work<DB>, item: unknown, place?: 'first' | 'last'): Promise<O> =>
     new Promise<O>((resolve, reject) => {
       if (closed) return reject(refused('The server is stopping. Send the request again in a few seconds.'));
-      if (isFull() && !first)
+      if (isFull() && place !== 'first')
         return reject(refused('The server has more to store than it can at the moment. Send the request again.'));
-      const work = { label, run, item, resolve: resolve as (value: unknown) => void, reject };
-      if (first) queue.unshift(work);
+      const last = place === 'last';
+      const work = { label, run, item, last, resolve: resolve as (value: unknown) => void, reject };
+      if (place === 'first') queue.unshift(work);
       else queue.push(work);
       loop ??= runQueue();
     });
@@ -83,10 +86,14 @@ export const groupCommit = <DB>(
   return {
     write: (label, work) => enqueue(label, async (tx) => [await work(tx)], undefined),
     writeTogether:
-      <I, O>(label: string, work: (tx: Transaction<DB>, items: readonly I[]) => Promise<readonly O[]>) =>
+      <I, O>(
+        label: string,
+        work: (tx: Transaction<DB>, items: readonly I[]) => Promise<readonly O[]>,
+        options: { last?: true } = {},
+      ) =>
       (item: I) =>
-        enqueue<O>(label, work as Work<DB>, item),
-    probe: (work) => enqueue('probe', async (tx) => [await work(tx)], undefined, true),
+        enqueue<O>(label, work as Work<DB>, item, options.last ? 'last' : undefined),
+    probe: (work) => enqueue('probe', async (tx) => [await work(tx)], undefined, 'first'),
     isFull,
     drain: async () => {
       closed = true;
@@ -139,10 +146,12 @@ const runTogether = async <DB>(tx: Transaction<DB>, works: readonly QueuedWork<D
 const outcomesOf = <DB>(works: readonly QueuedWork<DB>[], values: readonly unknown[]): Outcomes<DB> =>
   new Map(works.map((work, at) => [work, { value: values[at] }]));
 
-/** Works that are of one kind, in the place of the first of them. */
-const grouped = <DB>(batch: readonly QueuedWork<DB>[]): QueuedWork<DB>[][] => [
-  ...Map.groupBy(batch, ({ run }) => run).values(),
-];
+/** Works that are of one kind, in the place of the first of them, or at the end. */
+const grouped = <DB>(batch: readonly QueuedWork<DB>[]): QueuedWork<DB>[][] => {
+  const groups = [...Map.groupBy(batch, ({ run }) => run).values()];
+  const atEnd = (works: QueuedWork<DB>[]): boolean => works[0]?.last ?? false;
+  return [...groups.filter((works) => !atEnd(works)), ...groups.filter(atEnd)];
+};
 
 /** @throws what made the transaction itself unusable (a full disk, a broken connection): then no work counts */
 const runWithSavepoints = async <DB>(

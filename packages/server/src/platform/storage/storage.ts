@@ -17,10 +17,12 @@ export interface Storage<DB> {
   write<T>(label: string, work: (tx: Transaction<DB>) => Promise<T>): Promise<T>;
   /** As `write`, for works of one kind whose effort is mostly per statement: those that come to share a transaction are given to
    *  `work` together, in the order in which they came, and it answers each. When it throws, each is done once more for itself.
-   *  Their order to works of other kinds in that transaction is any: none of them had been answered. */
+   *  Their order to works of other kinds in that transaction is any: none of them had been answered. With `last` they are done after
+   *  all the others of it: what they lock is held for the commit alone, and whoever holds it waits for no other lock. */
   writeTogether<I, O>(
     label: string,
     work: (tx: Transaction<DB>, items: readonly I[]) => Promise<readonly O[]>,
+    options?: { last?: true },
   ): (item: I) => Promise<O>;
   /** Answers when the database works, for health, and whether it has more to do than it can.
    *  @throws AegisError http.unavailable when it does not work */

@@ -1,0 +1,33 @@
+import type { Endpoint } from '@aegis/protocol/endpoint';
+import type { AegisError } from '@aegis/protocol/errors';
+import type { Actor } from './actor.ts';
+
+/** What mount.ts tells of each call, for a record that no route can forget. It knows nothing of what is done with it. */
+export interface AuditedCall {
+  readonly endpoint: Endpoint;
+  readonly actor: Actor | null;
+  readonly address: string;
+  readonly requestId: string;
+  /** As decoded. */
+  readonly params: unknown;
+  readonly body: unknown;
+}
+export interface AuditedRefusal {
+  readonly endpoint: Endpoint;
+  readonly actor: Actor | null;
+  readonly address: string;
+  readonly requestId: string;
+  readonly error: AegisError;
+}
+export interface CallRecord {
+  /** The handler is called when this has resolved. @throws AegisError to refuse the call */
+  readonly begun: Promise<void>;
+  /** The answer is sent when this has resolved. @throws AegisError: then that is the answer */
+  ended(outcome: { result: unknown } | { error: AegisError }): Promise<void>;
+}
+export interface AuditHook {
+  /** Before the handler of each call. Null: nothing is recorded of it. */
+  call(call: AuditedCall): CallRecord | null;
+  /** Of each credential or role that is refused, and of each 401 or 403 that a handler decides. Never throws. */
+  refused(refusal: AuditedRefusal): void;
+}
