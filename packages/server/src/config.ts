@@ -69,13 +69,6 @@ const KEYS = {
   }),
   tls_cert: key('text', OptionalText, 'the path of a PEM file', null),
   tls_key: key('text', OptionalText, 'the path of a PEM file', null),
-  log_level: key(
-    'text',
-    z.enum(['trace', 'debug', 'info', 'warn', 'error', 'silent']),
-    'trace, debug, info, warn, error or silent',
-    'info',
-  ),
-  log_format: key('text', z.enum(['json', 'pretty']), 'json or pretty', 'json'),
   tls_self_signed: key('boolean', z.boolean(), 'true or false', false),
   tls_client_ca: key('text', OptionalText, 'the path of a PEM file', null),
   tls_reload_sec: whole(1, 3600, 10),
@@ -86,6 +79,13 @@ const KEYS = {
     [],
   ),
   insecure_listen: key('boolean', z.boolean(), 'true or false', false),
+  log_level: key(
+    'text',
+    z.enum(['trace', 'debug', 'info', 'warn', 'error', 'silent']),
+    'trace, debug, info, warn, error or silent',
+    'info',
+  ),
+  log_format: key('text', z.enum(['json', 'pretty']), 'json or pretty', 'json'),
   stop_timeout_sec: whole(0, 600, 10),
   'http.body_budget_bytes': whole(16 * MIB, 1024 * 1024 * MIB, 64 * MIB), // at least the largest body, packed and unpacked
   'rate_limits.enrolment_burst': whole(1, 1_000_000, 200),
@@ -147,8 +147,6 @@ const KEYS = {
   'nodes.keyless_token_ttl_sec': whole(60, 10 * 366 * 86_400, 365 * 86_400),
 } as const;
 type KeyName = keyof typeof KEYS;
-  'audit.retention_days': whole(1, 36_500, 730),
-  'audit.sign_every_sec': whole(1, 86_400, 300),
 export const CONFIG_KEYS = Object.keys(KEYS) as KeyName[];
 
 type Group<Prefix extends string> = {
@@ -178,7 +176,6 @@ export type ServerConfig = z.infer<typeof ServerConfig>;
 export type Origin = 'flag' | 'default' | `env ${string}` | `file ${string}`;
 export type Env = Readonly<Record<string, string | undefined>>;
 export type Flags = Readonly<Record<string, unknown>>;
-  audit: z.strictObject(group('audit')),
 
 export const DEFAULT_CONFIG_FILE = '/etc/aegis/server.toml';
 export const DEFAULT_DATA_DIR = '/var/lib/aegis/server';
@@ -317,6 +314,9 @@ const flatValue = (config: ServerConfig, name: string): unknown => {
   return second === undefined ? value : (value as Record<string, unknown>)[second];
 };
 
+const WITHOUT_TLS =
+  'without TLS loopback addresses only (127.0.0.1, [::1]), because tokens and output would be readable on the way. Ways out: --tls-cert and --tls-key; --tls-self-signed, whose fingerprint join tokens carry; --behind-proxy ADDRESS for a TLS proxy in front; or --insecure-listen where the network itself is encrypted';
+
 const DEV_LISTEN = ['127.0.0.1:8080=all', '127.0.0.1:8083=actions', '127.0.0.1:8090=registry'];
 
 /** Defaults that depend on other keys, and rules that span several. */
@@ -327,9 +327,6 @@ const finish = (config: ServerConfig, origins: Record<string, Origin>): void => 
   if (open !== undefined)
     throw refused(
       'listen',
-const WITHOUT_TLS =
-  'without TLS loopback addresses only (127.0.0.1, [::1]), because tokens and output would be readable on the way. Ways out: --tls-cert and --tls-key; --tls-self-signed, whose fingerprint join tokens carry; --behind-proxy ADDRESS for a TLS proxy in front; or --insecure-listen where the network itself is encrypted';
-
       open,
       origins.listen ?? 'default',
       'under --dev only loopback addresses (127.0.0.1, [::1])',
@@ -356,16 +353,6 @@ const WITHOUT_TLS =
     const missing = config.tls_cert === null ? 'tls_cert' : 'tls_key';
     throw refused(missing, null, origins[missing] ?? 'default', 'tls_cert and tls_key together, or neither');
   }
-  if (config.backups.offline_lost_after_sec < config.backups.lost_after_sec)
-    throw refused(
-      'backups.offline_lost_after_sec',
-      config.backups.offline_lost_after_sec,
-      origins['backups.offline_lost_after_sec'] ?? 'default',
-      `not less than backups.lost_after_sec (${config.backups.lost_after_sec})`,
-    );
-  if (config.nodes.degraded_after_sec >= config.nodes.offline_after_sec)
-    throw refused(
-      'nodes.degraded_after_sec',
   if (config.tls_self_signed && config.tls_cert !== null)
     throw refused(
       'tls_self_signed',
@@ -384,6 +371,16 @@ const WITHOUT_TLS =
   const bare = config.listen.find((text) => !isLoopbackHost(parseListen(text).host));
   if (bare !== undefined && !tls && config.behind_proxy.length === 0 && !config.insecure_listen)
     throw refused('listen', bare, origins.listen ?? 'default', WITHOUT_TLS);
+  if (config.backups.offline_lost_after_sec < config.backups.lost_after_sec)
+    throw refused(
+      'backups.offline_lost_after_sec',
+      config.backups.offline_lost_after_sec,
+      origins['backups.offline_lost_after_sec'] ?? 'default',
+      `not less than backups.lost_after_sec (${config.backups.lost_after_sec})`,
+    );
+  if (config.nodes.degraded_after_sec >= config.nodes.offline_after_sec)
+    throw refused(
+      'nodes.degraded_after_sec',
       config.nodes.degraded_after_sec,
       origins['nodes.degraded_after_sec'] ?? 'default',
       `less than nodes.offline_after_sec (${config.nodes.offline_after_sec})`,

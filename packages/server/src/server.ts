@@ -7,17 +7,14 @@ import type { Door } from '@aegis/protocol/endpoint';
 import { AegisError } from '@aegis/protocol/errors';
 import { type FaultPoints, noFaultPoints } from '@aegis/protocol/fault-points';
 import { uuidv7Generator } from '@aegis/protocol/ids';
-import { auditLoops } from './access/audit/loops.ts';
-import { auditRoutes } from './access/audit/routes.ts';
-import { type AuditService, auditService } from './access/audit/service.ts';
 import { authenticator } from './access/authenticate.ts';
 import { createFleetKeys, type FleetKeys, loadFleetKeys } from './access/fleet-keys.ts';
 import { keysService } from './access/keys-service.ts';
 import { nodeTokens } from './access/node-tokens.ts';
+import { fingerprintOf, ownCertificate, pinCertificate, pinnedCertificate } from './access/own-certificate.ts';
 import { createPrivateFile, readPrivateFile } from './access/private-files.ts';
 import { accessRepository } from './access/repository.ts';
 import { accessRoutes } from './access/routes.ts';
-import { fingerprintOf, ownCertificate, pinCertificate, pinnedCertificate } from './access/own-certificate.ts';
 import { tokensService } from './access/tokens-service.ts';
 import { trustOf } from './access/trust.ts';
 import { artifactsRoutes } from './artifacts/routes.ts';
@@ -56,13 +53,13 @@ import { healthRoutes } from './platform/http/health-routes.ts';
 import { type Listener, listen } from './platform/http/listener.ts';
 import { rateLimiter } from './platform/http/rate-limit.ts';
 import type { Route } from './platform/http/route.ts';
+import { type Tls, tlsFromFiles } from './platform/http/tls.ts';
+import { tlsReloadLoop } from './platform/http/tls-reload-loop.ts';
 import { type Log, silentLog } from './platform/log.ts';
 import { lockDataDir } from './platform/storage/data-dir-lock.ts';
 import { maintenanceLoop } from './platform/storage/maintenance-loop.ts';
 import type { Storage } from './tables.ts';
 
-import { type Tls, tlsFromFiles } from './platform/http/tls.ts';
-import { tlsReloadLoop } from './platform/http/tls-reload-loop.ts';
 export interface RunningServer extends AsyncDisposable {
   /** Where each door is served; `all` where one address serves every door. */
   addresses: Partial<Record<Door | 'all', string>>;
@@ -78,7 +75,6 @@ export interface RunningServer extends AsyncDisposable {
   /** Resolves when all is closed; safe to call again. */
   close(): Promise<void>;
 }
-  audit: AuditService;
 
 export interface StartOptions {
   config: ServerConfig;
@@ -98,6 +94,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
 
   // Storage.
   const { dataDir, keys } = openDataDir(config, clock, log, undo);
+  const tls = openTls(config, dataDir, clock, log);
   const storage = await openServerStorage({
     dataDir,
     databaseUrl: config.database_url ?? undefined,
@@ -107,7 +104,6 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     onConnectionError: (err) => log.warn({ err }, 'a database connection broke while idle'),
   });
   undo.defer(() => storage.close());
-  const tls = openTls(config, dataDir, clock, log);
 
   // Domains.
   const newId = uuidv7Generator(clock.now);
@@ -116,16 +112,8 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     clock,
     rootFingerprint: keys.rootFingerprint,
     joinMaster: keys.secrets.join_master,
+    tlsFingerprint: () => pinnedCertificate(dataDir),
   });
-  const audit = auditService({
-    storage,
-    clock,
-    log,
-    fleet: keys.fleet,
-    serverKey: keys.server,
-    retentionDays: config.audit.retention_days,
-  });
-  undo.defer(() => audit.close().catch((err: unknown) => log.warn({ err }, 'the audit chain is not signed')));
   const issuer = nodeTokens({
     secret: config.jwt_signing_secret ?? keys.secrets.jwt_signing_secret,
     fleet: keys.fleet,
@@ -144,7 +132,6 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     nodes.storeSeen().catch((err: unknown) => log.warn({ err }, 'the last signs of life are not stored')),
   );
   const shared = { nodes: rows, joinTokens: tokens, tokens: issuer, clock, newId };
-    tlsFingerprint: () => pinnedCertificate(dataDir),
   const enrolment = enrolmentService({
     ...shared,
     registrations,
@@ -305,15 +292,10 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     ...artifactsRoutes(artifacts),
     ...backupsRoutes(backups),
     ...backupsNodeRoutes(backups),
-  auditLoops(audit, config.audit.sign_every_sec, stopping.signal, log);
     ...backupsObjectRoutes(backups),
     ...agentRoutes(backups, agents),
     ...nodeRoutes(commands),
     ...operatorRoutes(commands),
-    ...auditRoutes(audit, () => ({
-      trust_bundle: trust.current().envelope,
-      root_fingerprint: keys.rootFingerprint,
-    })),
     ...logRoutes(commands),
     ...healthRoutes({
       clock,
@@ -363,8 +345,8 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
         },
         besideErrors: agentErrors,
         stopping: stopping.signal,
-        audit: audit.hook,
         tls,
+        behindProxy: config.behind_proxy,
         newId,
       }),
     );
@@ -397,10 +379,8 @@ const knownHost = ({ uid, name, key_id }: { uid: string; name: string; key_id: s
   keyId: key_id,
 });
 
-        behindProxy: config.behind_proxy,
 /** The data directory's lock and keys. Only --dev makes what is not there, and a directory of its own where none is given. */
 const openDataDir = (
-    audit,
   config: ServerConfig,
   clock: Clock,
   log: Log,
@@ -434,13 +414,6 @@ const openTls = (config: ServerConfig, dataDir: string, { now }: Clock, log: Log
     pinCertificate(dataDir, null);
     return cert === null || key === null ? undefined : tlsFromFiles({ cert, key, clientCa }, now, log);
   }
-};
-
-const addressesOf = (listeners: readonly Listener[]): RunningServer['addresses'] => {
-  const addresses: RunningServer['addresses'] = {};
-  for (const { doors, url } of listeners) for (const door of doors) addresses[door] ??= url;
-  return addresses;
-};
   const own = ownCertificate({ dataDir, hosts: config.listen.map((text) => parseListen(text).host), now });
   own.renewWhenDue();
   const tls = tlsFromFiles({ ...own.files, clientCa }, now, log);
@@ -461,3 +434,10 @@ const addressesOf = (listeners: readonly Listener[]): RunningServer['addresses']
       await tls.check();
     },
   };
+};
+
+const addressesOf = (listeners: readonly Listener[]): RunningServer['addresses'] => {
+  const addresses: RunningServer['addresses'] = {};
+  for (const { doors, url } of listeners) for (const door of doors) addresses[door] ??= url;
+  return addresses;
+};
