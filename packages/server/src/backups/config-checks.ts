@@ -43,6 +43,7 @@ export const checkSpec = async (spec: BackupSpec, hasCredentials: boolean, now: 
 
 /** As they will be read; files of patterns are on the nodes. @throws AegisError backups.bad_config */
 const checkExcludes = async (excludes: Excludes): Promise<void> => {
+  if (JSON.stringify(excludes).length > MAX_BODY_BYTES) return; // refused for that; to read so many patterns takes seconds
   const readFile = (): Promise<Buffer> => Promise.reject(new RangeError('no files'));
   await selectionOf({ excludes: { ...excludes, files: [], ifiles: [] }, sources: [], readFile, env: {} });
 };
