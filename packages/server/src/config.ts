@@ -140,6 +140,8 @@ const KEYS = {
   'backups.alert_timeout_sec': whole(1, 300, 10),
   'backups.alert_give_up_after_sec': whole(60, 30 * 86_400, 86_400),
   'backups.max_alerts': whole(1, 1_000_000, 10_000),
+  'audit.retention_days': whole(1, 36_500, 730),
+  'audit.sign_every_sec': whole(1, 86_400, 300),
   'nodes.offline_after_sec': whole(2, 86_400, 90),
   'nodes.degraded_after_sec': whole(1, 86_400, 45),
   'nodes.token_ttl_sec': whole(60, 30 * 86_400, 86_400),
@@ -169,6 +171,7 @@ export const ServerConfig = z.strictObject({
   commands: z.strictObject(group('commands')),
   artifacts: z.strictObject(group('artifacts')),
   backups: z.strictObject(group('backups')),
+  audit: z.strictObject(group('audit')),
   nodes: z.strictObject(group('nodes')),
 });
 export type ServerConfig = z.infer<typeof ServerConfig>;

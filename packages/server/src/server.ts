@@ -7,6 +7,9 @@ import type { Door } from '@aegis/protocol/endpoint';
 import { AegisError } from '@aegis/protocol/errors';
 import { type FaultPoints, noFaultPoints } from '@aegis/protocol/fault-points';
 import { uuidv7Generator } from '@aegis/protocol/ids';
+import { auditLoops } from './access/audit/loops.ts';
+import { auditRoutes } from './access/audit/routes.ts';
+import { type AuditService, auditService } from './access/audit/service.ts';
 import { authenticator } from './access/authenticate.ts';
 import { createFleetKeys, type FleetKeys, loadFleetKeys } from './access/fleet-keys.ts';
 import { keysService } from './access/keys-service.ts';
@@ -72,6 +75,7 @@ export interface RunningServer extends AsyncDisposable {
   artifacts: ArtifactsService;
   backups: BackupsService;
   nodes: NodesService;
+  audit: AuditService;
   /** Resolves when all is closed; safe to call again. */
   close(): Promise<void>;
 }
@@ -107,6 +111,15 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
 
   // Domains.
   const newId = uuidv7Generator(clock.now);
+  const audit = auditService({
+    storage,
+    clock,
+    log,
+    fleet: keys.fleet,
+    serverKey: keys.server,
+    retentionDays: config.audit.retention_days,
+  });
+  undo.defer(() => audit.close().catch((err: unknown) => log.warn({ err }, 'the audit chain is not signed')));
   const tokens = tokensService({
     repository: accessRepository(storage),
     clock,
@@ -279,10 +292,15 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
   presenceLoop(nodes, stopping.signal, log);
   sweepLoop(registrations, clock, stopping.signal, log);
   maintenanceLoop(storage, stopping.signal, log);
+  auditLoops(audit, config.audit.sign_every_sec, stopping.signal, log);
 
   // Listeners.
   const routes: Route[] = [
     ...accessRoutes({ rootFingerprint: keys.rootFingerprint, trust, keys: keysService(trust), tokens }),
+    ...auditRoutes(audit, () => ({
+      trust_bundle: trust.current().envelope,
+      root_fingerprint: keys.rootFingerprint,
+    })),
     ...nodesRoutes(nodes, enrolment, keyless, async (node) => {
       const trust_version = trust.current().version;
       const revision = await artifacts.desired.storedRevisionOf(node.uid); // before the rows: they may be newer, never older
@@ -332,6 +350,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
           dev: config.dev,
         }),
         attending: ({ uid }) => nodes.attend(uid),
+        audit: audit.hook,
         bodies,
         faults,
         log,
@@ -368,6 +387,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     artifacts,
     backups,
     nodes,
+    audit,
     close,
     [Symbol.asyncDispose]: close,
   };

@@ -6,6 +6,7 @@ import type { FaultPoints } from '@aegis/protocol/fault-points';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Log } from '../log.ts';
 import type { Actor, NodeActor } from './actor.ts';
+import type { AuditHook, CallRecord } from './audit-hook.ts';
 import { type BodyBudget, type BodyLease, countedBody, declaredBytes } from './body-budget.ts';
 import { decode } from './decode.ts';
 import { asShown } from './failures.ts';
@@ -41,6 +42,8 @@ export interface MountOptions {
   authenticate: Authenticate;
   /** Told of each node's request, when it has been admitted; what it gives back is called when that request is over. */
   attending: (node: NodeActor) => () => void;
+  /** Told of every call and of every refusal of credentials or role, whatever the route. */
+  audit: AuditHook;
   bodies: BodyBudget;
   faults: FaultPoints;
   log: Log;
@@ -150,8 +153,9 @@ const admit = async (route: Route, request: FastifyRequest, options: MountOption
     });
   if (route.limitedAs === 'enrolment') limit(options.limits.enrolment, request.ip);
   const { caller, agentKey = false } = route.endpoint;
+  let actor: Actor | null = null;
   try {
-    const actor = await options.authenticate({
+    actor = await options.authenticate({
       method: request.method,
       headers: request.headers,
       rawHeaders: request.raw.rawHeaders,
@@ -164,11 +168,21 @@ const admit = async (route: Route, request: FastifyRequest, options: MountOption
   } catch (error) {
     if (!(error instanceof AegisError)) throw error;
     if (caller === 'anyone') return null;
+    if (isAboutWho(error))
+      options.audit.refused({
+        endpoint: route.endpoint,
+        actor,
+        address: request.ip,
+        requestId: request.id,
+        error,
+      });
     if (error.code !== 'access.unauthenticated') throw error;
     limit(options.limits.failedAuth, request.ip);
     throw error;
   }
 };
+
+const isAboutWho = ({ code }: AegisError): boolean => [401, 403].includes(httpStatusOf(code));
 
 const limit = (limiter: RateLimiter, address: string): void => {
   const retryAfterSec = limiter.take(address);
@@ -224,7 +238,7 @@ const answer = async (
     stopping: () => options.stopping.aborted,
     reply,
   };
-  const result = await route.handler(context);
+  const result = await recorded(context, options, () => route.handler(context), endpoint);
   options.faults.at(`server.before-answer.${endpoint.id}`);
   // A handler that answered by itself: to await its reply gives undefined once the stream has ended, also when the caller hung up.
   if (result === reply || reply.raw.headersSent || reply.raw.destroyed) return reply;
@@ -233,6 +247,30 @@ const answer = async (
   return result === undefined
     ? reply.code(204).send()
     : reply.header('content-type', JSON_TYPE).send(JSON.stringify(result));
+};
+
+/** The handler between the two halves of what is recorded of its call. */
+const recorded = async (
+  context: RouteContext<Endpoint>,
+  { audit }: MountOptions,
+  handle: () => unknown,
+  endpoint: Endpoint,
+): Promise<unknown> => {
+  const { actor, requestId, params, body, remoteAddress: address } = context;
+  const call = { endpoint, actor, address, requestId, params, body };
+  const record: CallRecord | null = audit.call(call);
+  await record?.begun;
+  let result: unknown;
+  try {
+    result = await handle();
+  } catch (thrown) {
+    const error = asShown(thrown);
+    if (record) await record.ended({ error });
+    else if (isAboutWho(error)) audit.refused({ ...call, error });
+    throw thrown;
+  }
+  await record?.ended({ result });
+  return result;
 };
 
 const bodyLimitOf = ({ endpoint }: Route): number =>
