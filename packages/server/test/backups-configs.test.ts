@@ -112,7 +112,7 @@ describe.each(STORAGES)('%s', (storage) => {
       ],
       [
         await refused({ schedule: { cron: '61 2 * * *' } }),
-        `422 backups.bad_config: schedule.cron: '61 2 * * *' is not a cron expression: CronPattern: Invalid value for minute: 61 Five fields as in "30 2 * * *", six with seconds, or @daily and its like.`,
+        `422 backups.bad_config: schedule.cron: '61 2 * * *' is not a cron expression: Invalid value for minute: 61. Five fields as in "30 2 * * *", six with seconds, or @daily and its like.`,
       ],
       [
         await refused({ schedule: { cron: '0 0 31 2 *' } }),

@@ -119,7 +119,7 @@ export const configsService = (on: {
     if (!probe.ok)
       throw new AegisError(
         'backups.bad_destination',
-        `The destination cannot be used: ${probe.notes.join(' ').slice(0, 1000)} Correct it, or store it as it is with probe = false.`,
+        `The destination cannot be used: ${probe.notes.join(' ').slice(0, 1000)} Correct it, or store it as it is (--no-probe; in the API probe = false).`,
       );
     return { ...place.row, probe: JSON.stringify(probe) };
   };

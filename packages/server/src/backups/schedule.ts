@@ -17,10 +17,16 @@ const nextTime = (cron: string, timezone: string, now: number): Date | null => {
   try {
     return new Cron(cron, { timezone, paused: true }).nextRun(new Date(now));
   } catch (cause) {
-    const why = cause instanceof Error ? cause.message.split('\n', 1)[0]?.slice(0, 200) : 'it is not understood';
+    const why =
+      cause instanceof Error
+        ? cause.message
+            .split('\n', 1)[0]
+            ?.slice(0, 200)
+            .replace(/^CronPattern: |\.$/g, '')
+        : 'it is not understood';
     throw new AegisError(
       'backups.bad_config',
-      `schedule.cron: '${cron}' is not a cron expression: ${why} Five fields as in "30 2 * * *", six with seconds, or @daily and its like.`,
+      `schedule.cron: '${cron}' is not a cron expression: ${why}. Five fields as in "30 2 * * *", six with seconds, or @daily and its like.`,
       { cause },
     );
   }

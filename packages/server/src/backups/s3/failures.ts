@@ -33,6 +33,7 @@ const NETWORK: Readonly<Record<string, string>> = {
   EHOSTUNREACH: 'There is no way to it. Look after the network and its firewalls.',
   ENETUNREACH: 'There is no way to it. Look after the network and its firewalls.',
   ECONNRESET: 'It broke the connection off. It is tried again.',
+  EPROTO: 'It does not speak TLS as it should. Is destination.endpoint one of http://, without TLS?',
   EPIPE: 'It broke the connection off. It is tried again.',
   ETIMEDOUT: 'It did not answer in time. It is tried again.',
   TimeoutError: 'It did not answer in time. It is tried again.',
@@ -42,10 +43,10 @@ const NETWORK: Readonly<Record<string, string>> = {
   CredentialsProviderError:
     "The configuration has no credentials, and the server has none of its own (environment, profile, instance role). Give the configuration some with 'aegis backups configs edit'.",
 };
-const certificate = /CERT|^DEPTH_ZERO|^SELF_SIGNED|^UNABLE_TO|^ERR_TLS|^ERR_SSL|^EPROTO$/;
+const certificate = /CERT|^DEPTH_ZERO|^SELF_SIGNED|^UNABLE_TO|^ERR_TLS|^ERR_SSL/;
 
 const denied =
-  'The credentials may not do that there. Allow s3:PutObject, GetObject, DeleteObject, ListBucket, ListBucketMultipartUploads, AbortMultipartUpload and ListMultipartUploadParts below the prefix; or correct the secret, if it is another one.';
+  'The credentials may not do that there. Allow s3:PutObject, GetObject, DeleteObject, ListBucket, ListBucketMultipartUploads, AbortMultipartUpload and ListMultipartUploadParts below the prefix; or correct the key, if it is a wrong one.';
 const region =
   'The bucket lies in another region. Correct destination.region (and destination.endpoint, where it names one).';
 const busy = 'It is overloaded or has a fault of its own. It is tried again.';
