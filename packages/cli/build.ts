@@ -94,6 +94,16 @@ const esmRequire = {
   js: 'import { createRequire as __createRequire } from "node:module"; const require = __createRequire(import.meta.url);',
 };
 
+/** Servers without Redis never read its client. */
+const separateRedis: Plugin = {
+  name: 'separate-redis',
+  setup(bundle) {
+    bundle.onResolve({ filter: /^@redis\/client$/ }, ({ kind }) =>
+      kind === 'dynamic-import' ? { path: './redis-client.cjs', external: true } : null,
+    );
+  },
+};
+
 /** One bundle with every door that `SEPARATE` puts into `file`. */
 const doors = (outdir: string, file: string): BuildOptions => {
   const specifiers = Object.keys(SEPARATE).filter((specifier) => SEPARATE[specifier] === file);
@@ -148,7 +158,12 @@ const bundleInto = async (outdir: string): Promise<void> => {
       plugins: [noDevtools],
       entryPoints: { 'live-view': source('ui/live-view.tsx') },
     }),
-    build({ ...node, ...into, entryPoints: { server: source('server-entry.ts') } }),
+    build({ ...node, ...into, plugins: [separateRedis], entryPoints: { server: source('server-entry.ts') } }),
+    build({
+      ...node,
+      stdin: { contents: "export { createClient } from '@redis/client';", resolveDir: join(here, '../server/src') },
+      outfile: join(outdir, 'redis-client.cjs'),
+    }),
     build({ ...node, ...into, entryPoints: { daemon: source('daemon-entry.ts') } }),
     // The thread in which the daemon packs and restores backups: packages/daemon/src/backups/thread.ts looks for it here.
     build({

@@ -51,7 +51,7 @@ export const KIND_NAMES = Object.keys(KINDS);
 const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
 
 /** Submits as a careful client does: with one idempotency key until there is an answer. */
-export const startJob = async (fleet: Fleet, node: string, kind: string): Promise<Job> => {
+export const startJob = async (fleet: Pick<Fleet, 'folder' | 'api'>, node: string, kind: string): Promise<Job> => {
   const wanted = KINDS[kind]?.();
   if (!wanted) throw new RangeError(`no kind ${kind}`);
   const key = randomUUID();

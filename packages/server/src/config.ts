@@ -63,6 +63,13 @@ const KEYS = {
     null,
     { secret: true, env: ['DATABASE_URL'] },
   ),
+  redis_url: key(
+    'text',
+    z.nullable(z.string().check(z.regex(/^rediss?:\/\/\S+$/), z.refine(URL.canParse))),
+    'redis://:PASSWORD@HOST:PORT, or rediss:// with TLS',
+    null,
+    { secret: true, env: ['REDIS_URL'] },
+  ),
   jwt_signing_secret: key('text', z.nullable(z.string().check(z.minLength(1))), JWT_SECRET, null, {
     secret: true,
     env: ['JWT_SIGNING_SECRET'],

@@ -29,7 +29,7 @@ import { backupsNodeRoutes } from './backups/routes-nodes.ts';
 import { backupsObjectRoutes } from './backups/routes-objects.ts';
 import { type BackupsService, backupsService } from './backups/service.ts';
 import { uploadSweepLoop } from './backups/upload-sweep.ts';
-import { nodeTopic } from './commands/changes.ts';
+import { NODE_TOPICS, nodeTopic } from './commands/changes.ts';
 import { expiryLoop } from './commands/expiry-loop.ts';
 import { logRoutes } from './commands/routes-logs.ts';
 import { nodeRoutes } from './commands/routes-nodes.ts';
@@ -49,7 +49,9 @@ import { type NodesService, nodesService } from './nodes/service.ts';
 import { sweepLoop } from './nodes/sweep-loop.ts';
 import { openServerStorage, requireFleetKeys } from './offline.ts';
 import { openBlobs } from './platform/blobs.ts';
-import { processBus } from './platform/bus.ts';
+import { type Bus, processBus } from './platform/bus.ts';
+import { redisLink } from './platform/bus-redis.ts';
+import { sharedBus } from './platform/bus-shared.ts';
 import { type Clock, systemClock } from './platform/clock.ts';
 import { bodyBudget } from './platform/http/body-budget.ts';
 import { healthRoutes } from './platform/http/health-routes.ts';
@@ -61,6 +63,7 @@ import { tlsReloadLoop } from './platform/http/tls-reload-loop.ts';
 import { type Log, silentLog } from './platform/log.ts';
 import { lockDataDir } from './platform/storage/data-dir-lock.ts';
 import { maintenanceLoop } from './platform/storage/maintenance-loop.ts';
+import { postgresLink } from './platform/storage/postgres-listen.ts';
 import type { Storage } from './tables.ts';
 
 export interface RunningServer extends AsyncDisposable {
@@ -87,8 +90,10 @@ export interface StartOptions {
   faults?: FaultPoints;
 }
 
-/** How long a node's registry entry may be taken from memory when other server processes may change it. */
+/** How long what other server processes may change is taken from memory where no wake-up told of a change. */
 const KEEP_NODES_MS = 1000;
+/** Topics: a node is another than it was. */
+const NODE_FACTS = 'node-facts';
 
 /** @throws AegisError config.invalid, http.unavailable (the database cannot be reached) */
 export const startServer = async (options: StartOptions): Promise<RunningServer> => {
@@ -108,6 +113,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     onConnectionError: (err) => log.warn({ err }, 'a database connection broke while idle'),
   });
   undo.defer(() => storage.close());
+  const bus = await openBus(config, keys, log, undo);
 
   // Domains.
   const newId = uuidv7Generator(clock.now);
@@ -132,7 +138,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     fleet: keys.fleet,
     now: clock.now,
   });
-  const trust = trustOf({ dataDir, keys, clock, faults });
+  const trust = trustOf({ dataDir, keys, clock, faults, shared: storage.kind === 'postgres' });
   const rows = nodesRepository(storage);
   const registrations = registrationsRepository(storage);
   const rules = {
@@ -140,7 +146,14 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     offlineAfterMs: config.nodes.offline_after_sec * 1000,
   };
   const keepMs = storage.kind === 'sqlite' ? Number.POSITIVE_INFINITY : KEEP_NODES_MS;
-  const nodes = nodesService({ repository: rows, presence: presence(rules, clock), clock, keepMs });
+  const nodes = nodesService({
+    repository: rows,
+    presence: presence(rules, clock),
+    clock,
+    keepMs,
+    tellChanged: (uid) => bus.publish(`${NODE_FACTS}:${uid}`),
+    onChangedElsewhere: (listener) => bus.onRemote(NODE_FACTS, listener),
+  });
   undo.defer(() =>
     nodes.storeSeen().catch((err: unknown) => log.warn({ err }, 'the last signs of life are not stored')),
   );
@@ -172,7 +185,6 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     seen: nodes.seen,
     changed: nodes.changed,
   });
-  const bus = processBus();
   const blobs = await openBlobs({
     folder: join(dataDir, 'blobs'),
     cacheBytes: config.artifacts.cache_bytes,
@@ -193,6 +205,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
       find: nodes.show,
     },
     wake: (uid) => bus.publish(nodeTopic(uid)),
+    onWoken: (listener) => bus.onRemote(NODE_TOPICS, listener),
     clock,
     newId,
     takesUnsigned: config.dev,
@@ -399,6 +412,22 @@ const knownHost = ({ uid, name, key_id }: { uid: string; name: string; key_id: s
   keyId: key_id,
 });
 
+/** Server processes on one PostgreSQL database wake each other; SQLite has one process. */
+const openBus = async (config: ServerConfig, keys: FleetKeys, log: Log, undo: AsyncDisposableStack): Promise<Bus> => {
+  const { database_url, redis_url } = config;
+  if (database_url === null) {
+    if (redis_url !== null) log.warn('redis_url is of no use without database_url: there is one server process');
+    return processBus();
+  }
+  const openLink =
+    redis_url === null
+      ? postgresLink(database_url)
+      : redisLink(redis_url, `aegis:${keys.rootFingerprint.slice(0, 32)}`); // several fleets may use one Redis
+  const bus = undo.use(sharedBus({ openLink, random: Math.random, log }));
+  await bus.ready;
+  return bus;
+};
+
 /** The data directory's lock and keys. Only --dev makes what is not there, and a directory of its own where none is given. */
 const openDataDir = (
   config: ServerConfig,
@@ -406,17 +435,18 @@ const openDataDir = (
   log: Log,
   undo: AsyncDisposableStack,
 ): { dataDir: string; keys: FleetKeys } => {
+  const isShared = config.database_url !== null;
   if (!config.dev) {
     if (config.data_dir === null)
       throw new AegisError('config.invalid', 'data_dir is not set. Give --data-dir, or --dev for a temporary one.');
     const keys = requireFleetKeys(config.data_dir, clock.now());
-    undo.use(lockDataDir(config.data_dir));
+    undo.use(lockDataDir(config.data_dir, isShared));
     return { dataDir: config.data_dir, keys };
   }
   const dataDir = config.data_dir ?? mkdtempSync(join(tmpdir(), 'aegis-dev-'));
   if (config.data_dir === null) undo.defer(() => rmSync(dataDir, { recursive: true, force: true }));
   const keys = loadFleetKeys(dataDir, clock.now()) ?? createFleetKeys(dataDir, undefined, clock.now());
-  undo.use(lockDataDir(dataDir));
+  undo.use(lockDataDir(dataDir, isShared));
   log.warn('--dev: whoever can reach a loopback port of this machine is admin, without any credential');
   log.warn(
     { data_dir: dataDir },

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { readdirSync, rmSync } from 'node:fs';
+import { existsSync, lstatSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { Envelope } from '@aegis/protocol/access/dsse';
 import { openTrustBundle, type TrustBundle } from '@aegis/protocol/access/trust-bundle';
@@ -56,6 +56,21 @@ export const readTrustChain = (
   return chain;
 };
 
+/** The version after `before`, once it is there. @throws AegisError config.invalid when it does not follow from that */
+export const nextInTrustChain = (
+  dataDir: string,
+  before: TrustVersion,
+  rootFingerprint: string,
+): TrustVersion | null => {
+  const version = before.version + 1;
+  const path = join(folderOf(dataDir), `${version}.json`);
+  if (!existsSync(path)) return null;
+  const envelope = envelopeIn(path);
+  const { bundle } = openTrustBundle(envelope, rootFingerprint, Number.NEGATIVE_INFINITY);
+  if (bundle.version !== version || bundle.previous !== digestOf(before.envelope)) throw broken(path);
+  return { version, envelope, bundle };
+};
+
 /** False when that version is there already. Durable when it returns. */
 export const addToTrustChain = (dataDir: string, version: number, envelope: Envelope, faults: FaultPoints): boolean => {
   privateDirectory(folderOf(dataDir));
@@ -65,10 +80,17 @@ export const addToTrustChain = (dataDir: string, version: number, envelope: Enve
   return added;
 };
 
-/** What a crash left half written. Nobody may add at the same time. */
-export const removeTrustDrafts = (dataDir: string): void => {
-  for (const name of namesIn(dataDir)) if (DRAFT.test(name)) rmSync(join(folderOf(dataDir), name), { force: true });
+/** What a crash left half written; a draft of this moment may be another process's. */
+export const removeTrustDrafts = (dataDir: string, shared: boolean): void => {
+  for (const name of namesIn(dataDir)) {
+    const path = join(folderOf(dataDir), name);
+    if (DRAFT.test(name) && (!shared || isOld(path))) rmSync(path, { force: true });
+  }
 };
+
+const DRAFT_MS = 60_000;
+const isOld = (path: string): boolean =>
+  Date.now() - (lstatSync(path, { throwIfNoEntry: false })?.mtimeMs ?? Date.now()) > DRAFT_MS;
 
 const namesIn = (dataDir: string): string[] => {
   try {

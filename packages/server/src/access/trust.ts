@@ -6,10 +6,10 @@ import type { FaultPoints } from '@aegis/protocol/fault-points';
 import type { Clock } from '../platform/clock.ts';
 import { BUNDLE_LIFETIME_MS, type FleetKeys, rootKeyPath } from './fleet-keys.ts';
 import { readPrivateFile } from './private-files.ts';
-import { addToTrustChain, digestOf, removeTrustDrafts, type TrustVersion } from './trust-chain.ts';
+import { addToTrustChain, digestOf, nextInTrustChain, removeTrustDrafts, type TrustVersion } from './trust-chain.ts';
 
-/** The trust bundle that is in force, and how it changes: always by a new version that the root key signs. Only the server that runs on
- *  the data directory changes it, and only through its API; the root key is read for the moment of a change. */
+/** The trust bundle that is in force, and how it changes: always by a new version that the root key signs. Only servers that run on
+ *  the data directory change it, and only through its API; the root key is read for the moment of a change. */
 
 export interface Trust {
   /** The newest version. */
@@ -22,14 +22,35 @@ export interface Trust {
   change(next: (keys: TrustBundle['keys']) => TrustBundle['keys'] | null): Promise<void>;
 }
 
-export const trustOf = (parts: { dataDir: string; keys: FleetKeys; clock: Clock; faults: FaultPoints }): Trust => {
+export const trustOf = (parts: {
+  dataDir: string;
+  keys: FleetKeys;
+  clock: Clock;
+  faults: FaultPoints;
+  shared?: boolean;
+}): Trust => {
   const { dataDir, keys, clock, faults } = parts;
   let newest: TrustVersion = keys.chain.at(-1) ?? keys.chain[0];
+  const shared = parts.shared ?? false;
+  /** Other server processes on the same directory add versions too: a look at whether there is a next one costs microseconds.
+   *  @throws AegisError config.invalid for one that does not follow */
+  const follow = (): void => {
+    for (let next = shared ? newest : null; next; next = nextInTrustChain(dataDir, newest, keys.rootFingerprint))
+      newest = next;
+  };
+  const current = (): TrustVersion => {
+    try {
+      follow();
+    } catch (error) {
+      if (!(error instanceof AegisError)) throw error; // else what holds goes on; the next change says what is wrong
+    }
+    return newest;
+  };
   const callbacks: ((version: number) => Promise<void> | void)[] = [];
-  removeTrustDrafts(dataDir);
+  removeTrustDrafts(dataDir, shared);
 
-  /** Not interrupted by another change: nothing in it waits. */
-  const append = (listed: TrustBundle['keys']): void => {
+  /** Not interrupted by another change here: nothing in it waits. False when another process took the version. */
+  const append = (listed: TrustBundle['keys']): boolean => {
     const root = rootKey(dataDir, keys.rootFingerprint);
     const now = clock.now();
     const version = newest.version + 1;
@@ -43,20 +64,26 @@ export const trustOf = (parts: { dataDir: string; keys: FleetKeys; clock: Clock;
     };
     const envelope = signTrustBundle(bundle, root);
     refuseUnreadable(envelope, keys.rootFingerprint, now);
-    if (!addToTrustChain(dataDir, version, envelope, faults))
+    if (!addToTrustChain(dataDir, version, envelope, faults)) {
+      if (shared) return false;
       throw new AegisError(
         'config.invalid',
         `Another process has made version ${version} of the trust bundle in ${dataDir}. Restart the server, and ask again.`,
       );
+    }
     newest = { version, envelope, bundle };
+    return true;
   };
 
   return {
-    current: () => newest,
+    current,
     onChange: (callback) => void callbacks.push(callback),
     change: async (next) => {
-      const listed = next(newest.bundle.keys);
-      if (listed) append(listed);
+      for (;;) {
+        follow();
+        const listed = next(newest.bundle.keys);
+        if (!listed || append(listed)) break;
+      }
       for (const callback of callbacks) await callback(newest.version);
     },
   };

@@ -13,9 +13,18 @@ export const desiredState = (on: {
   keepMs: number;
   /** Lets the node's waiting poll look again. */
   wake: (uid: string) => void;
+  /** Tells of each node that another server process has woken, before its poll looks again; null: it may have woken any. */
+  onWoken: (listener: (uid: string | null) => void) => void;
   activeUids: () => Promise<readonly string[]>;
 }) => {
   const kept = new Map<string, { revision: number; at: number }>();
+  /** Wake-ups by other processes so far: what was read before one of them is not kept. */
+  let wakings = 0;
+  on.onWoken((uid) => {
+    wakings++;
+    if (uid === null) kept.clear();
+    else kept.delete(uid);
+  });
   /** Revisions only grow: a reading that was overtaken by a change never takes its place. */
   const keep = (uid: string, revision: number): number => {
     const newest = Math.max(revision, kept.get(uid)?.revision ?? 0);
@@ -35,7 +44,9 @@ export const desiredState = (on: {
     revisionOf: async (uid: string, held = 0): Promise<number> => {
       const known = kept.get(uid);
       if (known && known.revision >= held && on.clock.now() - known.at <= on.keepMs) return known.revision;
-      return keep(uid, await on.repository.revisionOf(uid));
+      const before = wakings;
+      const revision = await on.repository.revisionOf(uid);
+      return wakings === before ? keep(uid, revision) : Math.max(revision, kept.get(uid)?.revision ?? 0);
     },
     /** Part of a transaction that changes another kind of desired state; `changed` after its commit.
      *  @param uids in their order */

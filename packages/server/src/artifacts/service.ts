@@ -4,7 +4,7 @@
  *  It must not know how nodes are enrolled, keys are managed or polls wait: that arrives as parameters. */
 import type { Blobs } from '../platform/blobs.ts';
 import type { Clock } from '../platform/clock.ts';
-import { oneAtATime } from '../platform/one-at-a-time.ts';
+import { type OneAtATime, oneAtATime } from '../platform/one-at-a-time.ts';
 import type { Storage, Tx } from '../tables.ts';
 import { assignService } from './assign.ts';
 import { assignmentsRepository } from './assignments-repository.ts';
@@ -34,6 +34,8 @@ export const artifactsService = (on: {
   nodes: NodeDoor;
   /** Lets the node's waiting poll look again. */
   wake: (uid: string) => void;
+  /** Tells of each node that another server process has woken; null: it may have woken any. */
+  onWoken: (listener: (uid: string | null) => void) => void;
   clock: Clock;
   newId: () => string;
   takesUnsigned: boolean;
@@ -45,12 +47,15 @@ export const artifactsService = (on: {
   const repository = artifactsRepository(storage);
   const assignments = assignmentsRepository(storage);
   const known = signers(on.trust);
-  const inTurn = oneAtATime();
+  const here = oneAtATime();
+  /** Between a blob and the row that names it no other process may sweep. */
+  const inTurn: OneAtATime = (work) => here(() => storage.alone('artifacts.blobs', work));
   const desired = desiredState({
     repository: assignments,
     clock,
     keepMs: on.keepMs,
     wake: on.wake,
+    onWoken: on.onWoken,
     activeUids: nodes.activeUids,
   });
   const changes = desiredChanges({

@@ -42,7 +42,8 @@ export const wasOffered = (row: Pick<ExecutionRow, 'offered_at' | 'delivered_at'
 /** How long after something came back from presumed final the loop looks at its command again. */
 const RECHECK_MS = 60_000;
 
-export const nodeTopic = (uid: string): string => `node:${uid}`;
+export const NODE_TOPICS = 'node';
+export const nodeTopic = (uid: string): string => `${NODE_TOPICS}:${uid}`;
 export const roomTopic = (uid: string): string => `node-room:${uid}`;
 /** An execution's output or state. */
 export const outputTopic = (executionId: string): string => `output:${executionId}`;

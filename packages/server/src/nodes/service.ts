@@ -63,24 +63,38 @@ export const nodesService = (parts: {
   clock: Clock;
   /** How long a node may be taken from memory. Only another server process can make it stale: Infinity where there is none. */
   keepMs: number;
+  /** Tells the other server processes that the node is another than it was. */
+  tellChanged: (uid: string) => void;
+  /** Of nodes that other server processes changed; null: any may be. */
+  onChangedElsewhere: (listener: (uid: string | null) => void) => void;
 }) => {
   const { repository, presence, clock } = parts;
   const hooks: RetireHook[] = [];
   const listeners: ((uid: string) => void)[] = [];
   const kept = new Map<string, { node: KnownNode; at: number }>();
+  /** What was read before one of them is not kept. */
+  let changesElsewhere = 0;
+  parts.onChangedElsewhere((uid) => {
+    changesElsewhere++;
+    if (uid === null) kept.clear();
+    else kept.delete(uid);
+  });
 
   const byUid = async (uid: string): Promise<KnownNode | null> => {
     const known = kept.get(uid);
     if (known && clock.now() - known.at <= parts.keepMs) return known.node;
+    const before = changesElsewhere;
     const row = await repository.byUid(uid);
     if (!row) return null;
     const node = knownOf(row);
+    if (changesElsewhere !== before) return node;
     if (kept.size >= KEPT_NODES) kept.delete(kept.keys().next().value ?? '');
     kept.set(uid, { node, at: clock.now() });
     return node;
   };
   const changed = (uid: string): void => {
     kept.delete(uid);
+    parts.tellChanged(uid);
     for (const listener of listeners) listener(uid);
   };
   const find = async (id: string): Promise<NodeRow> => {

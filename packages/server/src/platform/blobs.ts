@@ -6,7 +6,8 @@ import type { FaultPoints } from '@aegis/protocol/fault-points';
 import { blobCache } from './blobs-cache.ts';
 
 /** Blobs: bytes named by their SHA-256, each a file `<folder>/<first two digits>/<digest>` of mode 0600. One is there whole and
- *  durable, or not at all; what is read is compared with its name. Only one process works on a folder. */
+ *  durable, or not at all; what is read is compared with its name. Processes that share a folder
+ *  take turns: `put` up to what names it, `remove` and `sweep` never overlap. */
 
 export interface Blobs {
   /** Durable when it resolves. One that is there already stays, unless its bytes are damaged.

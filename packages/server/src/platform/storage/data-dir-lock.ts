@@ -3,17 +3,22 @@ import { join } from 'node:path';
 import { AegisError } from '@aegis/protocol/errors';
 import Database from 'better-sqlite3';
 
-/** One server per data directory. The lock is SQLite's own on a file of its own: it ends with the process however that dies,
+/** One server per data directory, or several that are all of one database elsewhere (`shared`). The lock is SQLite's own on a file of its own: it ends with the process however that dies,
  *  which a file with a pid in it does not.
  *  @throws AegisError config.invalid when another server has it, or it cannot be had */
-export const lockDataDir = (dataDir: string): Disposable => {
+export const lockDataDir = (dataDir: string, shared = false): Disposable => {
   const path = join(dataDir, 'server.lock');
   let database: Database.Database | undefined;
   try {
     createPrivately(path);
     database = new Database(path, { timeout: 0 });
     database.pragma('journal_mode = DELETE');
-    database.exec('begin exclusive');
+    if (shared) {
+      database.exec('begin');
+      database.prepare('select count(*) from sqlite_schema').get(); // takes the shared lock, and keeps it while the transaction lasts
+    } else {
+      database.exec('begin exclusive');
+    }
   } catch (cause) {
     database?.close();
     throw new AegisError('config.invalid', sentenceFor(cause, dataDir, path), { cause });
@@ -37,6 +42,6 @@ class NotAFile extends Error {
 const sentenceFor = (cause: unknown, dataDir: string, path: string): string => {
   const code = cause instanceof Error && 'code' in cause ? String(cause.code) : 'unknown error';
   return code.startsWith('SQLITE_BUSY')
-    ? `Another server runs on ${dataDir}. Stop it first, or give this one another --data-dir.`
+    ? `Another server runs on ${dataDir}. Stop it first, or give this one another --data-dir. (Several may share it when all of them have database_url.)`
     : `${path} cannot be locked (${code}). See that it is a plain file of the server's user and that its disk has room.`;
 };

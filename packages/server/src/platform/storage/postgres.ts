@@ -3,6 +3,7 @@ import { Kysely, PostgresDialect, type PostgresPool, type PostgresPoolClient, sq
 import pg from 'pg';
 import { asUnavailable } from './failures.ts';
 import { type GroupCommitLimits, groupCommit, NEXT_WORK, SAVEPOINT } from './group-commit.ts';
+import { aloneOn } from './postgres-alone.ts';
 import { type Statement, TOGETHER } from './statements.ts';
 import type { Storage } from './storage.ts';
 
@@ -10,6 +11,8 @@ import type { Storage } from './storage.ts';
  *  makes a new one, so a restarted server is nothing to recover from. */
 
 const STATEMENTS_NAMED = 500;
+/** A server process whose machine is gone says no goodbye: what it has locked is free again after a minute, not after two hours. */
+const GONE = '-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3';
 /** A plan that is kept from when a table was nearly empty reads all of it, until the next analysis minutes later: with hundreds
  *  of reports a second that is most of what PostgreSQL does. Everything frequent has an index; the rest scans all the same. */
 const BY_INDEX = '-c enable_seqscan=off';
@@ -39,11 +42,11 @@ export const openPostgres = <DB>(options: {
     pool.on('connect', (client) => client.on('error', () => undefined));
     return new Kysely<DB>({ dialect: new PostgresDialect({ pool: withNamedStatements(pool) }) });
   };
-  const read = connect('aegis-read', options.readers ?? 8, `-c statement_timeout=30s ${BY_INDEX}`);
+  const read = connect('aegis-read', options.readers ?? 8, `-c statement_timeout=30s ${GONE} ${BY_INDEX}`);
   const writer = connect(
     'aegis-write',
     1,
-    `-c synchronous_commit=on -c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s ${BY_INDEX}`,
+    `-c synchronous_commit=on -c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s ${GONE} ${BY_INDEX}`,
   );
   const group = groupCommit({ kind: 'postgres', writer }, options.faults, options.limits);
   return {
@@ -53,6 +56,7 @@ export const openPostgres = <DB>(options: {
       read,
       write: group.write,
       writeTogether: group.writeTogether,
+      alone: aloneOn(read),
       ping: async () => {
         const overloaded = group.isFull();
         try {

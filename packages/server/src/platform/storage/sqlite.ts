@@ -59,6 +59,7 @@ export const openSqlite = <DB>(options: {
       read,
       write: group.write,
       writeTogether: group.writeTogether,
+      alone: (_, work) => work(), // one process has the file
       ping: async () => {
         const overloaded = group.isFull();
         try {

@@ -24,6 +24,10 @@ export interface Storage<DB> {
     work: (tx: Transaction<DB>, items: readonly I[]) => Promise<readonly O[]>,
     options?: { last?: true },
   ): (item: I) => Promise<O>;
+  /** Does `work` while no other server process on the database does work of this name; waits for its turn up to half a minute. Works
+   *  of one name within this process must not overlap (`OneAtATime`): each holds a connection.
+   *  @throws AegisError http.unavailable when the turn did not come */
+  alone<T>(name: string, work: () => Promise<T>): Promise<T>;
   /** Answers when the database works, for health, and whether it has more to do than it can.
    *  @throws AegisError http.unavailable when it does not work */
   ping(): Promise<{ overloaded: boolean }>;
