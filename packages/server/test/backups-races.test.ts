@@ -1,12 +1,12 @@
 import { statementBytes } from '@aegis/archive/backup/statement';
 import { cancelRun, showRun } from '@aegis/protocol/backups/endpoints';
-import { GetObjectCommand } from '@aws-sdk/client-s3';
+import { GetObjectCommand, ListMultipartUploadsCommand, ListObjectsV2Command } from '@aws-sdk/client-s3';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { type HostileS3, type SeenRequest, startHostileS3 } from '../../../test/faults/hostile-s3.ts';
-import { type Radosgw, startRadosgw } from '../../../test/fleet/radosgw.ts';
+import { RADOSGW_REGION, type Radosgw, startRadosgw } from '../../../test/fleet/radosgw.ts';
 import { sentence } from './artifacts-support.ts';
 import { answeredAfter, createS3Config, type NodeRun, nodeRun, sha256, startRun } from './backups-s3-support.ts';
-import { end, goodEnd, start, starting } from './backups-support.ts';
+import { end, failedEnd, goodEnd, put, start, starting } from './backups-support.ts';
 import { type EnrolledNode, handClock, startTestServer, type TestServer } from './start-test-server.ts';
 
 /** Two things at the same moment, the worst one for each: whatever is decided on what was read before holds no more. */
@@ -28,7 +28,10 @@ afterAll(() => gateway?.stop());
 beforeEach(async () => {
   proxy = await startHostileS3(gateway.endpoint);
   clock = handClock();
-  server = await startTestServer({ clock, config: { backups_sweep_uploads_after_sec: 5 } });
+  server = await startTestServer({
+    clock,
+    config: { backups_sweep_uploads_after_sec: 5, backups_s3_attempts: 1, backups_s3_timeout_sec: 4 },
+  });
   node = await server.enrol('web-1');
   bucket = await gateway.bucket();
 });
@@ -43,6 +46,8 @@ const read = async (Key: string): Promise<string> => {
   const { Body } = await gateway.s3().send(new GetObjectCommand({ Bucket: bucket, Key }));
   return (await Body?.transformToString()) ?? '';
 };
+const row = (id: string) =>
+  server.running.storage.read.selectFrom('backups_runs').selectAll().where('id', '=', id).executeTakeFirstOrThrow();
 const goodEndOf = (configId: string, run: NodeRun) =>
   goodEnd(
     node,
@@ -124,4 +129,35 @@ describe('a signature that S3 is asked for first', () => {
     );
     expect(next && (await sentence(part(next, upload, 2)))).toMatch(/^403 backups\.sign_refused: .* grow beyond /);
   });
+});
+
+test('a destination that is away when its configuration moves on: what was begun there goes once it is back', async () => {
+  const configId = await configured();
+  const run = await startRun(node, configId);
+  await run.put(run.key('manifest'), MANIFEST);
+  await run.open();
+  proxy.cut();
+  const elsewhere = { kind: 's3', bucket: await gateway.bucket(), region: RADOSGW_REGION, endpoint: gateway.endpoint };
+  await put(server, configId, { nodes: ['all'], destination: { ...elsewhere, path_style: true } });
+  const next = nodeRun(node, await start(node, starting(configId, { run_id: run.id, attempt: 2, generation: 2 })));
+  await server.running.backups.s3.uploads.attemptOver(await row(run.id), 1); // in its turn, so after that of the start
+  clock.advance(60_000);
+  await server.running.backups.s3.sweep();
+  await server.running.backups.sweep.turn();
+  proxy.mend();
+  await server.running.backups.s3.sweep();
+  const s3 = gateway.s3();
+  expect((await s3.send(new ListMultipartUploadsCommand({ Bucket: bucket }))).Uploads ?? []).toEqual([]);
+  await end(node, next.id, failedEnd(2));
+  await server.running.storage.write('test', async (tx) => {
+    await tx.updateTable('backups_runs').set({ removed_at: clock.now() }).execute();
+    const removal = { run_id: run.id, node_uid: node.uid, remover: 'server' as const, decided_at: 0, next_at: 0 };
+    const rest = { tries: 0, told_in: null, done_at: null, reason: '', error: null };
+    await tx
+      .insertInto('backups_removals')
+      .values({ ...removal, ...rest })
+      .execute();
+  });
+  await server.running.backups.upkeep.retention.turn();
+  expect((await s3.send(new ListObjectsV2Command({ Bucket: bucket }))).Contents ?? []).toEqual([]);
 });

@@ -75,7 +75,8 @@ export const destinationsRepository = ({ read, write }: Storage) => ({
         .where('id', '=', id)
         .execute();
     }),
-  /** What neither a configuration nor a run names any more. */
+  /** What neither a configuration nor a run names any more. Where a run needed several attempts, the former ones may have gone to any place
+   *  that its configuration had, and left something there. */
   removeUnused: (): Promise<number> =>
     write('backups.unused-destinations', async (tx) => {
       const { numDeletedRows } = await tx
@@ -93,6 +94,14 @@ export const destinationsRepository = ({ read, write }: Storage) => ({
             not(
               exists(
                 selectFrom('backups_runs').select('id').whereRef('destination_id', '=', 'backups_destinations.id'),
+              ),
+            ),
+            not(
+              exists(
+                selectFrom('backups_runs')
+                  .select('id')
+                  .whereRef('config_id', '=', 'backups_destinations.config_id')
+                  .where('attempt', '>', 1),
               ),
             ),
           ]),
