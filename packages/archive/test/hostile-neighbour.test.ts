@@ -80,6 +80,24 @@ test('a file that gains power with its mode is out of reach until it has it, for
   }
 });
 
+test('where no folder can be kept to oneself a file comes back without the power, and it is told', async () => {
+  const [source, target] = [folder(), folder()];
+  writeFileSync(join(source, 'tool'), 'tool');
+  chmodSync(join(source, 'tool'), 0o4755);
+  const made = await makeBackup([source]);
+  const into = join(target, source);
+  mkdirSync(into, { recursive: true });
+  const files = fileCalls();
+  // As vfat and some network file systems have it.
+  const statAt: FileCalls['statAt'] = (fd, name, out, at = 0) => {
+    files.statAt(fd, name, out, at);
+    if (((out[at + STAT.mode] ?? 0) & 0o170000) === 0o040000) out[at + STAT.mode] = 0o040755;
+  };
+  const result = await restore(made, { ...files, statAt }, { target, owners: true, setuid: true });
+  expect(result).toMatchObject({ restored: 1, errors: [{ code: 'EPERM' }] });
+  expect([readdirSync(into), statSync(join(into, 'tool')).mode & 0o7777]).toEqual([['tool'], 0o755]);
+});
+
 test("a folder of root's that is put in place of one that was just made is not opened to others", async () => {
   for (const options of [{ paths: ['file'] }, {}]) {
     const [source, target] = [folder(), folder()];

@@ -83,7 +83,7 @@ export const entryWriter = (deps: EntryWriterDeps): EntryWriter => {
   };
 
   const writeSmall = (at: Place, header: TarEntry, data: Buffer): 'restored' | 'skipped' => {
-    const { temporary, fd } = placing.createFile(at.level, header);
+    const { temporary, fd, header: allowed } = placing.createFile(at.level, header);
     try {
       const sink = contentSink(files, fd, header);
       sink.push(data);
@@ -94,7 +94,7 @@ export const entryWriter = (deps: EntryWriterDeps): EntryWriter => {
       throw error;
     }
     deps.onBytes(data.length);
-    return complete(at, fd, temporary, header);
+    return complete(at, fd, temporary, allowed);
   };
   /** Whatever takes more than an owner, a mode and a time, or is needed again at once, is written at once. */
   const mayWait = ({ level, choice, link }: Place, entry: Entry, { header, data }: OpenEntry): boolean =>
@@ -145,9 +145,9 @@ export const entryWriter = (deps: EntryWriterDeps): EntryWriter => {
   };
 
   const writeLarge = async (at: Place, open: OpenEntry, pieces: AsyncIterable<Buffer>): Promise<Outcome> => {
-    const { temporary, fd } = placing.createFile(at.level, open.header);
+    const { temporary, fd, header } = placing.createFile(at.level, open.header);
     try {
-      const sink = contentSink(files, fd, open.header);
+      const sink = contentSink(files, fd, header);
       for await (const piece of pieces) {
         sink.push(piece);
         deps.onBytes(piece.length);
@@ -158,7 +158,7 @@ export const entryWriter = (deps: EntryWriterDeps): EntryWriter => {
       placing.discard(at.level, temporary);
       throw error;
     }
-    return complete(at, fd, temporary, open.header);
+    return complete(at, fd, temporary, header);
   };
 
   const makeNode = (at: Place, header: TarEntry, type: number, make: (name: Buffer) => void): Outcome => {

@@ -6,7 +6,7 @@ import type { Entry } from '../manifest/lines.ts';
 import { MOST_XATTR_BYTES, type TarEntry } from '../tar-header.ts';
 import type { Overwrite } from './backup.ts';
 import type { Level } from './target-tree.ts';
-import { gainsPower, isAcl, type Wishes, wantedMode, wantsXattr } from './wishes.ts';
+import { gainsPower, isAcl, powerless, type Wishes, wantedMode, wantsXattr } from './wishes.ts';
 
 /** What every kind of entry shares on its way into a folder of the target: whether it may come there, a temporary name, owner, attributes, mode and
  *  times, and the one rename that gives it its name. */
@@ -102,19 +102,20 @@ export const placing = (deps: PlacingDeps) => {
     }
   };
 
-  /** A folder that nobody else gets into, whatever happens around it. */
-  const privateFolder = (level: Level): { dirFd: number; folder: Buffer } => {
+  /** A folder that nobody else gets into, whatever happens around it; null where there is none to be had: the file system decides modes itself, or
+   *  somebody put another one in its place. */
+  const privateFolder = (level: Level): { dirFd: number; folder: Buffer } | null => {
     const { name: folder } = withTemporary((one) => files.mkdirAt(level.fd, one, 0o700));
     const dirFd = files.openAt(level.fd, folder, OPEN_DIRECTORY);
     try {
       files.statAt(dirFd, EMPTY, stat);
-      if (stat[STAT.uid] !== deps.ownUid() || ((stat[STAT.mode] ?? 0) & 0o077) !== 0)
-        throw new SystemError(EEXIST, 'openat', folder);
-      return { dirFd, folder };
     } catch (error) {
       files.closeFd(dirFd);
       throw error;
     }
+    if (stat[STAT.uid] === deps.ownUid() && ((stat[STAT.mode] ?? 0) & 0o077) === 0) return { dirFd, folder };
+    leave(level, { dirFd, name: EMPTY, folder });
+    return null;
   };
 
   /** Owner, attributes, mode, times. `before`: what else it may have by now. Of a descriptor, so of the very thing that was made. */
@@ -189,12 +190,15 @@ export const placing = (deps: PlacingDeps) => {
     dress,
     commit,
     /** An empty file, for the caller alone. One that will be executed with more than its caller's power is in a folder of its own until it has its
-     *  mode: its owner, who has it before, could else write what he likes into it, and get that power for it. */
-    createFile: (level: Level, header: TarEntry): { temporary: Temporary; fd: number } => {
-      const place = gainsPower(wishes, header) ? privateFolder(level) : { dirFd: level.fd, folder: null };
+     *  mode: its owner, who has it before, could else write what he likes into it, and get that power for it.
+     *  @returns `header` as the file may have it */
+    createFile: (level: Level, header: TarEntry): { temporary: Temporary; fd: number; header: TarEntry } => {
+      const own = gainsPower(wishes, header) ? privateFolder(level) : undefined;
+      const place = own ?? { dirFd: level.fd, folder: null };
+      if (own === null) deps.onFlaw(header.path, 'EPERM', POWERLESS);
       try {
         const { name, made: fd } = withTemporary((one) => files.openAt(place.dirFd, one, CREATE, 0o600));
-        return { temporary: { ...place, name }, fd };
+        return { temporary: { ...place, name }, fd, header: own === null ? powerless(header) : header };
       } catch (error) {
         leave(level, { ...place, name: EMPTY });
         throw error;
@@ -236,6 +240,8 @@ export const isNewer = (mtime: string, stat: Float64Array): boolean => {
 
 export const timesOf = ({ mtimeSec, mtimeNsec }: TarEntry) => ({ atimeSec: 0, atimeNsec: OMIT, mtimeSec, mtimeNsec });
 
+const POWERLESS =
+  'was restored without setuid, setgid and file capabilities: the file system of its folder keeps no one out while it is made';
 const S_IFMT = 0o170000;
 const S_IFDIR = 0o040000;
 const EEXIST = 17;

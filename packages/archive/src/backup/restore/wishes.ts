@@ -30,6 +30,13 @@ export const gainsPower = (wishes: Wishes, { kind, mode, xattrs }: TarEntry): bo
   wishes.setuid &&
   ((mode & SPECIAL) !== 0 || xattrs.some(({ name }) => name.toString('latin1') === 'security.capability'));
 
+/** The same entry without that. */
+export const powerless = (header: TarEntry): TarEntry => ({
+  ...header,
+  mode: header.mode & ~SPECIAL,
+  xattrs: header.xattrs.filter(({ name }) => name.toString('latin1') !== 'security.capability'),
+});
+
 export const wantedMode = ({ owners, setuid }: Wishes, { mode, xattrs }: TarEntry): number => {
   const plain = owners ? mode : modeWithoutAcl(mode, xattrs);
   return owners && setuid ? plain : plain & ~SPECIAL;
