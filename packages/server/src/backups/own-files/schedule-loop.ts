@@ -73,7 +73,11 @@ export const ownSchedule = (on: {
   };
   return {
     turn,
-    start: (signal: AbortSignal): void => loop({ name: 'backups.own-schedule', everyMs: EVERY_MS, turn, signal, log }),
+    start: (signal: AbortSignal): void => {
+      // Two processes would both find that it is time.
+      const alone = () => on.storage.alone('backups.own-schedule', turn);
+      loop({ name: 'backups.own-schedule', everyMs: EVERY_MS, turn: alone, signal, log });
+    },
   };
 };
 export type OwnSchedule = ReturnType<typeof ownSchedule>;
