@@ -5,6 +5,8 @@ import type { Caller } from './access/roles.ts';
  *  the CLI and the daemon call these, `/openapi.json` is generated from these: there is no second description. */
 
 export type Door = 'actions' | 'registry' | 'gateway' | 'api' | 'agent-svc' | 'backup';
+/** Those on which nodes call. */
+export type NodeChannel = 'commands' | 'logs' | 'artifacts' | 'backups' | 'telemetry';
 export type Schema = z.ZodMiniType;
 
 export interface Endpoint {
@@ -25,6 +27,8 @@ export interface Endpoint {
   readonly bodyOptional?: true;
   /** Also for a keyless agent with its API key (`X-Agent-API-Key`), which opens nothing else. */
   readonly agentKey?: true;
+  /** A node may also call it on this channel of its WebSocket. */
+  readonly channel?: NodeChannel;
   /** Instead of the common limit. */
   readonly bodyLimitBytes?: number;
   /** Raw bodies (`application/octet-stream`) are handed over as bytes. */

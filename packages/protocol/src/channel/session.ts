@@ -38,6 +38,8 @@ export interface Session {
   notify(channel: string, body: unknown): Promise<void>;
   /** The answer. @throws AegisError as the other side said; http.unavailable when the session ends first, or after `timeoutMs` */
   request(channel: string, body: unknown, options: { timeoutMs: number; signal?: AbortSignal }): Promise<unknown>;
+  /** Resolves when no request of the other side waits for its answer. */
+  answered(): Promise<void>;
   /** To be called about each second. */
   tick(): void;
   end(reason: AegisError): void;
@@ -81,6 +83,7 @@ export const session = (options: SessionOptions): Session => {
   const taken = new Map<string, Taken>();
   let over: AegisError | null = null;
   let answering = 0;
+  const idle: (() => void)[] = [];
   let heardAt = clock.monotonic();
   let beatAt = heardAt;
 
@@ -163,6 +166,7 @@ export const session = (options: SessionOptions): Session => {
       .catch(() => undefined) // the session ended while it was answered: nobody hears it
       .finally(() => {
         if (type === 'request') answering--;
+        if (answering === 0) for (const resolve of idle.splice(0)) resolve();
       });
   };
   /** @throws AegisError for more channels than anybody needs (each is remembered), and for more than there was credit for */
@@ -230,6 +234,7 @@ export const session = (options: SessionOptions): Session => {
         given.removeEventListener('abort', onAbort);
       }
     },
+    answered: () => (answering === 0 ? Promise.resolve() : new Promise((resolve) => idle.push(resolve))),
     tick: () => {
       if (over) return;
       const now = clock.monotonic();

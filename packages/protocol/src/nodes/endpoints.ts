@@ -189,6 +189,7 @@ export const nodeDesired = endpoint({
   method: 'GET',
   path: '/v1/desired',
   caller: 'node',
+  channel: 'artifacts',
   tag,
   summary: "A node's desired state: signed directives, tombstones that it has not confirmed included",
   response: z.object({

@@ -1,0 +1,276 @@
+import { randomBytes } from 'node:crypto';
+import type { Duplex } from 'node:stream';
+import type { KeyPair } from '@aegis/protocol/access/keys';
+import { publicKeyFromRaw } from '@aegis/protocol/access/keys';
+import { CLOSE, Hello } from '@aegis/protocol/channel/call';
+import { acceptRequest, makeEphemeral, type SessionKeys } from '@aegis/protocol/channel/handshake';
+import { MAX_HANDSHAKE_BYTES } from '@aegis/protocol/channel/messages';
+import { opener, sealer } from '@aegis/protocol/channel/sealing';
+import { type Session, session } from '@aegis/protocol/channel/session';
+import { AegisError } from '@aegis/protocol/errors';
+import type { WebSocket } from 'ws';
+import * as z from 'zod/mini';
+import type { Clock } from '../platform/clock.ts';
+import type { NodeActor } from '../platform/http/actor.ts';
+import type { Log } from '../platform/log.ts';
+import { type Admitted, admit, type ChannelNode, type Claimed } from './authenticate.ts';
+import type { ChannelCalls } from './calls.ts';
+import { type Connection, type Connections, superseded } from './connections.ts';
+
+/** One connection from its WebSocket to its end: handshake, first sealed message, session. */
+
+export interface ConnectionLimits {
+  handshakeMs: number;
+  sessionMs: number;
+  heartbeatMs: number;
+  rotation: { messages: number; ms: number };
+  signMessages: boolean;
+}
+
+export interface ConnectOptions {
+  ws: WebSocket;
+  socket: Duplex;
+  claimed: Claimed;
+  address: string;
+  sessionToken: string;
+  fleet: string;
+  identity: KeyPair;
+  nodes: {
+    nodeOf(id: string): Promise<ChannelNode | null>;
+    actorOf(uid: string): Promise<NodeActor>;
+    attend(uid: string): () => void;
+  };
+  calls: ChannelCalls;
+  refused(facts: { agentId: string; address: string; error: AegisError }): void;
+  limits: ConnectionLimits;
+  connections: Connections;
+  /** Called once it no longer counts as unknown. */
+  authenticated(): void;
+  clock: Clock & { monotonic(): number };
+  newId(): string;
+  log: Log;
+}
+
+/** What the frames of one handshake may take on the wire. */
+const FRAME_OVERHEAD_BYTES = 1024;
+/** Above it, who sends waits until the socket has taken what it holds. */
+const ROOM_BYTES = 256 * 1024;
+const CLOSE_MS = 5000;
+const PINGS_PER_SEC = 5;
+/** Below it, a clock that differs is nothing to speak of. */
+const TELL_SKEW_SEC = 30;
+
+export const connect = (on: ConnectOptions): void => {
+  const { ws, socket, clock, limits, log } = on;
+  let judged = false;
+  let open: Open | null = null;
+  let over = false;
+  let heard = 0;
+
+  const counting = (chunk: Buffer): void => {
+    heard += chunk.length;
+    if (heard > MAX_HANDSHAKE_BYTES + FRAME_OVERHEAD_BYTES) socket.destroy();
+  };
+  socket.on('data', counting);
+  const known = (): void => {
+    clearTimeout(late);
+    socket.off('data', counting);
+    on.authenticated();
+  };
+  const close = (code: number, reason: string): void => {
+    if (over) return;
+    over = true;
+    clearTimeout(late);
+    ws.close(code, reason);
+    setTimeout(() => ws.terminate(), CLOSE_MS).unref();
+  };
+  const refuse = (error: unknown): void => {
+    if (over) return;
+    const known =
+      error instanceof AegisError
+        ? error
+        : new AegisError('http.internal', 'The server failed within.', { cause: error });
+    if (known.code === 'http.internal') log.error({ err: known.cause ?? known }, 'a handshake of the channel failed');
+    on.refused({ agentId: on.claimed.agentId.slice(0, 128), address: on.address, error: known });
+    ws.send(
+      JSON.stringify({
+        success: false,
+        backend_key: '',
+        session_token: '',
+        expires_at: 0,
+        message: known.message,
+        code: known.code,
+        ...(known.retryAfterSec === undefined ? {} : { retry_after_ms: known.retryAfterSec * 1000 }),
+      }),
+    );
+    close(CLOSE.refused, known.code);
+  };
+  const late = setTimeout(
+    () =>
+      refuse(
+        new AegisError(
+          'channel.bad_handshake',
+          `The handshake took longer than ${limits.handshakeMs / 1000} s. Connect again.`,
+        ),
+      ),
+    limits.handshakeMs,
+  );
+  const handshake = async (text: string): Promise<void> => {
+    const { fleet, identity } = on;
+    const nowMs = clock.now();
+    const admitted = await admit(text, on.claimed, { fleet, identity, nodeOf: on.nodes.nodeOf, nowMs });
+    if (over) return;
+    const expiresAtMs = nowMs + limits.sessionMs;
+    const { answer, keys } = acceptRequest({ fleet, identity, ephemeral: makeEphemeral() }, admitted.request, {
+      session_token: on.sessionToken,
+      expires_at: Math.floor(expiresAtMs / 1000),
+      version: admitted.version,
+      nonce: randomBytes(32).toString('base64'),
+      timestamp: Math.floor(nowMs / 1000),
+      sign_messages: limits.signMessages,
+      rotation_messages: limits.rotation.messages,
+      rotation_sec: Math.max(1, Math.round(limits.rotation.ms / 1000)),
+      heartbeat_sec: Math.max(1, Math.round(limits.heartbeatMs / 1000)),
+    });
+    open = openSession(on, { admitted, keys, expiresAtMs, known, close });
+    ws.send(JSON.stringify(answer));
+  };
+
+  let pings = { second: 0, count: 0 };
+  ws.on('ping', () => {
+    const second = Math.floor(clock.monotonic() / 1000);
+    pings = { second, count: pings.second === second ? pings.count + 1 : 1 };
+    if (pings.count > PINGS_PER_SEC) ws.terminate();
+  });
+  ws.on('message', (data: Buffer, isBinary: boolean) => {
+    if (over) return;
+    if (isBinary || (judged && !open)) return close(CLOSE.broken, 'channel.bad_frame');
+    if (open) return open.session.take(data.toString('utf8'));
+    judged = true;
+    handshake(data.toString('utf8')).catch(refuse);
+  });
+  ws.on('error', () => undefined); // 'close' follows, and says all that is to be done
+  ws.on('close', () => {
+    over = true;
+    clearTimeout(late);
+    open?.session.end(new AegisError('http.unavailable', 'The connection of the channel broke.'));
+  });
+};
+
+interface Open {
+  session: Session;
+}
+
+const openSession = (
+  on: ConnectOptions,
+  facts: {
+    admitted: Admitted;
+    keys: SessionKeys;
+    expiresAtMs: number;
+    known(): void;
+    close(code: number, reason: string): void;
+  },
+): Open => {
+  const { ws, clock, limits, log } = on;
+  const { admitted, keys, expiresAtMs } = facts;
+  const { uid, name, publicKey } = admitted.node;
+  const calling = new AbortController();
+  const { promise: closed, resolve: nowClosed } = Promise.withResolvers<void>();
+  let closeCode: number | null = null;
+  let leave = (): void => undefined;
+  let proven = false;
+
+  const opening = opener({
+    key: keys.nodeToServer,
+    direction: 'node to server',
+    verifying: limits.signMessages ? { publicKey: publicKeyFromRaw(publicKey), sessionId: keys.sessionId } : null,
+  });
+  /** The first message shows that whoever is there holds the keys: only now it counts. */
+  const prove = (channel: string, payload: Buffer): void => {
+    if (channel !== 'hello' || !z.safeParse(Hello, JSON.parse(payload.toString('utf8'))).success)
+      throw new AegisError('channel.bad_frame', "A node's first message is its hello, as docs/channel.md has it.");
+    proven = true;
+    facts.known();
+    leave = on.nodes.attend(uid);
+    on.connections.add(connection)?.end(superseded(), CLOSE.superseded);
+    const about = { node: name, uid, session: on.sessionToken.slice(0, 8), address: on.address };
+    log.debug(about, 'a node connected');
+    if (Math.abs(admitted.skewSec) > TELL_SKEW_SEC)
+      log.warn({ ...about, skew_sec: admitted.skewSec }, "this node's clock differs from the server's");
+  };
+  const one = session({
+    wire: {
+      send: (frame) => {
+        if (ws.bufferedAmount < ROOM_BYTES) return ws.send(frame);
+        return new Promise((resolve, reject) => ws.send(frame, (error) => (error ? reject(error) : resolve())));
+      },
+    },
+    sealer: sealer({
+      key: keys.serverToNode,
+      direction: 'server to node',
+      rotation: limits.rotation,
+      clock,
+      signing: limits.signMessages ? { privateKey: on.identity.privateKey, sessionId: keys.sessionId } : null,
+    }),
+    opener: {
+      open: (frame) => {
+        const opened = opening.open(frame);
+        if (!proven) prove(opened.channel, opened.payload);
+        return opened;
+      },
+    },
+    handlerOf: (channel) =>
+      channel === 'hello'
+        ? () => null
+        : on.calls(channel, {
+            actor: () => on.nodes.actorOf(uid),
+            remoteAddress: on.address,
+            signal: calling.signal,
+          }),
+    newId: on.newId,
+    clock,
+    heartbeatMs: limits.heartbeatMs,
+    ended: (reason) => {
+      calling.abort('the connection ended');
+      on.connections.remove(connection);
+      leave();
+      facts.close(closeCode ?? (reason.code.startsWith('channel.') ? CLOSE.broken : CLOSE.silent), reason.code);
+      if (reason.code.startsWith('channel.')) on.refused({ agentId: uid, address: on.address, error: reason });
+      nowClosed();
+    },
+  });
+  const end = (reason: AegisError, code: number): void => {
+    closeCode = code;
+    one.end(reason);
+  };
+  const connection: Connection = {
+    uid,
+    name,
+    sessionToken: on.sessionToken,
+    remoteAddress: on.address,
+    connectedAtMs: clock.now(),
+    expiresAtMs,
+    notify: one.notify,
+    request: (channel, body, timeoutMs) => one.request(channel, body, { timeoutMs }),
+    tick: () => {
+      if (clock.now() >= expiresAtMs)
+        end(new AegisError('http.unavailable', 'The session is over: the node connects anew.'), CLOSE.expired);
+      else one.tick();
+    },
+    end,
+    dismiss: () =>
+      end(new AegisError('nodes.retired', 'The node was retired or deactivated at the server.'), CLOSE.dismissed),
+    stop: (graceMs) => {
+      calling.abort('the server stops');
+      const stopped = (): void =>
+        end(new AegisError('http.unavailable', 'The server stops. The node connects anew.'), CLOSE.stopping);
+      const timer = setTimeout(stopped, graceMs);
+      one.answered().then(() => {
+        clearTimeout(timer);
+        stopped();
+      });
+    },
+    closed,
+  };
+  return { session: one };
+};

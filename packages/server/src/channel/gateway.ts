@@ -1,0 +1,158 @@
+/** channel: the nodes' WebSocket (GET /ws/agent). Owns handshakes, connections and what is said on them; called by the listeners for each
+ *  upgrade, and by whoever has something to say to a node. Calls that come over it are answered by the routes of the other domains (calls.ts).
+ *  Invariant: nothing is done for a connection before its first sealed message opened, and then only as the node whose key signed.
+ *  Must not: know what a message is about. */
+import { randomBytes } from 'node:crypto';
+import type { IncomingMessage } from 'node:http';
+import type { Duplex } from 'node:stream';
+import type { KeyPair } from '@aegis/protocol/access/keys';
+import { MAX_MESSAGE_BYTES } from '@aegis/protocol/channel/messages';
+import { AegisError, errorBody, httpStatusOf } from '@aegis/protocol/errors';
+import { type WebSocket, WebSocketServer } from 'ws';
+import type { Clock } from '../platform/clock.ts';
+import type { NodeActor } from '../platform/http/actor.ts';
+import type { Log } from '../platform/log.ts';
+import type { ChannelNode, Claimed } from './authenticate.ts';
+import type { ChannelCalls } from './calls.ts';
+import { type ConnectionLimits, connect } from './connect.ts';
+import { connections } from './connections.ts';
+
+export interface GatewayOptions {
+  fleet: string;
+  identity: KeyPair;
+  nodes: {
+    nodeOf(id: string): Promise<ChannelNode | null>;
+    actorOf(uid: string): Promise<NodeActor>;
+    attend(uid: string): () => void;
+  };
+  calls: ChannelCalls;
+  /** Told of each handshake that was refused. */
+  refused(facts: { agentId: string; address: string; error: AegisError }): void;
+  limits: ConnectionLimits & {
+    /** Connections that have not authenticated: in all, and from one address. */
+    maxUnauthenticated: number;
+    maxUnauthenticatedEach: number;
+    maxConnections: number;
+  };
+  clock: Clock & { monotonic(): number };
+  newId(): string;
+  log: Log;
+  stopping: AbortSignal;
+}
+
+export interface Gateway {
+  /** Takes over the socket of an upgrade request to `path`, or answers it. */
+  upgrade(request: IncomingMessage, socket: Duplex, head: Buffer, remoteAddress: string): void;
+  readonly connections: ReturnType<typeof connections>;
+  /** Ends the connection that a node has here, if any. */
+  dismiss(uid: string): void;
+  /** Waits at most `graceMs` for answers under way. */
+  close(graceMs: number): Promise<void>;
+}
+
+export const CHANNEL_PATH = '/ws/agent';
+const TICK_MS = 1000;
+const RETRY_MS = 2000;
+
+export const gateway = (on: GatewayOptions): Gateway => {
+  const up = connections();
+  const unauthenticated = new Map<string, number>();
+  let waiting = 0;
+  const server = new WebSocketServer({
+    noServer: true,
+    clientTracking: false,
+    perMessageDeflate: false, // what is sealed does not pack, and packing beside secrets leaks them
+    maxPayload: MAX_MESSAGE_BYTES,
+  });
+  const ticking = setInterval(up.tick, TICK_MS);
+  ticking.unref();
+
+  const enter = (address: string): (() => void) => {
+    waiting++;
+    unauthenticated.set(address, (unauthenticated.get(address) ?? 0) + 1);
+    let left = false;
+    return () => {
+      if (left) return;
+      left = true;
+      waiting--;
+      const rest = (unauthenticated.get(address) ?? 1) - 1;
+      if (rest > 0) unauthenticated.set(address, rest);
+      else unauthenticated.delete(address);
+    };
+  };
+  /** @throws AegisError */
+  const claimsOf = (request: IncomingMessage, address: string): Claimed => {
+    if (on.stopping.aborted) throw unavailable('The server is stopping.');
+    if (request.headers.origin !== undefined)
+      throw new AegisError('access.forbidden', 'Web pages may not connect here: this is for nodes.');
+    const { 'x-agent-id': agentId, 'x-agent-public-key': publicKey } = request.headers;
+    if (typeof agentId !== 'string' || typeof publicKey !== 'string')
+      throw new AegisError(
+        'http.malformed',
+        'A node that connects sends X-Agent-ID and X-Agent-Public-Key (base64), as docs/channel.md has it.',
+      );
+    if (up.count() + waiting >= on.limits.maxConnections)
+      throw unavailable('The server has as many nodes as it takes.');
+    if (waiting >= on.limits.maxUnauthenticated) throw unavailable('Too many nodes connect at this moment.');
+    if ((unauthenticated.get(address) ?? 0) >= on.limits.maxUnauthenticatedEach)
+      throw new AegisError('http.rate_limited', 'Too many connections from this address have not authenticated yet.', {
+        retryAfterSec: 1,
+      });
+    return { agentId, publicKey };
+  };
+
+  return {
+    connections: up,
+    upgrade: (request, socket, head, address) => {
+      const onError = (): void => {
+        socket.destroy();
+      };
+      socket.on('error', onError);
+      let claimed: Claimed;
+      try {
+        claimed = claimsOf(request, address);
+      } catch (error) {
+        refuseUpgrade(socket, error, on.newId());
+        return;
+      }
+      const leave = enter(address);
+      socket.once('close', leave);
+      // Answers a request that is no WebSocket handshake by itself.
+      server.handleUpgrade(request, socket, head, (ws: WebSocket) => {
+        socket.off('error', onError); // it is the WebSocket's now
+        connect({
+          ...on,
+          ws,
+          socket,
+          claimed,
+          address,
+          sessionToken: randomBytes(16).toString('base64url'),
+          connections: up,
+          authenticated: leave,
+        });
+      });
+    },
+    dismiss: (uid) => up.of(uid)?.dismiss(),
+    close: async (graceMs) => {
+      clearInterval(ticking);
+      server.close();
+      const deadline = Date.now() + graceMs;
+      for (const connection of [...up.all()]) connection.stop(Math.max(0, deadline - Date.now()));
+      await Promise.all([...up.all()].map((connection) => connection.closed));
+    },
+  };
+};
+
+const unavailable = (what: string): AegisError =>
+  new AegisError('http.unavailable', `${what} Connect again in a few seconds.`, { retryAfterSec: RETRY_MS / 1000 });
+
+/** In the shape of every other answer. */
+const refuseUpgrade = (socket: Duplex, error: unknown, requestId: string): void => {
+  const known =
+    error instanceof AegisError ? error : new AegisError('http.internal', 'The server failed.', { cause: error });
+  const body = JSON.stringify(errorBody(known, requestId));
+  const retry = known.retryAfterSec === undefined ? '' : `Retry-After: ${known.retryAfterSec}\r\n`;
+  socket.end(
+    `HTTP/1.1 ${httpStatusOf(known.code)} Refused\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: ${Buffer.byteLength(body)}\r\n${retry}Connection: close\r\n\r\n${body}`,
+  );
+};
