@@ -6,11 +6,19 @@ import { plainText } from './ui/plain-text.ts';
 
 const isRecord = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null;
 
+/** oclif's guess about flags that take several values; ours take one each time. */
+const LISTS_NOTE = /\n\s*Note: --[^\n]* allows? multiple values\.[\s\S]*$/;
+
 /** oclif's parse errors carry several lines and a colour; nothing of its own is shown. */
 export const usageOf = (error: unknown): AegisError | null => {
   if (!(error instanceof Error) || error instanceof AegisError || !isRecord((error as { oclif?: unknown }).oclif))
     return null;
-  const sentence = plainText(error.message.replace(/\nSee more help with --help$/, '').replaceAll('\n', ' '))
+  const sentence = plainText(
+    error.message
+      .replace(/\nSee more help with --help$/, '')
+      .replace(LISTS_NOTE, '')
+      .replaceAll('\n', ' '),
+  )
     .replace(/^The following errors? occurred:/, '')
     .replace(/ {2,}/g, ' ')
     .trim();

@@ -61,6 +61,7 @@ test.each([
   [['--frob'], "There is no option '--frob' here. See 'aegis --help'."],
   [['nodes', 'list', '--frob'], 'Nonexistent flag: --frob. See --help.'],
   [['nodes', 'show'], 'Missing 1 required arg: node Name or uid of the node. See --help.'],
+  [['backups', 'configs', 'create'], "Missing 1 required arg: name The new configuration's name. See --help."],
   [['nodes', 'retire', 'web-1'], 'Without a terminal nobody can be asked: add --yes if it is meant.'],
 ])('%j', async (args, sentence) => {
   expect(await text(args)).toEqual({ code: 2, stdout: '', stderr: `aegis: ${sentence}\n` });

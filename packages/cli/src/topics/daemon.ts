@@ -79,7 +79,25 @@ const answerFacts = (answer: Readonly<Record<string, unknown>>): string =>
   facts(Object.entries(answer).map(([key, value]) => [key.replaceAll('_', ' '), factText(value)] as const));
 const factText = (value: unknown): string | null => {
   if (typeof value === 'string' || value === null) return value;
+  if (isBackups(value)) return backupsText(value);
   return isArtifacts(value) ? artifactsText(value) : JSON.stringify(value);
+};
+
+interface Backups {
+  configs: number;
+  running: number;
+  queued: number;
+  unreported: number;
+  failed: readonly string[];
+}
+const isBackups = (value: unknown): value is Backups =>
+  typeof value === 'object' && value !== null && 'configs' in value && 'queued' in value;
+/** `2 configured, 1 running; failed last: etc, db`. */
+const backupsText = ({ configs, running, queued, unreported, failed }: Backups): string => {
+  const counts = { running, queued, unreported };
+  const parts = Object.entries(counts).flatMap(([what, count]) => (count > 0 ? [`, ${count} ${what}`] : []));
+  const last = failed.length > 0 ? `; failed last: ${failed.join(', ')}` : '';
+  return `${configs} configured${parts.join('')}${last}`;
 };
 
 interface Artifacts {
