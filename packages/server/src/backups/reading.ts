@@ -45,7 +45,7 @@ export const readingService = (on: {
           `The backup lies in ${place.destination.path} of '${run.node_name}': no link leads there. ${
             run.node_uid === null
               ? `On the server's own machine: 'aegis backups restore --from ${place.destination.path}/${run.prefix} --target DIR'.`
-              : `Restore it on that node with 'aegis backups restore ${run.id} --node ${run.node_name}'.`
+              : `Restore it on that node with 'aegis backups restore ${run.id} --node ${run.node_name} --target DIR'; there 'aegis backups ls', 'cat' and 'verify' open it with --from ${place.destination.path}/${run.prefix}.`
           }`,
         );
       const store = on.stores.of(place);

@@ -24,7 +24,7 @@ export const destinationStores = (on: { vault: CredentialVault; clock: Clock; bo
     if (destination.kind !== 's3')
       throw new AegisError(
         'backups.unsupported',
-        'The backup lies in a folder, which only the machine that wrote it reaches. Ask for it there.',
+        "The backup lies in a folder, which only the machine that wrote it reaches. Verify it there: 'aegis backups verify --from FOLDER' ('aegis backups show RUN' names the folder).",
       );
     return s3Store(destination, credentials, { clock: on.clock, bounds: on.bounds });
   };
