@@ -45,6 +45,7 @@ const daemon = () => import('./topics/daemon.ts');
 const nodes = () => import('./topics/nodes.ts');
 const nodesAgents = () => import('./topics/nodes-agents.ts');
 const accessKeys = () => import('./topics/access-keys.ts');
+const accessAudit = () => import('./topics/access-audit.ts');
 const server = () => import('./topics/server.ts');
 const tokens = () => import('./topics/server-tokens.ts');
 
@@ -213,6 +214,17 @@ export const COMMANDS: Readonly<Record<string, TableEntry>> = {
   'access:keys:add': entry('fleet', 'Let a key sign artifacts', async () => (await accessKeys()).AccessKeysAdd),
   'access:keys:list': entry('fleet', 'List the keys that nodes trust', async () => (await accessKeys()).AccessKeysList),
   'access:keys:revoke': entry('fleet', 'Revoke a key for good', async () => (await accessKeys()).AccessKeysRevoke),
+  'access:audit:list': entry('fleet', 'List who did what', async () => (await accessAudit()).AccessAuditList),
+  'access:audit:export': entry(
+    'fleet',
+    'Write the whole audit chain to a file',
+    async () => (await accessAudit()).AccessAuditExport,
+  ),
+  'access:audit:verify': entry(
+    'fleet',
+    'Prove that nothing in the audit was changed or removed',
+    async () => (await accessAudit()).AccessAuditVerify,
+  ),
   'server:init': entry(
     'server',
     'Make a fleet: its keys and the data directory',
@@ -286,7 +298,8 @@ export const COMMANDS: Readonly<Record<string, TableEntry>> = {
 };
 
 export const TOPICS: Readonly<Record<string, string>> = {
-  access: 'Say whom the fleet trusts',
+  access: 'Say whom the fleet trusts, and see who did what',
+  'access:audit': 'See who did what, and prove that nothing of it was changed',
   'access:keys': 'Make keys, and say which of them nodes trust',
   artifacts: 'Make, sign and publish eBPF artifacts, and watch them on nodes',
   backups: 'Back up folders of nodes, and restore them',

@@ -1,3 +1,4 @@
+import * as audit from '@aegis/protocol/access/audit-endpoints';
 import * as access from '@aegis/protocol/access/endpoints';
 import type { Caller } from '@aegis/protocol/access/roles';
 import * as artifacts from '@aegis/protocol/artifacts/endpoints';
@@ -16,7 +17,7 @@ import type { TestClient } from './test-client.ts';
 
 const isEndpoint = (value: unknown): value is Endpoint =>
   typeof value === 'object' && value !== null && 'door' in value && 'caller' in value;
-const ENDPOINTS = [access, nodes, commands, artifacts, backups, backupsNodes, backupsAgents].flatMap((part) =>
+const ENDPOINTS = [access, audit, nodes, commands, artifacts, backups, backupsNodes, backupsAgents].flatMap((part) =>
   Object.values(part).filter(isEndpoint),
 );
 

@@ -1,6 +1,7 @@
 /** api: the server's operator side as the CLI calls it. Used by the topics; holds no presentation.
  *  Invariant: a route here is the protocol's own endpoint: method and path are checked against its literal types by the compiler.
  *  The endpoints' values stay unimported: building their zod schemas costs 12 ms, a third of a bare start. */
+import type * as audit from '@aegis/protocol/access/audit-endpoints';
 import type * as access from '@aegis/protocol/access/endpoints';
 import type * as artifacts from '@aegis/protocol/artifacts/endpoints';
 import type * as backupsAgents from '@aegis/protocol/backups/agent-endpoints';
@@ -45,6 +46,7 @@ export const routes = {
   artifactStatus: route<typeof artifacts.allStatus>('GET', '/api/v1/artifact-status'),
   kernelReport: route<typeof artifacts.showKernelReport>('GET', '/api/v1/agents/{id}/kernel'),
   showTrust: route<typeof access.showTrust>('GET', '/api/v1/trust'),
+  listAudit: route<typeof audit.listAudit>('GET', '/api/v1/audit'),
   listKeys: route<typeof access.listKeys>('GET', '/api/v1/keys'),
   addKey: route<typeof access.addKey>('POST', '/api/v1/keys'),
   revokeKey: route<typeof access.revokeKey>('POST', '/api/v1/keys/{id}/revoke'),
