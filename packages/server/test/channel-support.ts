@@ -153,13 +153,12 @@ export interface Handshake {
   ephemeral: ReturnType<typeof makeEphemeral>;
 }
 export const requestOf = (
-  stage: GatewayStage,
   node: KnownNode,
   change: Partial<Omit<AuthenticationRequest, 'signature'>> = {},
-  serverKey: Uint8Array = stage.server.publicRaw,
+  fleet = FLEET,
 ): Handshake => {
   const ephemeral = makeEphemeral();
-  const request = signRequest({ fleet: FLEET, serverKey }, node.keys, {
+  const request = signRequest(fleet, node.keys, {
     agent_id: node.name,
     public_key: node.keys.publicRaw.toString('base64'),
     timestamp: Math.floor(Date.now() / 1000),
@@ -188,11 +187,15 @@ export const connectNode = async (
 ): Promise<ChannelNode> => {
   if (!node) throw new Error('no such node');
   const raw = await open(stage.url, headersOf(node));
-  const { request, ephemeral } = requestOf(stage, node);
+  const { request, ephemeral } = requestOf(node);
   raw.ws.send(JSON.stringify(request));
   const answer = JSON.parse(await raw.next()) as AuthenticationResponse;
   if (!answer.success) throw new Error(`refused: ${answer.code} ${answer.message}`);
-  const keys = openAnswer({ fleet: FLEET, serverKey: stage.server.publicRaw, ephemeral }, request, answer);
+  const keys = openAnswer(
+    { fleet: FLEET, isServerKey: (raw) => raw.equals(stage.server.publicRaw), ephemeral },
+    request,
+    answer,
+  );
   const clock = { now: () => Date.now(), monotonic: () => performance.now() };
   const sealing = sealer({
     key: Buffer.from(keys.nodeToServer),

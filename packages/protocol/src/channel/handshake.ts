@@ -18,13 +18,6 @@ import { type AcceptedAuthentication, type AuthenticationRequest, CHANNEL_VERSIO
  *  a request that somebody captured can be sent again, but who sends it cannot open the answer's keys. So the server counts a node as here
  *  only after its first sealed message (SIGMA's confirmation, by the key rather than by another signature). */
 
-/** What either side knows beforehand. */
-export interface Parties {
-  fleet: string;
-  /** Raw Ed25519 key of the server. */
-  serverKey: Uint8Array;
-}
-
 export interface SessionKeys {
   /** 32 bytes each, of epoch 0. */
   nodeToServer: Buffer;
@@ -38,12 +31,11 @@ type SignedAnswer = Omit<AcceptedAuthentication, 'signature'>;
 
 const bytes = (base64: string): Buffer => Buffer.from(base64, 'base64');
 
-/** What the node signs. */
-export const nodeTranscript = ({ fleet, serverKey }: Parties, request: SignedRequest): Buffer =>
+/** What the node signs. Not the server's key: it learns from the answer which of the keys that its trust bundle lists the server has now. */
+export const nodeTranscript = (fleet: string, request: SignedRequest): Buffer =>
   lengthPrefixed([
     'aegis-ws-1 node',
     fleet,
-    serverKey,
     request.agent_id,
     request.versions.join(','),
     bytes(request.public_key),
@@ -56,7 +48,7 @@ export const nodeTranscript = ({ fleet, serverKey }: Parties, request: SignedReq
 export const serverTranscript = (fleet: string, request: AuthenticationRequest, answer: SignedAnswer): Buffer =>
   lengthPrefixed([
     'aegis-ws-1 server',
-    nodeTranscript({ fleet, serverKey: bytes(answer.server_key) }, request),
+    nodeTranscript(fleet, request),
     bytes(request.signature),
     String(answer.version),
     bytes(answer.server_key),
@@ -80,14 +72,14 @@ export const makeEphemeral = (): Ephemeral => {
   return { privateKey, publicRaw: rawPublicKey(privateKey) };
 };
 
-export const signRequest = (parties: Parties, identity: KeyPair, request: SignedRequest): AuthenticationRequest => ({
+export const signRequest = (fleet: string, identity: KeyPair, request: SignedRequest): AuthenticationRequest => ({
   ...request,
-  signature: sign(null, nodeTranscript(parties, request), identity.privateKey).toString('base64'),
+  signature: sign(null, nodeTranscript(fleet, request), identity.privateKey).toString('base64'),
 });
 
 /** Whether whoever made the request holds the key in it. That the key is the node's is the caller's to know. */
-export const isRequestSigned = (parties: Parties, request: AuthenticationRequest): boolean =>
-  verify(null, nodeTranscript(parties, request), publicKeyFromRaw(bytes(request.public_key)), bytes(request.signature));
+export const isRequestSigned = (fleet: string, request: AuthenticationRequest): boolean =>
+  verify(null, nodeTranscript(fleet, request), publicKeyFromRaw(bytes(request.public_key)), bytes(request.signature));
 
 /** The newest that both know; null: none. */
 export const chooseVersion = (offered: readonly number[]): number | null =>
@@ -113,13 +105,15 @@ export const acceptRequest = (
 };
 
 /** The node's side of the answer.
+ *  @param isServerKey whether the trust bundle lets this key serve
  *  @throws AegisError channel.bad_handshake: another server, or one that speaks of another request; channel.unsupported_version */
 export const openAnswer = (
-  { fleet, serverKey, ephemeral }: Parties & { ephemeral: Ephemeral },
+  { fleet, isServerKey, ephemeral }: { fleet: string; isServerKey: (raw: Buffer) => boolean; ephemeral: Ephemeral },
   request: AuthenticationRequest,
   answer: AcceptedAuthentication,
 ): SessionKeys => {
-  if (!sameBytes(bytes(answer.server_key), serverKey))
+  const serverKey = bytes(answer.server_key);
+  if (!isServerKey(serverKey))
     throw new AegisError(
       'channel.bad_handshake',
       'Another server answers than the one that this node was enrolled with: nothing is said to it. See that the address leads to your server, or give the node the trust bundle that names its new key.',

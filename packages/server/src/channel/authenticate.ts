@@ -1,5 +1,4 @@
 import { timingSafeEqual } from 'node:crypto';
-import type { KeyPair } from '@aegis/protocol/access/keys';
 import { chooseVersion, isRequestSigned } from '@aegis/protocol/channel/handshake';
 import { AuthenticationRequest, CHANNEL_VERSIONS } from '@aegis/protocol/channel/messages';
 import { AegisError } from '@aegis/protocol/errors';
@@ -36,7 +35,6 @@ export const admit = async (
   claimed: Claimed,
   on: {
     fleet: string;
-    identity: KeyPair;
     /** The active node of that uid or name. @throws AegisError nodes.retired, nodes.deactivated */
     nodeOf(id: string): Promise<ChannelNode | null>;
     nowMs: number;
@@ -52,7 +50,7 @@ export const admit = async (
   const shown = Buffer.from(request.public_key, 'base64');
   // To whoever holds no key of ours, an unknown node, another one's key and a bad signature are the same.
   const known = timingSafeEqual(shown, node?.publicKey ?? Buffer.alloc(32)) && node?.publicKey;
-  const signed = isRequestSigned({ fleet: on.fleet, serverKey: on.identity.publicRaw }, request);
+  const signed = isRequestSigned(on.fleet, request);
   if (!node || !known || !signed)
     throw new AegisError(
       'access.unauthenticated',

@@ -118,7 +118,7 @@ export const connect = (on: ConnectOptions): void => {
   const handshake = async (text: string): Promise<void> => {
     const { fleet, identity } = on;
     const nowMs = clock.now();
-    const admitted = await admit(text, on.claimed, { fleet, identity, nodeOf: on.nodes.nodeOf, nowMs });
+    const admitted = await admit(text, on.claimed, { fleet, nodeOf: on.nodes.nodeOf, nowMs });
     if (over) return;
     const expiresAtMs = nowMs + limits.sessionMs;
     const { answer, keys } = acceptRequest({ fleet, identity, ephemeral: makeEphemeral() }, admitted.request, {
