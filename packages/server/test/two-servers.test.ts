@@ -93,6 +93,20 @@ test('a server on SQLite shares its directory with none', async () => {
   });
 });
 
+test('what must not overlap takes turns across servers, also after one of them failed', async () => {
+  let inside = 0;
+  let most = 0;
+  const work = (server: TestServer, fails: boolean) =>
+    server.running.storage.alone('test', async () => {
+      most = Math.max(most, ++inside);
+      await server.running.storage.ping();
+      inside--;
+      if (fails) throw new Error('as told');
+    });
+  const outcomes = await Promise.allSettled([one, other, one, other].map((server, at) => work(server, at % 2 === 0)));
+  expect([most, outcomes.map(({ status }) => status)]).toEqual([1, ['rejected', 'fulfilled', 'rejected', 'fulfilled']]);
+});
+
 test('a token that is revoked at one is refused at the other by the next request', async () => {
   const { id, token } = await one.as('admin').call(createToken, { body: { name: 'short', role: 'viewer' } });
   await other.withToken(token).call(listAgents);

@@ -52,6 +52,8 @@ export interface SharedBus extends Bus, AsyncDisposable {
 /** PostgreSQL takes less than 8000 bytes. */
 const MESSAGE_BYTES = 7900;
 const TOPIC_BYTES = 500;
+/** What is longer is none of ours. */
+const HEARD_CHARS = 2 * MESSAGE_BYTES;
 /** More of them that wait for a link become one message: that everything may have changed. */
 const MOST_TOPICS = 20_000;
 const TOPICS_AT_ONCE = 4000;
@@ -91,7 +93,8 @@ export const sharedBus = (on: {
   };
   const heard = (message: string): void => {
     heardAt = performance.now();
-    const [sender, ...names] = message.split('\n', MESSAGE_BYTES);
+    if (message.length > HEARD_CHARS) return;
+    const [sender, ...names] = message.split('\n');
     if (sender !== self) for (const name of new Set(names)) heardTopic(name);
   };
 

@@ -5,7 +5,7 @@ const TOPICS_AT_ONCE = 50;
 const BETWEEN_MS = 50; // 1000 a second
 
 export interface MissedSweep {
-  /** From the beginning, if one is under way. */
+  /** Another round after the one that may be under way. */
   now(): void;
   stop(): void;
 }
@@ -17,14 +17,17 @@ export const missedSweep = (on: {
   everyMs: () => number;
 }): MissedSweep => {
   let left: string[] = [];
+  let asked = false;
   let timer: NodeJS.Timeout | undefined;
   let stopped = false;
+  let steppedAt = Number.NEGATIVE_INFINITY;
   const again = (work: () => void, ms: number): void => {
     clearTimeout(timer);
     timer = setTimeout(work, ms);
     timer.unref();
   };
   const begin = (): void => {
+    asked = false;
     left = on.names();
     step();
   };
@@ -34,12 +37,17 @@ export const missedSweep = (on: {
     left = left.slice(TOPICS_AT_ONCE);
     for (const name of some) on.wake(name);
     if (left.length > 0) again(step, BETWEEN_MS);
+    else if (asked) again(begin, BETWEEN_MS);
     else again(begin, on.everyMs());
+    steppedAt = performance.now();
   };
   again(begin, 0);
   return {
     now: () => {
-      if (!stopped) again(begin, 0);
+      if (stopped || asked) return;
+      asked = true;
+      // However often it is asked for, no more is woken at a time.
+      if (left.length === 0) again(begin, Math.max(0, steppedAt + BETWEEN_MS - performance.now()));
     },
     stop: () => {
       stopped = true;
