@@ -100,6 +100,21 @@ const MUST_BE_EMPTY: Readonly<Record<string, string>> = {
     SELECT node_uid FROM artifacts_assignments WHERE confirmed = 1 AND present = 1
     UNION ALL SELECT r.node_uid FROM artifacts_reports AS r LEFT JOIN artifacts_assignments AS a
       ON a.node_uid = r.node_uid AND a.name = r.name WHERE a.name IS NULL OR r.generation > a.generation`,
+  'a backup run that is over without its time, or under way with one': `
+    SELECT id FROM backups_runs WHERE (finished_at IS NULL) <> (state = 'running')`,
+  'a good backup without its proof, or a bad one without its reason': `
+    SELECT id FROM backups_runs WHERE CASE
+      WHEN state IN ('completed', 'completed_with_errors') THEN
+        archive_bytes = 0 OR totals IS NULL OR (cause <> 'agent' AND (statement IS NULL OR end_sha256 IS NULL))
+      WHEN state IN ('failed', 'lost') THEN reason IS NULL
+      ELSE 0 END`,
+  'an upload of no run, or of an attempt that was never begun': `
+    SELECT u.upload_id FROM backups_uploads AS u LEFT JOIN backups_runs AS r ON r.id = u.run_id
+    WHERE r.id IS NULL OR u.attempt > r.attempt`,
+  'a confirmed wish for a backup, or a report of what was never wished': `
+    SELECT node_uid FROM backups_assignments WHERE confirmed = 1 AND present = 1
+    UNION ALL SELECT r.node_uid FROM backups_reports AS r LEFT JOIN backups_assignments AS a
+      ON a.node_uid = r.node_uid AND a.config_id = r.config_id WHERE a.config_id IS NULL OR r.generation > a.generation`,
   'a join token used more often than it may': 'SELECT id FROM access_join_tokens WHERE used > uses',
 };
 

@@ -6,6 +6,7 @@ import { type HostileS3, type SeenRequest, startHostileS3 } from '../faults/host
 import { waitFor } from '../faults/wait.ts';
 import { plantTree } from '../fleet/backup-fleet.ts';
 import { type BackupJudge, backupJudge, type RunSeen } from '../fleet/backup-judge.ts';
+import { faultsIn } from '../fleet/database.ts';
 import { type HeldFleet, type HeldNode, startHeldFleet } from '../fleet/in-process.ts';
 import { type Radosgw, startRadosgw } from '../fleet/radosgw.ts';
 
@@ -142,4 +143,5 @@ test('nothing is left of them', async () => {
     async () => (await s3.s3().send(new ListMultipartUploadsCommand({ Bucket: bucket }))).Uploads === undefined,
     40_000,
   );
+  expect(faultsIn(held.server.dataDir)).toEqual([]);
 }, 60_000);

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { waitFor } from '../faults/wait.ts';
 import { type BackupFleet, startBackupFleet } from '../fleet/backup-fleet.ts';
+import { faultsIn } from '../fleet/database.ts';
 
 /** Server and daemon die by `kill -9` of themselves at each commit, send and answer of a backup, as `bin/aegis` runs them. The points are not
  *  listed here: a first run records each that it passes. Under AEGIS_LONG all of them, else a few of each side. */
@@ -91,6 +92,7 @@ test.each(['daemon', 'server'] as Side[])(
     expect(faults).toEqual([]);
     await waitFor('an empty spool', () => on.spooled().length === 0);
     await waitFor('no upload to be left', async () => (await on.openUploads()).length === 0, 60_000);
+    expect(faultsIn(join(on.fleet.folder, 'server'))).toEqual([]);
   },
   3_600_000,
 );

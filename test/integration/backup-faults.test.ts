@@ -14,6 +14,7 @@ import {
 } from '../faults/hostile-s3.ts';
 import { waitFor } from '../faults/wait.ts';
 import { type BackupFleet, startBackupFleet } from '../fleet/backup-fleet.ts';
+import { faultsIn } from '../fleet/database.ts';
 
 /** Faults while a backup is made, by the real CLI, server, daemon and S3 server. Whatever happens, a run that calls itself completed verifies
  *  and restores to the tree that was there, and any other says why it failed; nothing of it is left in the bucket's uploads or the spool. */
@@ -246,4 +247,5 @@ test('nothing is left: no upload in the bucket once it was swept, nothing in the
     () => on.spooled().join('\n'),
   );
   await waitFor('no upload to be left', async () => (await on.openUploads()).length === 0, 40_000);
+  expect(faultsIn(join(on.fleet.folder, 'server'))).toEqual([]);
 }, 90_000);

@@ -7,6 +7,7 @@ import { snapshot } from '../../packages/archive/test/tree-compare.ts';
 import type { SeenRequest } from '../faults/hostile-s3.ts';
 import { waitFor } from '../faults/wait.ts';
 import { type BackupFleet, plantTree, startBackupFleet } from '../fleet/backup-fleet.ts';
+import { faultsIn } from '../fleet/database.ts';
 
 /** Storage that fails under a backup: the disk of its spool is full, the file system of its sources goes away. */
 
@@ -137,4 +138,5 @@ test.each([
 test('nothing is left in spool and uploads', async () => {
   await waitFor('the spools to be empty', () => on.spooled().length === 0);
   await waitFor('no upload to be left', async () => (await on.openUploads()).length === 0, 40_000);
+  expect(faultsIn(join(on.fleet.folder, 'server'))).toEqual([]);
 }, 60_000);
