@@ -33,11 +33,11 @@ export interface EntryWriterDeps {
   onLater(entry: Entry, ended: 'restored' | 'skipped' | { error: unknown }): void;
 }
 
-/** Of a first entry that hard links name. */
+/** Of a first entry that hard links name, of which there may be a million: the entry until this restore has made something of it. */
 interface LinkTarget {
-  entry: Entry;
-  /** What this restore made of it. */
-  placed: { path: Buffer; identity: Identity } | null;
+  entry: Entry | null;
+  /** `path` is null where it is the entry's own. */
+  placed: { path: Buffer | null; identity: Identity } | null;
 }
 
 export interface EntryWriter {
@@ -60,26 +60,28 @@ export const entryWriter = (deps: EntryWriterDeps): EntryWriter => {
     const key = entry.path.toString('latin1');
     if (deps.linkTargets.has(key)) links.set(key, { entry, placed: null });
   };
-  const rememberPlaced = (link: LinkTarget | undefined, path: Buffer, dirFd: number, name: Buffer): void => {
-    if (link) link.placed = { path, identity: placing.identityOf(dirFd, name) };
-  };
   const linkOf = (path: Buffer): LinkTarget | undefined =>
     links.size === 0 ? undefined : links.get(path.toString('latin1'));
 
   /** Completes what was made under a temporary name; the descriptor is closed. */
   const complete = (at: Place, fd: number, temporary: Temporary, header: TarEntry): 'restored' | 'skipped' => {
+    const { link } = at;
+    let identity: Identity | null = null;
     try {
       placing.dress(fd, header, at.path, at.level.inheritsAcl ? 'inherits-acl' : 'clean');
-      rememberPlaced(at.link, at.path, fd, EMPTY);
+      if (link) identity = placing.identityOf(fd, EMPTY); // of the descriptor: by its name it could be another's soon
     } catch (error) {
       placing.discard(at.level, temporary);
       throw error;
     } finally {
       files.closeFd(fd);
     }
-    if (placing.commit(at.level, temporary, at.name, at.choice)) return 'restored';
-    if (at.link) at.link.placed = null;
-    return 'skipped';
+    if (!placing.commit(at.level, temporary, at.name, at.choice)) return 'skipped';
+    if (link && identity) {
+      link.placed = { path: link.entry?.path.equals(at.path) ? null : Buffer.from(at.path), identity };
+      link.entry = null;
+    }
+    return 'restored';
   };
 
   const writeSmall = (at: Place, header: TarEntry, data: Buffer): 'restored' | 'skipped' => {
@@ -207,14 +209,15 @@ export const entryWriter = (deps: EntryWriterDeps): EntryWriter => {
   };
 
   const writeLink = (at: Place, entry: Entry): Outcome | Promise<Outcome> => {
-    const link = linkOf(entry.target ?? EMPTY);
+    const first = entry.target ?? EMPTY;
+    const link = linkOf(first);
     if (!link) throw new SystemError(ENOENT, 'linkat', at.name);
-    const { placed } = link;
-    if (!placed) {
-      // The first name was not wanted, or left as it was: this one gets the content, and the others are linked to it.
-      return deps.again(link.entry, async (reader) => await writeNode({ ...at, link }, link.entry, reader));
-    }
-    const from = parentOf(placed.path);
+    const { placed, entry: again } = link;
+    // The first name was not wanted, or left as it was: this one gets the content, and the others are linked to it.
+    if (again) return deps.again(again, async (reader) => await writeNode({ ...at, link }, again, reader));
+    if (!placed) throw new SystemError(ENOENT, 'linkat', at.name);
+    const placedPath = placed.path ?? first;
+    const from = parentOf(placedPath);
     const shared = from.equals(parentOf(at.path));
     const fromFd = shared
       ? at.level.fd
@@ -223,7 +226,7 @@ export const entryWriter = (deps: EntryWriterDeps): EntryWriter => {
         : files.openBeneath(tree.targetFd, from, OPEN_NAME | OPEN_DIRECTORY);
     let name: Buffer;
     try {
-      name = placing.withTemporary((one) => files.linkAt(fromFd, nameOf(placed.path), at.level.fd, one)).name;
+      name = placing.withTemporary((one) => files.linkAt(fromFd, nameOf(placedPath), at.level.fd, one)).name;
     } finally {
       if (!shared && from.length > 0) files.closeFd(fromFd);
     }
