@@ -1,5 +1,5 @@
 import * as z from 'zod/mini';
-import { AegisError, isErrorCode } from '../errors.ts';
+import { AegisError, type ErrorDetails, isErrorCode } from '../errors.ts';
 import type { MessageType } from './messages.ts';
 import { costOf, outbox, type Wire } from './outbox.ts';
 import type { Opened, Opener, Sealer } from './sealing.ts';
@@ -59,7 +59,14 @@ const Heartbeat = z.looseObject({
 const Answer = z.looseObject({
   in_reply_to: z.string(),
   result: z.optional(z.unknown()),
-  error: z.optional(z.object({ code: z.string(), message: z.string() })),
+  error: z.optional(
+    z.object({
+      code: z.string(),
+      message: z.string(),
+      details: z.optional(z.record(z.string(), z.unknown())),
+      retry_after_ms: z.optional(z.int().check(z.minimum(0))),
+    }),
+  ),
 });
 
 interface Asked {
@@ -150,7 +157,7 @@ export const session = (options: SessionOptions): Session => {
         );
       asked.delete(id);
       freePlace();
-      if (error) waiting.reject(new AegisError(isErrorCode(error.code) ? error.code : 'http.internal', error.message));
+      if (error) waiting.reject(asError(error));
       else waiting.resolve(result);
       done(opened.channel, bytes);
       return;
@@ -274,14 +281,21 @@ const outcomeOf = async (message: Message, handler: Handler | null): Promise<{ r
     return { error: told(error) };
   }
 };
-interface Told {
-  code: string;
-  message: string;
-}
+type Told = NonNullable<z.infer<typeof Answer>['error']>;
 const told = (error: unknown): Told => {
-  const { code, message } = error instanceof AegisError ? error : internal(error);
-  return { code, message };
+  const { code, message, details, retryAfterSec } = error instanceof AegisError ? error : internal(error);
+  return {
+    code,
+    message,
+    ...(Object.keys(details).length > 0 ? { details } : {}),
+    ...(retryAfterSec === undefined ? {} : { retry_after_ms: retryAfterSec * 1000 }),
+  };
 };
+const asError = ({ code, message, details, retry_after_ms }: Told): AegisError =>
+  new AegisError(isErrorCode(code) ? code : 'http.internal', message, {
+    ...(details ? { details: details as ErrorDetails } : {}),
+    ...(retry_after_ms === undefined ? {} : { retryAfterSec: Math.ceil(retry_after_ms / 1000) }),
+  });
 const noHandler = (channel: string) =>
   new AegisError('channel.no_handler', `Nobody listens on the channel '${channel}' here.`);
 const internal = (cause: unknown) =>
