@@ -55,7 +55,7 @@ const excludeText = ({ exclude }: BackupConfig): string | null => {
 
 const probeText = ({ probe }: BackupConfig, now: number): string => {
   if (probe === null) return 'not tried yet';
-  const notes = probe.notes.length > 0 ? `: ${probe.notes.join('; ')}` : '';
+  const notes = probe.notes.length > 0 ? `: ${probe.notes.join(' ')}` : '';
   return `${probe.ok ? 'works' : 'does not work'} (${ago(probe.at, now)})${notes}`;
 };
 
@@ -74,7 +74,12 @@ export const configFacts = (config: BackupConfig, now: number): string => {
     ['endpoint', s3 && `${s3.endpoint ?? "Amazon's"} (${s3.region})`],
     ['access', s3 && `${s3.access}, key ${config.credentials?.access_key_id ?? "of the server's own surroundings"}`],
     ['probe', s3 && probeText(config, now)],
-    ['object lock', s3?.object_lock_days ? `${s3.object_lock_days} days (${s3.object_lock_mode})` : null],
+    [
+      'object lock',
+      s3?.object_lock_days
+        ? `${s3.object_lock_days === 1 ? '1 day' : `${s3.object_lock_days} days`} (${s3.object_lock_mode})`
+        : null,
+    ],
     ['encrypted to', config.encryption.recipients.join(', ') || 'nobody: not encrypted'],
     ['compression', `zstd ${config.compression.level}`],
     ['schedule', scheduleText(config) ?? 'none: it runs when it is asked for'],
