@@ -118,13 +118,14 @@ test('twenty configurations at once are done in turn, each once', async () => {
     ),
   ).map(({ config_id }) => config_id);
   let most = 0;
-  await waitFor('all of them', () => {
+  const all = (): boolean => {
     most = Math.max(most, daemon.status().backups.running);
     return ids.every((id) => server.runsOf(id)[0]?.end);
-  });
+  };
+  await waitFor('all of them', all, 120_000);
   expect(most).toBe(2);
   expect(ids.map((id) => server.runsOf(id).map(({ end }) => end?.state))).toEqual(ids.map(() => ['completed']));
-});
+}, 150_000);
 
 test('what was asked for twice, what is not configured, and what is taken off', async () => {
   await using server = await startBackupServer();

@@ -21,6 +21,8 @@ export interface ReportLoopOptions {
   waiting: RunRow[];
   /** The server does not take a good end: what it should prove is not there. */
   refused(row: RunRow, error: AegisError): Promise<void>;
+  /** The server has it, or will never take it. */
+  told(row: RunRow): void;
   /** Removes runs from `file` destinations. */
   forget(row: RunRow): Promise<void>;
   backoff: Backoff;
@@ -69,6 +71,7 @@ export const reportLoop = (options: ReportLoopOptions) => {
     row.forget = forget;
     row.stage = 'told';
     await journal.group('backup-told', () => repository.tellRun(row, forget));
+    options.told(row);
     if (forget.length > 0) await forgetRuns(row);
   };
   const forgetRuns = async (row: RunRow): Promise<void> => {

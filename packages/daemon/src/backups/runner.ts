@@ -139,7 +139,7 @@ export const runner = (options: RunnerOptions) => {
       return enqueue(row);
     },
     /** Another attempt of one whose end the server did not take. */
-    again: (row: RunRow): void => void enqueue(row),
+    again: (row: RunRow): Waiting => enqueue(row),
     /** A run that waits is cancelled at its turn: the server is told of it then. */
     cancel: (row: RunRow): void => {
       const run = active.get(row.configId);

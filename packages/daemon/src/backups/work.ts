@@ -9,7 +9,7 @@ import type { RunEnd } from '@aegis/protocol/backups/run';
 import { AegisError } from '@aegis/protocol/errors';
 import type { FaultPoints } from '@aegis/protocol/fault-points';
 import { uuidv7Generator } from '@aegis/protocol/ids';
-import { type Clock, isoTime } from '../platform/clock.ts';
+import { type Clock, isoTime, pause } from '../platform/clock.ts';
 import { backoff } from '../platform/http/backoff.ts';
 import type { HttpClient } from '../platform/http/client.ts';
 import type { Journal } from '../platform/journal/journal.ts';
@@ -21,7 +21,8 @@ import { endLeftHooks } from './hooks.ts';
 import { reportLoop } from './report-loop.ts';
 import { type BackupsState, backupsRepository, type RunRow } from './repository.ts';
 import { type RestoreRequest, restoreHere } from './restore.ts';
-import { runner as runnerOf } from './runner.ts';
+import type { ActiveRun } from './run.ts';
+import { runner as runnerOf, type Waiting } from './runner.ts';
 import { scheduleLoop } from './schedule-loop.ts';
 import type { Tell } from './service.ts';
 import type { BackupsStatus, BackupView } from './view.ts';
@@ -57,6 +58,9 @@ export interface WorkOptions {
 }
 
 export type BackupsWork = Awaited<ReturnType<typeof backupsWork>>;
+
+/** For its answer to the end of a run, by who asked for that run: it may be away. */
+const HEARD_MS = 10_000;
 
 export const backupsWork = async (options: WorkOptions) => {
   const { node, keys, journal, client, limits, clock, random, faults, log, signal } = options;
@@ -127,6 +131,7 @@ export const backupsWork = async (options: WorkOptions) => {
     journal,
     waiting: rows.filter((row) => row.stage === 'ended' || row.forget.length > 0),
     refused: (row, error) => anotherAttempt(row, error),
+    told: (row) => asking.get(row)?.(null),
     forget: async (row) => {
       for (const one of row.forget) forgetOne(one);
     },
@@ -135,6 +140,13 @@ export const backupsWork = async (options: WorkOptions) => {
     signal,
   });
 
+  /** Who asked for a run, and waits for the server to have its end (null), or to want another attempt. */
+  const asking = new Map<RunRow, (again: Waiting | null) => void>();
+  const orLate = (answer: Promise<Waiting | null>, until: readonly AbortSignal[]): Promise<Waiting | null> => {
+    const over = new AbortController();
+    const late = pause(HEARD_MS, AbortSignal.any([...until, over.signal])).then(() => null);
+    return Promise.race([answer, late]).finally(() => over.abort());
+  };
   /** What the server finds missing is made again, as often as the configuration allows. */
   const anotherAttempt = async (row: RunRow, error: AegisError): Promise<void> => {
     row.state.failures++;
@@ -156,7 +168,8 @@ export const backupsWork = async (options: WorkOptions) => {
     }
     await journal.group('backup-reopened', () => repository.reopenRun(row));
     Object.assign(row, { stage: 'started', ending: null });
-    runner.again(row);
+    const again = runner.again(row);
+    asking.get(row)?.(again);
   };
 
   /** Where a `file` destination is, its configuration says, or that of a run of it. */
@@ -173,6 +186,28 @@ export const backupsWork = async (options: WorkOptions) => {
     }
   };
 
+  /** To its end, told of as far as who asked reads. */
+  const followed = async (row: RunRow, run: ActiveRun | null, tell: Tell): Promise<RunEnd> => {
+    let telling: Promise<void> = Promise.resolve();
+    let behind = false;
+    const deaf = run?.teller.listen((progress) => {
+      // A listener that does not read gets the newest when it does.
+      if (behind) return;
+      behind = true;
+      telling = tell({ type: 'progress', run_id: row.id, ...progress }).finally(() => {
+        behind = false;
+      });
+    });
+    const end = (await run?.ended) ?? null;
+    deaf?.();
+    await telling;
+    if (!end)
+      throw new AegisError(
+        'http.unavailable',
+        `The daemon stops; the run ${row.id} goes on at its next start. See 'aegis backups runs'.`,
+      );
+    return end;
+  };
   const endLine = (row: RunRow, end: RunEnd) => ({
     type: 'run',
     run_id: row.id,
@@ -247,33 +282,22 @@ export const backupsWork = async (options: WorkOptions) => {
           `No backup configuration '${name}' is assigned to this node. See 'aegis backups configs list --node ${node.name}'.`,
         );
       if (signal.aborted) throw new AegisError('http.unavailable', 'The daemon stops: ask again when it is back.');
-      const { row, started } = await runner.add(held, { trigger: 'request', scheduledMs: null });
+      const added = await runner.add(held, { trigger: 'request', scheduledMs: null });
+      const { row } = added;
       const cancel = (): void => runner.cancel(row);
       asker.addEventListener('abort', cancel, { once: true });
       if (asker.aborted) cancel();
       try {
         await tell({ type: 'progress', run_id: row.id, ...waitingProgress(clock) });
-        const run = await started.promise;
-        let telling: Promise<void> = Promise.resolve();
-        let behind = false;
-        const deaf = run?.teller.listen((progress) => {
-          // A listener that does not read gets the newest when it does.
-          if (behind) return;
-          behind = true;
-          telling = tell({ type: 'progress', run_id: row.id, ...progress }).finally(() => {
-            behind = false;
-          });
-        });
-        const end = (await run?.ended) ?? null;
-        deaf?.();
-        await telling;
-        if (!end)
-          throw new AegisError(
-            'http.unavailable',
-            `The daemon stops; the run ${row.id} goes on at its next start. See 'aegis backups runs'.`,
-          );
-        await tell(endLine(row, end));
+        for (let attempt: Waiting | null = added; attempt; ) {
+          const settled = new Promise<Waiting | null>((resolve) => asking.set(row, resolve));
+          const end = await followed(row, await attempt.started.promise, tell);
+          // What the server does not take is not told as good. One that is away is not waited for any longer.
+          attempt = await orLate(settled, [asker, signal]);
+          if (!attempt) await tell(endLine(row, row.ending ?? end));
+        }
       } finally {
+        asking.delete(row);
         asker.removeEventListener('abort', cancel);
       }
     },
