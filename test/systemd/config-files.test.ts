@@ -38,7 +38,20 @@ const server = (path?: string) => loadServerConfig({ flags: {}, env: {}, configF
 const daemon = (path?: string) => loadDaemonConfig({ flags: {}, env: {}, configFile: path }).config;
 
 const SERVER_EXAMPLES = ['database_url', 'redis_url', 'jwt_signing_secret', 'tls_cert', 'tls_key', 'tls_client_ca'];
-const DAEMON_EXAMPLES = ['server', 'registry', 'join_token', 'name', 'site', 'labels', 'tls_ca', 'native_dir'];
+const DAEMON_EXAMPLES = [
+  'server',
+  'registry',
+  'join_token',
+  'name',
+  'site',
+  'labels',
+  'tls_ca',
+  'tls_client_cert',
+  'tls_client_key',
+  'https_proxy',
+  'no_proxy',
+  'native_dir',
+];
 
 test('server.toml', () => {
   const text = shipped('server.toml');
@@ -66,9 +79,27 @@ test('daemon.toml', () => {
     name,
     site,
     tls_ca,
+    tls_client_cert,
+    tls_client_key,
+    https_proxy,
+    no_proxy,
     native_dir,
     ...rest
   } = daemon(written('whole-daemon.toml', uncommented(text)));
-  expect([url, registry, join_token, name, site, tls_ca, native_dir].every((value) => value !== undefined)).toBe(true);
+  expect(
+    [
+      url,
+      registry,
+      join_token,
+      name,
+      site,
+      tls_ca,
+      tls_client_cert,
+      tls_client_key,
+      https_proxy,
+      no_proxy,
+      native_dir,
+    ].every((value) => value !== undefined),
+  ).toBe(true);
   expect({ ...rest, labels: {} }).toEqual(empty);
 });

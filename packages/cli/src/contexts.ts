@@ -11,6 +11,8 @@ export interface Context {
   token?: string;
   /** Path of a PEM file. */
   tls_ca?: string;
+  /** Hex SHA-256 of the server's certificate or of its key. */
+  tls_fingerprint?: string;
 }
 export interface Contexts {
   current: string | null;
@@ -53,6 +55,7 @@ export const readContexts = async (env: Env): Promise<Contexts> => {
       server: entry.server,
       ...(typeof entry.token === 'string' ? { token: entry.token } : {}),
       ...(typeof entry.tls_ca === 'string' ? { tls_ca: entry.tls_ca } : {}),
+      ...(typeof entry.tls_fingerprint === 'string' ? { tls_fingerprint: entry.tls_fingerprint } : {}),
     };
   }
   return { current: typeof file.current === 'string' ? file.current : null, contexts };

@@ -332,7 +332,14 @@ test('what is more than one command keeps ends the reading, there too', async ()
       reply(response, {});
     },
   });
-  const api = await serverApi({ url: new URL(server.url), token: null, ca: null });
+  const api = await serverApi({
+    url: new URL(server.url),
+    token: null,
+    ca: null,
+    fingerprint: null,
+    client: null,
+    proxy: {},
+  });
   const heard: string[] = [];
   const read = readRemotely(
     api,

@@ -1,5 +1,6 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { isProxyUrl } from '@aegis/protocol/channel/proxy';
 import { AegisError } from '@aegis/protocol/errors';
 import { Labels, NodeName, Site } from '@aegis/protocol/nodes/node';
 import { validate } from '@aegis/protocol/validation';
@@ -78,6 +79,11 @@ export const DaemonConfig = z.strictObject({
   cgroup_root: z._default(z.union([z.literal('auto'), z.string().check(z.startsWith('/'))]), 'auto'),
   native_dir: z.optional(z.string()),
   tls_ca: z.optional(z.string()),
+  /** What this node shows a server that asks for certificates. */
+  tls_client_cert: z.optional(z.string()),
+  tls_client_key: z.optional(z.string()),
+  https_proxy: z.optional(z.string().check(z.refine(isProxyUrl, 'an http:// or https:// address of a proxy'))),
+  no_proxy: z.optional(z.string()),
   insecure_dev: z._default(toggle, false),
 });
 export type DaemonConfig = z.infer<typeof DaemonConfig>;
@@ -85,11 +91,13 @@ export type Origin = 'default' | `flag` | `env ${string}` | `file ${string}`;
 export type Origins = Record<keyof DaemonConfig, Origin>;
 
 export const DAEMON_KEYS = Object.keys(DaemonConfig.shape) as (keyof DaemonConfig)[];
-const SECRET: readonly string[] = ['join_token'];
-/** What the agents that this daemon succeeds were told their server by. */
-const SEED_VARIABLES: Readonly<Partial<Record<keyof DaemonConfig, string>>> = {
-  server: 'AGENT_SVC_URL',
-  registry: 'AGENT_REGISTRY_URL',
+const SECRET: readonly string[] = ['join_token', 'https_proxy']; // a proxy's address may hold a password
+/** Beside AEGIS_<KEY>: what the agents that this daemon succeeds were told their server by, and what every program is told its proxy by. */
+const MORE_VARIABLES: Readonly<Partial<Record<keyof DaemonConfig, readonly string[]>>> = {
+  server: ['AGENT_SVC_URL'],
+  registry: ['AGENT_REGISTRY_URL'],
+  https_proxy: ['HTTPS_PROXY', 'https_proxy'],
+  no_proxy: ['NO_PROXY', 'no_proxy'],
 };
 export const DEFAULT_CONFIG_FILE = '/etc/aegis/daemon.toml';
 
@@ -117,7 +125,7 @@ export const loadDaemonConfig = ({
   const values: Record<string, unknown> = {};
   const origins: Record<string, Origin> = {};
   for (const key of DAEMON_KEYS) {
-    const names = [`AEGIS_${key.toUpperCase()}`, ...(SEED_VARIABLES[key] ? [SEED_VARIABLES[key]] : [])];
+    const names = [`AEGIS_${key.toUpperCase()}`, ...(MORE_VARIABLES[key] ?? [])];
     const variable = names.find((name) => env[name]) ?? names[0] ?? '';
     const [value, origin] = pick(key, fromFlags[key], env[variable], fromFile[key], variable, file);
     origins[key] = origin;
@@ -148,7 +156,12 @@ const pick = (
   return [key === 'data_dir' ? '/var/lib/aegis/daemon' : undefined, 'default'];
 };
 
-const checkTogether = ({ spool_bytes: spool, segment_bytes: segment }: DaemonConfig, origins: Origins): void => {
+const checkTogether = (config: DaemonConfig, origins: Origins): void => {
+  const { spool_bytes: spool, segment_bytes: segment } = config;
+  if ((config.tls_client_cert === undefined) !== (config.tls_client_key === undefined)) {
+    const missing = config.tls_client_cert === undefined ? 'tls_client_cert' : 'tls_client_key';
+    throw invalid(missing, null, origins[missing], 'tls_client_cert and tls_client_key together, or neither');
+  }
   // The output limit keeps half a spool as tail; with fewer segments than four that could fill it for good.
   if (spool < 4 * segment)
     throw invalid('spool_bytes', spool, origins.spool_bytes, `at least 4 × segment_bytes (${4 * segment})`);

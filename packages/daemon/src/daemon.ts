@@ -22,7 +22,7 @@ import { commandsRepository } from './commands/repository.ts';
 import { type CommandsStatus, commandsService } from './commands/service.ts';
 import type { DaemonConfig } from './config.ts';
 import { type StreamedRequest, serveControl } from './control.ts';
-import { enrolOnce, tlsTrust, USER_AGENT } from './enrol.ts';
+import { enrolOnce, proxyOf, tlsTrust, USER_AGENT } from './enrol.ts';
 import { migrations } from './migrations.ts';
 import { gatherFacts } from './nodes/facts.ts';
 import { ownLauncher } from './nodes/own-launcher.ts';
@@ -117,7 +117,9 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
   try {
     // Identity.
     const { identity, keys } = await enrolPatiently({ ...options, log, random });
-    const door = options.request ?? closing(nodeHttpDoor({ tls: tlsTrust(config, identity.tls) }), toClose);
+    const door =
+      options.request ??
+      closing(nodeHttpDoor({ tls: tlsTrust(config, identity.tls), proxy: proxyOf(config) }), toClose);
     const clientOptions = { server: identity.server, door, faults, userAgent: USER_AGENT };
     const facts = gatherFacts();
     const token = nodeToken({

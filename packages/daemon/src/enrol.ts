@@ -1,4 +1,6 @@
 import { readFileSync } from 'node:fs';
+import type { ProxySettings } from '@aegis/protocol/channel/proxy';
+import type { TlsTrust } from '@aegis/protocol/channel/secure-connect';
 import { AegisError } from '@aegis/protocol/errors';
 import { type FaultPoints, noFaultPoints } from '@aegis/protocol/fault-points';
 import { VERSION } from '@aegis/protocol/version';
@@ -7,7 +9,7 @@ import { ensureEnrolled } from './nodes/enrolment.ts';
 import { type Identity, type NodeKeys, readIdentity } from './nodes/identity.ts';
 import { type Clock, systemClock } from './platform/clock.ts';
 import { httpClient, Unreachable } from './platform/http/client.ts';
-import { type HttpDoor, nodeHttpDoor, type TlsTrust } from './platform/http/door.ts';
+import { type HttpDoor, nodeHttpDoor } from './platform/http/door.ts';
 import { fetchPinnedCertificate } from './platform/http/pinned-certificate.ts';
 import { type Logger, silentLog } from './platform/log.ts';
 
@@ -70,7 +72,8 @@ export const enrolOnce = async ({
         const door = request ?? openDoor(config, tls, doors);
         return httpClient({ server, door, faults, userAgent: USER_AGENT, compress: false });
       },
-      pinnedCertificate: (fingerprint) => fetchPinnedCertificate(new URL(server), fingerprint),
+      pinnedCertificate: (fingerprint) =>
+        fetchPinnedCertificate(new URL(server), fingerprint, { proxy: proxyOf(config), client: clientOf(config) }),
       clock,
       log,
     });
@@ -80,17 +83,33 @@ export const enrolOnce = async ({
 };
 
 const openDoor = (config: DaemonConfig, pinned: Identity['tls'], doors: { close(): void }[]): HttpDoor => {
-  const door = nodeHttpDoor({ tls: tlsTrust(config, pinned) });
+  const door = nodeHttpDoor({ tls: tlsTrust(config, pinned), proxy: proxyOf(config) });
   doors.push(door);
   return door;
 };
 
-export const tlsTrust = ({ tls_ca }: DaemonConfig, pinned: Identity['tls']): TlsTrust => {
-  if (pinned || tls_ca === undefined) return { pinned };
+export const proxyOf = ({ https_proxy, no_proxy }: DaemonConfig): ProxySettings => ({
+  httpsProxy: https_proxy,
+  noProxy: no_proxy,
+});
+
+/** Whom this node takes for its server: the one whose certificate it pinned when it joined, and, with an authority of its own, whom that vouches for. */
+export const tlsTrust = (config: DaemonConfig, pinned: Identity['tls']): TlsTrust => ({
+  pinned,
+  client: clientOf(config),
+  ...(config.tls_ca === undefined ? {} : { ca: pemOf('tls_ca', config.tls_ca) }),
+});
+
+const clientOf = ({ tls_client_cert: cert, tls_client_key: key }: DaemonConfig): TlsTrust['client'] =>
+  cert === undefined || key === undefined
+    ? undefined
+    : { cert: pemOf('tls_client_cert', cert), key: pemOf('tls_client_key', key) };
+
+const pemOf = (key: string, path: string): string => {
   try {
-    return { ca: readFileSync(tls_ca, 'utf8') };
+    return readFileSync(path, 'utf8');
   } catch (cause) {
-    throw new AegisError('config.invalid', `tls_ca = ${JSON.stringify(tls_ca)} cannot be read: name a PEM file.`, {
+    throw new AegisError('config.invalid', `${key} = ${JSON.stringify(path)} cannot be read: name a PEM file.`, {
       cause,
     });
   }

@@ -1,4 +1,6 @@
 import { type ClientRequest, Agent as HttpAgent, request as httpRequest, type IncomingMessage } from 'node:http';
+import type { Agent, AgentOptions } from 'node:https';
+import type { ProxySettings } from '@aegis/protocol/channel/proxy';
 import type { BodyOf, Endpoint, ParamsOf, ResponseOf } from '@aegis/protocol/endpoint';
 import { pathOf } from '@aegis/protocol/endpoint';
 import { AegisError, type ErrorCode, isErrorCode } from '@aegis/protocol/errors';
@@ -13,6 +15,11 @@ export interface ServerSettings {
   token: string | null;
   /** PEM of a certificate authority that is trusted beside the system's. */
   ca: string | null;
+  /** Hex SHA-256 of the one certificate, or of its key, that is accepted (besides what `ca` vouches for). */
+  fingerprint: string | null;
+  /** What is shown to a server that asks for a certificate (PEM). */
+  client: { cert: string; key: string } | null;
+  proxy: ProxySettings;
 }
 
 type Query = Readonly<Record<string, string | number | boolean | undefined>>;
@@ -41,11 +48,12 @@ const CONNECT_MS = 10_000;
 const ANSWER_MS = 60_000;
 const MAX_ANSWER_BYTES = 256 * 1024 * 1024;
 
-export const serverApi = async ({ url, token, ca }: ServerSettings): Promise<Api> => {
+export const serverApi = async (settings: ServerSettings): Promise<Api> => {
+  const { url, token } = settings;
   const tls = url.protocol === 'https:';
   const https = tls ? await import('node:https') : null;
   const options = { keepAlive: true, maxSockets: 64, keepAliveMsecs: 10_000 };
-  const agent = https ? new https.Agent({ ...options, ...(await trust(ca)) }) : new HttpAgent(options);
+  const agent = https ? await securedAgent(options, settings) : new HttpAgent(options);
   const request = https?.request ?? httpRequest;
 
   const send = <E extends Endpoint>(route: Route<E>, call: Call<E>): Promise<IncomingMessage> =>
@@ -74,8 +82,8 @@ export const serverApi = async ({ url, token, ca }: ServerSettings): Promise<Api
           clearTimeout(timer);
           outgoing.setTimeout(ANSWER_MS, () => outgoing.destroy(new Error('no answer in time')));
         };
-        if (outgoing.reusedSocket) ready();
-        else socket.once(tls ? 'secureConnect' : 'connect', ready);
+        if (tls || outgoing.reusedSocket) ready();
+        else socket.once('connect', ready);
       });
       outgoing.on('response', (response) => {
         clearTimeout(timer);
@@ -114,10 +122,18 @@ export const serverApi = async ({ url, token, ca }: ServerSettings): Promise<Api
   };
 };
 
-const trust = async (ca: string | null) => {
-  if (ca === null) return {};
+const securedAgent = async (
+  options: AgentOptions,
+  { ca, fingerprint, client, proxy }: ServerSettings,
+): Promise<Agent> => {
+  const { secureAgent } = await import('@aegis/protocol/channel/secure-connect');
   const { rootCertificates } = await import('node:tls');
-  return { ca: [...rootCertificates, ca] };
+  const trust = {
+    ...(ca === null ? {} : { ca: [...rootCertificates, ca] }),
+    ...(fingerprint === null ? {} : { pinned: { fingerprint } }),
+    ...(client === null ? {} : { client }),
+  };
+  return secureAgent(options, { trust, proxy });
 };
 
 const queryText = (query: Query = {}): string => {
@@ -127,6 +143,8 @@ const queryText = (query: Query = {}): string => {
     : '';
 };
 
+/** Of @aegis/protocol/channel/secure-connect, which is loaded for https alone. */
+const OTHER_CERTIFICATE = 'AEGIS_OTHER_CERTIFICATE';
 const REASONS: Readonly<Record<string, string>> = {
   ECONNREFUSED: 'nothing listens there',
   ENOTFOUND: 'no such host',
@@ -137,8 +155,12 @@ const REASONS: Readonly<Record<string, string>> = {
   ECONNRESET: 'the connection broke',
   EPIPE: 'the connection broke',
   SELF_SIGNED_CERT_IN_CHAIN: "its certificate's authority is unknown; name it with --tls-ca",
-  DEPTH_ZERO_SELF_SIGNED_CERT: 'its certificate is self-signed; name it with --tls-ca',
+  DEPTH_ZERO_SELF_SIGNED_CERT:
+    'its certificate is self-signed; name it with --tls-ca, or pin it with AEGIS_TLS_FINGERPRINT',
   UNABLE_TO_VERIFY_LEAF_SIGNATURE: "its certificate's authority is unknown; name it with --tls-ca",
+  CERT_HAS_EXPIRED: 'its certificate has expired',
+  CERT_NOT_YET_VALID: "its certificate is not valid yet; is this machine's clock right?",
+  [OTHER_CERTIFICATE]: 'its certificate is not the pinned one; somebody else answers there, or it has a new key',
   ERR_TLS_CERT_ALTNAME_INVALID: 'its certificate is for another name',
 };
 

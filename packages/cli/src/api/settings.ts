@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { isProxyUrl, type ProxySettings, proxySettingsOf } from '@aegis/protocol/channel/proxy';
 import { AegisError } from '@aegis/protocol/errors';
 import { readContexts } from '../contexts.ts';
 import type { ServerSettings } from './client.ts';
@@ -29,7 +30,16 @@ export const serverSettings = async (flags: ServerFlags, env: Env): Promise<Serv
       : context
         ? `context ${context.name}`
         : 'default';
-  return { url, token: token ? checkedToken(token) : null, ca: ca ? readPem(ca) : null, origin };
+  const pin = env.AEGIS_TLS_FINGERPRINT || context?.tls_fingerprint;
+  return {
+    url,
+    token: token ? checkedToken(token) : null,
+    ca: ca ? readPem(ca) : null,
+    fingerprint: pin ? checkedFingerprint(pin, 'AEGIS_TLS_FINGERPRINT or the context') : null,
+    client: clientCertificate(env),
+    proxy: checkedProxy(env),
+    origin,
+  };
 };
 
 const chosenContext = async (wanted: string | undefined, env: Env) => {
@@ -87,6 +97,30 @@ const readPem = (path: string): string => {
     'config.invalid',
     `${path} is not a PEM certificate. Give --tls-ca the authority's certificate file.`,
   );
+};
+
+/** As openssl prints it, too: in capitals, with colons. @param where it was given, for the refusal */
+export const checkedFingerprint = (text: string, where: string): string => {
+  const hex = text.replaceAll(':', '').toLowerCase();
+  if (/^[0-9a-f]{64}$/.test(hex)) return hex;
+  throw new AegisError(
+    'cli.usage',
+    `${where}: not a SHA-256. Take it from: openssl x509 -in cert.pem -noout -fingerprint -sha256`,
+  );
+};
+
+const clientCertificate = (env: Env): ServerSettings['client'] => {
+  const { AEGIS_TLS_CLIENT_CERT: cert, AEGIS_TLS_CLIENT_KEY: key } = env;
+  if (!cert && !key) return null;
+  if (!cert || !key)
+    throw new AegisError('config.invalid', 'Set AEGIS_TLS_CLIENT_CERT and AEGIS_TLS_CLIENT_KEY together, or neither.');
+  return { cert: readText(cert, 'certificate'), key: readText(key, 'key') };
+};
+
+const checkedProxy = (env: Env): ProxySettings => {
+  const proxy = proxySettingsOf(env);
+  if (proxy.httpsProxy === undefined || isProxyUrl(proxy.httpsProxy)) return proxy;
+  throw new AegisError('config.invalid', 'HTTPS_PROXY is not an http:// or https:// address of a proxy.');
 };
 
 const readText = (path: string | 0, what: string): string => {

@@ -1,7 +1,7 @@
 import { AegisError } from '@aegis/protocol/errors';
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
-import { checkedUrl, readToken } from '../api/settings.ts';
+import { checkedFingerprint, checkedUrl, readToken } from '../api/settings.ts';
 import { AegisCommand, refuseTokenOnArgv } from '../base-command.ts';
 import { type Contexts, checkedContextName, readContexts, writeContexts } from '../contexts.ts';
 import { table } from '../ui/table.ts';
@@ -81,6 +81,10 @@ export class ContextSet extends AegisCommand {
       summary: "Read the token from a file's first line (-: standard input)",
     }),
     'tls-ca': Flags.string({ helpValue: 'FILE', summary: "Trust this authority's certificate too (PEM)" }),
+    'tls-fingerprint': Flags.string({
+      helpValue: 'HEX',
+      summary: "Accept this server's certificate by its SHA-256, or its key's (also AEGIS_TLS_FINGERPRINT)",
+    }),
     use: Flags.boolean({ summary: 'Use it from now on' }),
     token: Flags.string({ hidden: true }),
   };
@@ -95,7 +99,14 @@ export class ContextSet extends AegisCommand {
     if (server === undefined) throw new AegisError('cli.usage', `The context '${name}' is new: give its --server URL.`);
     const token = flags['token-file'] ? readToken(flags['token-file']) : (this.around.env.AEGIS_TOKEN ?? before?.token);
     const tls_ca = flags['tls-ca'] ?? before?.tls_ca;
-    const context = { server, ...(token ? { token } : {}), ...(tls_ca ? { tls_ca } : {}) };
+    const pin = flags['tls-fingerprint'];
+    const tls_fingerprint = pin === undefined ? before?.tls_fingerprint : checkedFingerprint(pin, '--tls-fingerprint');
+    const context = {
+      server,
+      ...(token ? { token } : {}),
+      ...(tls_ca ? { tls_ca } : {}),
+      ...(tls_fingerprint ? { tls_fingerprint } : {}),
+    };
     const current = flags.use || contexts.current === null ? name : contexts.current;
     const path = await writeContexts(this.around.env, { current, contexts: { ...contexts.contexts, [name]: context } });
     if (flags.json)

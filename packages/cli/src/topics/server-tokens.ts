@@ -2,6 +2,7 @@ import { ROLES } from '@aegis/protocol/access/roles';
 import { AegisError } from '@aegis/protocol/errors';
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
+import { checkedFingerprint } from '../api/settings.ts';
 import { AegisCommand } from '../base-command.ts';
 import { labelOf } from '../daemon-flags.ts';
 import { storeFlags, storeOf } from '../server-store.ts';
@@ -15,16 +16,6 @@ const ttlOf = (text: string): number => {
   if (seconds === null || seconds <= 0)
     throw new AegisError('cli.usage', `--ttl ${text}: not a time; write 90, 15m, 1h or 30d.`);
   return Math.round(seconds);
-};
-
-/** As openssl prints it, too: in capitals, with colons. */
-const fingerprintOf = (text: string): string => {
-  const hex = text.replaceAll(':', '').toLowerCase();
-  if (/^[0-9a-f]{64}$/.test(hex)) return hex;
-  throw new AegisError(
-    'cli.usage',
-    '--tls-fingerprint: not a SHA-256. Take it from: openssl x509 -in cert.pem -noout -fingerprint -sha256',
-  );
 };
 
 export class ServerToken extends AegisCommand {
@@ -142,7 +133,10 @@ export class ServerJoinToken extends AegisCommand {
       helpValue: 'KEY=VALUE',
       summary: 'Label of the machines that join with it; repeatable',
     }),
-    'tls-fingerprint': Flags.string({ helpValue: 'HEX', summary: "SHA-256 of the server's certificate, to pin it" }),
+    'tls-fingerprint': Flags.string({
+      helpValue: 'HEX',
+      summary: "SHA-256 of the server's certificate, to pin it (default: with --tls-self-signed that of its own)",
+    }),
     ...storeFlags,
   };
 
@@ -156,7 +150,9 @@ export class ServerJoinToken extends AegisCommand {
       uses: flags.uses,
       ...(flags.site === undefined ? {} : { site: flags.site }),
       ...(flags.label === undefined ? {} : { labels: Object.fromEntries(flags.label.map(labelOf)) }),
-      ...(flags['tls-fingerprint'] === undefined ? {} : { tlsFingerprint: fingerprintOf(flags['tls-fingerprint']) }),
+      ...(flags['tls-fingerprint'] === undefined
+        ? {}
+        : { tlsFingerprint: checkedFingerprint(flags['tls-fingerprint'], '--tls-fingerprint') }),
     });
     await (flags.json
       ? this.printJson({ join_token: token, uses: flags.uses, ttl_sec: ttlOf(flags.ttl) })

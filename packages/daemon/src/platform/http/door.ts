@@ -1,6 +1,7 @@
 import { Agent as HttpAgent, request as httpRequest, type IncomingHttpHeaders, type IncomingMessage } from 'node:http';
 import type { Agent as HttpsAgent } from 'node:https';
-import type { PeerCertificate } from 'node:tls';
+import type { ProxySettings } from '@aegis/protocol/channel/proxy';
+import { secureAgent, type TlsTrust } from '@aegis/protocol/channel/secure-connect';
 
 /** One HTTP exchange, the only way out of this process to the server. Tests put a bad network in its place. */
 export type HttpDoor = (request: HttpRequest) => Promise<HttpAnswer>;
@@ -31,25 +32,24 @@ export interface BodySink {
   write(part: Buffer): void | Promise<void>;
 }
 
-export interface TlsTrust {
-  /** PEM of authorities instead of the system's. */
-  ca?: string | undefined;
-  /** PEM and hex SHA-256 of the one certificate to accept; its names then do not matter. */
-  pinned?: { certificate: string; fingerprint: string } | undefined;
-}
-
 export const MAX_ANSWER_BYTES = 16 * 1024 * 1024;
 const IDLE_SOCKET_MS = 55_000;
 
 /** An exchange over node:http(s) with keep-alive. Rejects with a plain Error when the answer did not arrive whole. */
-export const nodeHttpDoor = ({ tls = {} }: { tls?: TlsTrust } = {}): HttpDoor & { close(): void } => {
+export const nodeHttpDoor = ({
+  tls = {},
+  proxy = {},
+}: {
+  tls?: TlsTrust;
+  proxy?: ProxySettings;
+} = {}): HttpDoor & { close(): void } => {
   const options = { keepAlive: true, maxSockets: 16, maxFreeSockets: 4, timeout: IDLE_SOCKET_MS };
   const plain = new HttpAgent(options);
   // Loaded when it is needed: TLS costs a daemon that talks to loopback 5 MB.
   const https = () => process.getBuiltinModule('node:https');
   let secure: HttpsAgent | null = null;
-  const secureAgent = (): HttpsAgent => {
-    secure ??= new (https().Agent)({ ...options, ...tlsOptions(tls), minVersion: 'TLSv1.2' });
+  const secured = (): HttpsAgent => {
+    secure ??= secureAgent(options, { trust: tls, proxy });
     return secure;
   };
 
@@ -71,7 +71,7 @@ export const nodeHttpDoor = ({ tls = {} }: { tls?: TlsTrust } = {}): HttpDoor & 
         );
       };
       const request = url.startsWith('https:')
-        ? https().request(url, { ...settings, agent: secureAgent() }, answered)
+        ? https().request(url, { ...settings, agent: secured() }, answered)
         : httpRequest(url, { ...settings, agent: plain }, answered);
       request.on('error', (error: NodeJS.ErrnoException) =>
         settle(() =>
@@ -120,16 +120,4 @@ const readBody = async (answer: IncomingMessage, sink?: BodySink): Promise<Buffe
   }
   if (!answer.complete) throw new Error('the answer broke off');
   return parts.length === 1 && parts[0] ? parts[0] : Buffer.concat(parts);
-};
-
-const tlsOptions = ({ ca, pinned }: TlsTrust) => {
-  if (!pinned) return ca === undefined ? {} : { ca };
-  return {
-    ca: pinned.certificate,
-    allowPartialTrustChain: true, // the pinned certificate itself is the anchor, whoever issued it
-    checkServerIdentity: (_host: string, certificate: PeerCertificate): Error | undefined =>
-      certificate.fingerprint256.replaceAll(':', '').toLowerCase() === pinned.fingerprint
-        ? undefined
-        : new Error("the server's certificate is not the one that the join token names"),
-  };
 };
