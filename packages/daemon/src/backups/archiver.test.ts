@@ -47,7 +47,7 @@ test('a thread that hangs in the kernel holds up nobody once it is to end', asyn
     progress: () => undefined,
     signal: over.signal,
   });
-  await vi.waitFor(() => readSync(reading, Buffer.alloc(1))); // it writes
+  await vi.waitFor(() => readSync(reading, Buffer.alloc(1)), { timeout: 30_000 }); // it writes
   over.abort();
   await expect(done).rejects.toMatchObject({ code: 'backups.cancelled' });
 });
