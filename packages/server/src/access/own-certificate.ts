@@ -86,8 +86,7 @@ const endOf = (pem: string, path: string): number => {
 };
 
 const replace = (path: string, text: string): void => {
-  const next = `${path}.next`;
-  rmSync(next, { force: true });
+  const next = `${path}.${randomBytes(8).toString('hex')}.next`; // several servers may share the data directory
   createPrivateFile(next, text);
   renameSync(next, path);
 };

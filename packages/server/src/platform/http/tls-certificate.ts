@@ -3,7 +3,7 @@ import { isIP, SocketAddress } from 'node:net';
 import { bits, integer, objectId, octets, sequence, setOf, tagged, time, truth, utf8 } from './der.ts';
 
 /** A certificate that its own key signs (X.509 v3, RFC 5280), of a P-256 key: Node.js has no call for it, and browsers take no Ed25519
- *  there. Why not a library or openssl: docs/decisions/0016. */
+ *  there. Why not a library or openssl: docs/decisions/0017. */
 export interface CertificateWish {
   /** P-256. */
   key: KeyObject;
