@@ -47,7 +47,11 @@ const DEATHS: [string, Death][] = [
 
 test('whenever it dies: what is left never looks whole, the rest goes, and the others stay', async () => {
   const { server, start: begin } = mortal;
-  await begin();
+  const up = async (): Promise<void> => {
+    await begin();
+    if (!server.running) throw new Error(`the server did not start: ${server.log().slice(-2000)}`);
+  };
+  await up();
   const dev = mortal.client();
   const node = await mortal.enrol('n');
   const bucket = await gateway.bucket();
@@ -98,7 +102,7 @@ test('whenever it dies: what is left never looks whole, the rest goes, and the o
     const left = (await there())[goner] ?? [];
     expect([when, left.includes(STATEMENT) && left.length < NAMES.length]).toEqual([when, false]);
 
-    await begin();
+    await up();
     const last = (await shown(false))[0]?.run_id ?? '';
     // The next end wakes it.
     kept = [last, await good()];
