@@ -76,7 +76,9 @@ const refusalOf = (socket: TLSSocket, pin: Pin, hasAuthorities: boolean): Error 
   try {
     shown = new X509Certificate(socket.getPeerCertificate().raw);
     if (!isPinned(shown, pin))
-      return Object.assign(new Error("the server's TLS certificate is not the pinned one"), { code: OTHER_CERTIFICATE });
+      return Object.assign(new Error("the server's TLS certificate is not the pinned one"), {
+        code: OTHER_CERTIFICATE,
+      });
   } catch (cause) {
     return cause instanceof Error ? cause : new Error(String(cause)); // what nobody can read is not the one
   }
