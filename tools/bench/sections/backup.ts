@@ -35,8 +35,9 @@ const seconds = (what: () => void): number => {
   what();
   return (performance.now() - before) / 1000;
 };
-/** Until the S3 server has done with what was stored or removed before: it frees memory in its own time. */
+/** Until disk and S3 server have done with what was written or removed before: both do it in their own time. */
 const quiet = async ({ pids }: Radosgw): Promise<void> => {
+  execFileSync('sync');
   const spent = (): number => Object.values(pids).reduce((sum, pid) => sum + cpuMs(pid), 0);
   for (let tries = 0; tries < 60; tries++) {
     const before = spent();
@@ -71,7 +72,7 @@ export const backup: Section = {
       restic: (round) => resticInit(stage, round),
       borg: (round) => borgInit(stage, round),
     };
-    const rounds = times(context, 5, 1);
+    const rounds = times(context, 4, 1);
     for (let round = 0; round <= rounds; round++) {
       const measured = round > 0; // the first warms the page cache and the S3 server
       const took: string[] = [];
