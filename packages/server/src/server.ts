@@ -29,6 +29,8 @@ import { backupsNodeRoutes } from './backups/routes-nodes.ts';
 import { backupsObjectRoutes } from './backups/routes-objects.ts';
 import { type BackupsService, backupsService } from './backups/service.ts';
 import { uploadSweepLoop } from './backups/upload-sweep.ts';
+import { channelCalls } from './channel/calls.ts';
+import { CHANNEL_PATH, gateway } from './channel/gateway.ts';
 import { NODE_TOPICS, nodeTopic } from './commands/changes.ts';
 import { expiryLoop } from './commands/expiry-loop.ts';
 import { logRoutes } from './commands/routes-logs.ts';
@@ -56,7 +58,6 @@ import { type Clock, systemClock } from './platform/clock.ts';
 import { bodyBudget } from './platform/http/body-budget.ts';
 import { healthRoutes } from './platform/http/health-routes.ts';
 import { type Listener, listen } from './platform/http/listener.ts';
-import { rateLimiter } from './platform/http/rate-limit.ts';
 import type { Route } from './platform/http/route.ts';
 import { type Tls, tlsFromFiles } from './platform/http/tls.ts';
 import { tlsReloadLoop } from './platform/http/tls-reload-loop.ts';
@@ -64,6 +65,7 @@ import { type Log, silentLog } from './platform/log.ts';
 import { lockDataDir } from './platform/storage/data-dir-lock.ts';
 import { maintenanceLoop } from './platform/storage/maintenance-loop.ts';
 import { postgresLink } from './platform/storage/postgres-listen.ts';
+import { backupSettings, callerLimits, channelLimits, commandLimits } from './settings.ts';
 import type { Storage } from './tables.ts';
 
 export interface RunningServer extends AsyncDisposable {
@@ -233,38 +235,10 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
       keysOf: nodes.keysOf,
     },
     desired: artifacts.desired,
-    s3: {
-      bounds: {
-        callTimeoutMs: config.backups.s3_timeout_sec * 1000,
-        idleTimeoutMs: config.backups.s3_timeout_sec * 500,
-        connectTimeoutMs: Math.min(10_000, config.backups.s3_timeout_sec * 500),
-        attempts: config.backups.s3_attempts,
-      },
-      sweepOlderThanMs: config.backups.sweep_uploads_after_sec * 1000,
-    },
-    alerts: {
-      webhooks: config.backups.alert_webhooks,
-      webhookSecret: config.backups.alert_webhook_secret,
-      command: config.backups.alert_command,
-      timeoutMs: config.backups.alert_timeout_sec * 1000,
-      giveUpAfterMs: config.backups.alert_give_up_after_sec * 1000,
-      maxWaiting: config.backups.max_alerts,
-    },
-    ownFiles: { sources: config.backups.server_sources, destinations: config.backups.server_destinations },
+    ...backupSettings(config),
     clock,
     newId,
     log,
-    limits: {
-      maxConfigs: config.backups.max_configs,
-      maxConfigsPerNode: config.backups.max_configs_per_node,
-      maxRunsPerNode: config.backups.max_runs_per_node,
-      maxUnderWayPerNode: config.backups.max_running_per_node,
-      logLinesPerRun: config.backups.log_lines_per_run,
-      logLinesPerNode: config.backups.log_lines_per_node,
-      logDays: config.backups.log_days,
-      lostAfterMs: config.backups.lost_after_sec * 1000,
-      offlineLostAfterMs: config.backups.offline_lost_after_sec * 1000,
-    },
   });
   undo.defer(() => backups.s3.stores.close());
   undo.defer(() => backups.own.close());
@@ -283,13 +257,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
       lastSeen: nodes.lastSeen,
     },
     desired: artifacts.desired,
-    limits: {
-      redeliverAfterMs: config.commands.redeliver_after_ms,
-      maxInFlightPerNode: config.commands.max_in_flight_per_node,
-      maxQueuedPerNode: config.commands.max_queued_per_node,
-      retentionDays: config.commands.retention_days,
-      lostAfterSec: config.commands.lost_after_sec,
-    },
+    limits: commandLimits(config),
   });
   nodes.onRetire({ inTransaction: commands.cancel.nodeRetired, afterwards: commands.cancel.wakeLate });
   nodes.onRetire({ inTransaction: artifacts.nodeRetired, afterwards: () => undefined }); // it locks the node's desired state for the next
@@ -335,13 +303,28 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
       commands: commands.listing.figures,
     }),
   ];
-  const limits = config.rate_limits;
   const bodies = bodyBudget(config.http.body_budget_bytes);
+  const channel = gateway({
+    fleet: keys.fleet,
+    identity: keys.server,
+    nodes: { nodeOf: nodes.forChannel, actorOf: nodes.actorOf, attend: nodes.attend },
+    calls: channelCalls(routes, { faults, newId, stopping: stopping.signal }),
+    refused: ({ agentId, address, error }) =>
+      log.info({ agent_id: agentId, address, code: error.code }, 'a node was refused on the channel'),
+    limits: channelLimits(config),
+    clock: { now: clock.now, monotonic: () => performance.now() },
+    newId,
+    log,
+    stopping: stopping.signal,
+  });
+  nodes.onChange(channel.recheck);
+  bus.onRemote(NODE_FACTS, (uid) => uid !== null && channel.recheck(uid));
   if (tls) tlsReloadLoop(tls.check, config.tls_reload_sec * 1000, stopping.signal, log);
   const listeners: Listener[] = [];
   const stopMs = config.stop_timeout_sec * 1000;
   undo.defer(async () => {
     stopping.abort();
+    await channel.close(stopMs);
     await Promise.all(listeners.map((listener) => listener.close(stopMs)));
   });
   for (const text of config.listen) {
@@ -367,18 +350,12 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
         bodies,
         faults,
         log,
-        limits: {
-          enrolment: rateLimiter({ burst: limits.enrolment_burst, perSecond: limits.enrolment_per_sec }, clock.now),
-          failedAuth: rateLimiter(
-            { burst: limits.failed_auth_burst, perSecond: limits.failed_auth_per_sec },
-            clock.now,
-          ),
-          agent: rateLimiter({ burst: limits.agent_burst, perSecond: limits.agent_per_sec }, clock.now),
-        },
+        limits: callerLimits(config, clock),
         besideErrors: agentErrors,
         stopping: stopping.signal,
         tls,
         behindProxy: config.behind_proxy,
+        upgrades: { path: CHANNEL_PATH, door: 'gateway', most: config.channel.max_connections, take: channel.upgrade },
         newId,
       }),
     );

@@ -319,12 +319,15 @@ test('a server that stops lets answers under way out first', async () => {
   await stopped;
 });
 
-test('a dismissed node is cut off', async () => {
+test('a node that is none of ours any more is cut off', async () => {
   await using stage = await startGateway();
   const node = await connectNode(stage, first(stage));
   await vi.waitFor(() => expect(stage.gateway.connections.count()).toBe(1));
-  stage.gateway.dismiss('web-1-uid');
-  stage.gateway.dismiss('nobody');
+  stage.gateway.recheck('web-1-uid');
+  stage.gateway.recheck('nobody');
+  expect(await node.ask('logs', 1)).toMatchObject({ error: { code: 'channel.no_handler' } });
+  stage.nodes.shift();
+  stage.gateway.recheck('web-1-uid');
   expect((await node.closed).code).toBe(4006);
 });
 

@@ -44,8 +44,8 @@ export interface Gateway {
   /** Takes over the socket of an upgrade request to `path`, or answers it. */
   upgrade(request: IncomingMessage, socket: Duplex, head: Buffer, remoteAddress: string): void;
   readonly connections: ReturnType<typeof connections>;
-  /** Ends the connection that a node has here, if any. */
-  dismiss(uid: string): void;
+  /** The node is another than it was: whether it may still be connected is looked up. */
+  recheck(uid: string): void;
   /** Waits at most `graceMs` for answers under way. */
   close(graceMs: number): Promise<void>;
 }
@@ -132,7 +132,17 @@ export const gateway = (on: GatewayOptions): Gateway => {
         });
       });
     },
-    dismiss: (uid) => up.of(uid)?.dismiss(),
+    recheck: (uid) => {
+      const here = up.of(uid);
+      if (!here) return;
+      on.nodes.nodeOf(uid).then(
+        (node) => node === null && here.dismiss(),
+        (error: unknown) => {
+          if (error instanceof AegisError && error.code.startsWith('nodes.')) here.dismiss();
+          // Else the database is away: each call looks again.
+        },
+      );
+    },
     close: async (graceMs) => {
       clearInterval(ticking);
       server.close();

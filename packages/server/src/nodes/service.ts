@@ -227,6 +227,16 @@ export const nodesService = (parts: {
       return actor;
     },
 
+    /** An active node with a key, by uid or name, for who wants to connect as it. No sign of life: anybody can ask.
+     *  @throws AegisError nodes.retired, nodes.deactivated */
+    forChannel: async (id: string): Promise<{ uid: string; name: string; publicKey: Buffer | null } | null> => {
+      const uid = isUuid(id) ? id : (await repository.byName(id))?.uid;
+      const node = uid === undefined ? null : await byUid(uid);
+      if (!node) return null;
+      const { name } = actorOfKnown(node);
+      return { uid: node.uid, name, publicKey: node.publicKey };
+    },
+
     list: async (query: NodeQuery): Promise<z.infer<typeof NodeList>> => {
       const filter = filterOf(query, presence, clock.now());
       if (filter.status) await storeSeen(); // the database filters by what it holds

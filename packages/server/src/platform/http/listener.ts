@@ -1,9 +1,12 @@
+import type { IncomingMessage } from 'node:http';
 import type { Server as HttpsServer } from 'node:https';
 import type { AddressInfo, Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
 import type { Door } from '@aegis/protocol/endpoint';
 import { AegisError, errorBody, httpStatusOf } from '@aegis/protocol/errors';
 import Fastify, { type FastifyInstance, type FastifyReply } from 'fastify';
 import { asShown } from './failures.ts';
+import { forwardedAddress } from './forwarded-address.ts';
 import { BODY_LIMIT_BYTES } from './json-body.ts';
 import { type MountOptions, mountRoutes, servedAt } from './mount.ts';
 import { openApiRoute } from './openapi.ts';
@@ -15,6 +18,14 @@ export interface ListenAt {
   host: string;
   port: number;
   doors: readonly (Door | 'all')[];
+}
+/** Who takes over the sockets of requests to leave HTTP at `path`, where `door` is served. */
+export interface Upgrades {
+  path: string;
+  door: Door;
+  /** Connections there may be beside those of HTTP. */
+  most: number;
+  take(request: IncomingMessage, socket: Duplex, head: Buffer, remoteAddress: string): void;
 }
 export interface Listener {
   doors: ListenAt['doors'];
@@ -39,6 +50,7 @@ export const listen = async (
     newId: () => string;
     /** Addresses (IP or CIDR) of the proxies whose X-Forwarded-For and -Proto are believed. */
     behindProxy: readonly string[];
+    upgrades?: Upgrades;
   },
 ): Promise<Listener> => {
   const { tls } = options;
@@ -47,8 +59,11 @@ export const listen = async (
   const served = servedAt(routes, at.doors);
   const all = [...served, openApiRoute(served.map(({ endpoint }) => endpoint))];
   mountRoutes(app, all, { ...options, tls: options.tls !== undefined });
-  app.server.maxConnections = MAX_CONNECTIONS;
+  const { upgrades } = options;
+  const upgrading = upgrades && (at.doors.includes('all') || at.doors.includes(upgrades.door));
+  app.server.maxConnections = MAX_CONNECTIONS + (upgrading ? upgrades.most : 0);
   const silent = silentConnections(app.server, options.tls !== undefined);
+  if (upgrading) takeUpgrades(app.server, upgrades, options);
   try {
     await app.listen({ host: at.host, port: at.port });
   } catch (cause) {
@@ -87,7 +102,22 @@ const silentConnections = (server: FastifyInstance['server'], tls: boolean): Rea
     socket.once('close', () => silent.delete(socket));
   });
   server.on('request', ({ socket }: { socket: Socket }) => silent.delete(socket));
+  server.on('upgrade', ({ socket }: { socket: Socket }) => silent.delete(socket));
   return silent;
+};
+
+const takeUpgrades = (
+  server: FastifyInstance['server'],
+  { path, take }: Upgrades,
+  { behindProxy, newId }: { behindProxy: readonly string[]; newId: () => string },
+): void => {
+  const addressOf = forwardedAddress(behindProxy);
+  server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
+    if ((request.url ?? '').split('?', 1)[0] === path) return take(request, socket, head, addressOf(request));
+    const error = new AegisError('http.not_found', `Only ${path} leaves HTTP here.`);
+    socket.on('error', () => socket.destroy());
+    socket.end(plainAnswer('404 Not Found', error, newId()));
+  });
 };
 
 const fastifyFor = (tls: Tls | undefined, behindProxy: readonly string[], newId: () => string): FastifyInstance =>
@@ -134,10 +164,11 @@ const answerUnreadable = (error: Error, socket: Socket, requestId: string): void
     return;
   }
   const [status, sentence] = UNREADABLE[code] ?? ['400 Bad Request', 'The request is not readable as HTTP/1.1.'];
-  const body = JSON.stringify(errorBody(new AegisError('http.malformed', sentence), requestId));
-  socket.end(
-    `HTTP/1.1 ${status}\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: ${Buffer.byteLength(body)}\r\nX-Request-Id: ${requestId}\r\nConnection: close\r\n\r\n${body}`,
-  );
+  socket.end(plainAnswer(status, new AegisError('http.malformed', sentence), requestId));
+};
+const plainAnswer = (status: string, error: AegisError, requestId: string): string => {
+  const body = JSON.stringify(errorBody(error, requestId));
+  return `HTTP/1.1 ${status}\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: ${Buffer.byteLength(body)}\r\nX-Request-Id: ${requestId}\r\nConnection: close\r\n\r\n${body}`;
 };
 const UNREADABLE: Readonly<Record<string, readonly [string, string]>> = {
   HPE_HEADER_OVERFLOW: ['431 Request Header Fields Too Large', 'The headers are larger than 16 KiB. Send fewer.'],
