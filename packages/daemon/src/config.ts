@@ -33,6 +33,8 @@ export const DaemonConfig = z.strictObject({
   log_level: z._default(z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']), 'info'),
   log_format: z._default(z.enum(['json', 'pretty']), 'json'),
   max_concurrent: z._default(whole(1, 1000), 4),
+  /** How work comes and reports go: over the channel, by polls while there is none (auto); over it alone; by polls alone. */
+  carrier: z._default(z.enum(['auto', 'ws', 'poll']), 'auto'),
   poll_wait_sec: z._default(whole(0, 60), 30),
   /** Per stream of an execution, on disk. */
   spool_bytes: z._default(whole(8192, 1024 * 1024 * MIB), 64 * MIB),

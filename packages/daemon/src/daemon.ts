@@ -4,8 +4,10 @@ import { join, resolve } from 'node:path';
 import { aegisExecPath } from '@aegis/native/binaries';
 import { readBootId } from '@aegis/native/boot-id';
 import { PAYLOAD_TYPES, signEnvelope } from '@aegis/protocol/access/dsse';
+import { keyIdOf } from '@aegis/protocol/access/keys';
 import type { KernelReport } from '@aegis/protocol/artifacts/status';
 import { type FaultPoints, noFaultPoints } from '@aegis/protocol/fault-points';
+import { uuidv7Generator } from '@aegis/protocol/ids';
 import { VERSION } from '@aegis/protocol/version';
 import { seenDirectives } from './access/seen.ts';
 import { trustStore } from './access/trust-store.ts';
@@ -15,7 +17,10 @@ import { type ArtifactsStatus, artifactsService } from './artifacts/service.ts';
 import type { ArtifactView } from './artifacts/view.ts';
 import { type BackupsService, backupsService } from './backups/service.ts';
 import type { BackupsStatus, BackupView } from './backups/view.ts';
+import { channelClient, liveSession } from './channel/channel-client.ts';
 import { desiredLoop } from './channel/desired-loop.ts';
+import { openLink } from './channel/link.ts';
+import { linkLoop } from './channel/link-loop.ts';
 import { pollCarrier } from './channel/poll-carrier.ts';
 import { accountLookup } from './commands/process-spec.ts';
 import { commandsRepository } from './commands/repository.ts';
@@ -46,7 +51,7 @@ export interface DaemonOptions {
   log?: Logger;
   faults?: FaultPoints;
   random?: () => number;
-  /** Instead of node:http(s): tests put a bad network in its place. */
+  /** Instead of node:http(s), and of the channel: tests put a bad network in its place. */
   request?: HttpDoor;
   /** Instead of the one over libbpf: tests without a kernel. */
   kernelEngine?: () => Promise<KernelEngine>;
@@ -131,7 +136,10 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
       clock,
     });
     const compress = config.compress === 'on' || (config.compress === 'auto' && !isLoopback(identity.server));
-    const client = httpClient({ ...clientOptions, compress, token });
+    const http = httpClient({ ...clientOptions, compress, token });
+    const live = liveSession();
+    const linked = config.carrier !== 'poll' && !options.request;
+    const client = linked ? channelClient({ http, live: live.get, mayPoll: config.carrier === 'auto', faults }) : http;
     const registry =
       config.registry === undefined
         ? client
@@ -151,6 +159,8 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
       client,
       renewTokenWhenDue: token.renewWhenDue,
       waitSec: config.poll_wait_sec,
+      onMove: live.onChange,
+      way: () => (live.get() ? 'ws' : 'poll'),
       clock,
       random,
       log,
@@ -335,6 +345,32 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
       },
     });
 
+    const linking = new AbortController();
+    const link = linked
+      ? linkLoop({
+          open: (signal) =>
+            openLink(
+              {
+                server: identity.server,
+                secure: { trust: tlsTrust(config, identity.tls), proxy: proxyOf(config) },
+                userAgent: USER_AGENT,
+                node: { ...identity, key: keys.signing },
+                isServerKey: (raw) => trust.signers().has(keyIdOf(raw)),
+                handlerOf: () => null,
+                newId: uuidv7Generator(clock.now),
+                clock,
+              },
+              signal,
+            ),
+          refreshTrust: trust.refresh,
+          changed: live.set,
+          clock,
+          random,
+          log,
+          signal: linking.signal,
+        })
+      : null;
+
     let closed: Promise<void> | null = null;
     const close = async (): Promise<void> => {
       clearInterval(tidyTimer);
@@ -346,6 +382,8 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
       await desired.stopped();
       await Promise.all([commands.stop(FLUSH_MS), artifacts.stop()]);
       await carrier.stop();
+      linking.abort();
+      await link?.done;
       for (const one of toClose.reverse()) one();
     };
     const closeOnce = (): Promise<void> => {

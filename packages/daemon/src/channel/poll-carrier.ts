@@ -7,7 +7,8 @@ import type { Logger } from '../platform/log.ts';
 import type { Carrier, CarrierStatus } from './carrier.ts';
 import { runPollLoop } from './poll-loop.ts';
 
-/** The polling carrier: every frame is an HTTP request. */
+/** The carrier: calls of its client, which go over the channel while that is up and are HTTP requests while it is not; work is waited for by
+ *  a poll that the server holds. */
 
 // Offers are read one by one, so that one that this release does not understand does not hide the others.
 const Count = z.int().check(z.minimum(0));
@@ -24,6 +25,10 @@ export interface PollCarrierOptions {
   client: HttpClient;
   renewTokenWhenDue(): Promise<void>;
   waitSec: number;
+  /** Calls `listener` when calls go another way from now on: a poll that is held on the old one is given up. */
+  onMove?(listener: () => void): void;
+  /** What calls go over at this moment. */
+  way?(): string;
   clock: Clock;
   random: () => number;
   log: Logger;
@@ -33,6 +38,8 @@ export const pollCarrier = ({
   client,
   renewTokenWhenDue,
   waitSec,
+  onMove,
+  way = () => 'poll',
   clock,
   random,
   log,
@@ -40,8 +47,13 @@ export const pollCarrier = ({
   const polling = new AbortController();
   const sending = new AbortController();
   let loop: Promise<void> = Promise.resolve();
-  let status: CarrierStatus = { kind: 'poll', connected: false, lastContactMs: null, lastError: null };
+  let status: CarrierStatus = { kind: way(), connected: false, lastContactMs: null, lastError: null };
   const { signal } = sending;
+  let held = new AbortController();
+  onMove?.(() => {
+    held.abort();
+    held = new AbortController();
+  });
 
   return {
     start: (handlers) => {
@@ -58,11 +70,17 @@ export const pollCarrier = ({
       loop = runPollLoop({
         poll: async ({ waitSec: wait, resume }) => {
           await renewTokenWhenDue();
-          return client.call(poll, {
-            query: { wait, desired: handlers.desiredRevision(), ...(resume ? { resume: 'true' } : {}) },
-            timeoutMs: wait * 1000 + POLL_GRACE_MS,
-            signal: polling.signal,
-          });
+          const { signal: stays } = held;
+          try {
+            return await client.call(poll, {
+              query: { wait, desired: handlers.desiredRevision(), ...(resume ? { resume: 'true' } : {}) },
+              timeoutMs: wait * 1000 + POLL_GRACE_MS,
+              signal: AbortSignal.any([polling.signal, stays]),
+            });
+          } catch (error) {
+            if (!stays.aborted || polling.signal.aborted) throw error;
+            return { commands: [], retry_after_ms: 0 }; // what it would have brought is asked for again, on the new way
+          }
         },
         acknowledge: (ids) => client.call(ackCommands, { body: { ids: [...ids] }, signal }),
         handlers,
@@ -93,7 +111,7 @@ export const pollCarrier = ({
           signal,
         })
       ).next,
-    status: () => status,
+    status: () => ({ ...status, kind: way() }),
     endOffers: () => polling.abort(),
     stop: async () => {
       polling.abort();
