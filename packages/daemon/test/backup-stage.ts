@@ -3,16 +3,20 @@ import { randomBytes } from 'node:crypto';
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { onTestFinished } from 'vitest';
+import { afterAll } from 'vitest';
 import type { BackupServer, ServedRun } from './backup-server.ts';
 import { waitFor } from './wait-for.ts';
 
 /** What tests of backups need besides a server and a node: trees to back up, and stock tools to look at what came of it. */
 
-/** A folder that goes with the test. */
+const made: string[] = [];
+afterAll(() => {
+  for (const path of made.splice(0)) rmSync(path, { recursive: true, force: true, maxRetries: 3 });
+});
+/** A folder that goes with the test file: concurrent tests have no hook of their own here. */
 export const tempFolder = (name = 'backup'): string => {
   const path = mkdtempSync(join(tmpdir(), `aegis-${name}-`));
-  onTestFinished(() => rmSync(path, { recursive: true, force: true, maxRetries: 3 }));
+  made.push(path);
   return path;
 };
 
