@@ -43,27 +43,32 @@ export const startBackupFleet = async (
   options: FleetOptions = {},
   settings: Readonly<Record<string, string>> = {},
 ): Promise<BackupFleet> => {
-  const s3 = await startRadosgw();
+  const [withS3, withFleet] = await Promise.allSettled([
+    startRadosgw(),
+    startFleet({
+      ...options,
+      env: {
+        AEGIS_BACKUPS_PART_BYTES: String(5 * MIB),
+        AEGIS_BACKUPS_SPOOL_PARTS: '1',
+        AEGIS_BACKUPS_PARALLEL_PARTS: '1',
+        AEGIS_BACKUPS_MAX_CONCURRENT: '20',
+        AEGIS_BACKUPS_STALL_SEC: '2',
+        AEGIS_BACKUPS_RETRY_SEC: '5',
+        AEGIS_BACKUPS_SWEEP_UPLOADS_AFTER_SEC: '5',
+        AEGIS_BACKUPS_S3_TIMEOUT_SEC: '2',
+        AEGIS_BACKUPS_S3_ATTEMPTS: '2',
+        ...settings,
+        ...options.env,
+      },
+    }),
+  ]);
+  if (withS3.status === 'rejected' || withFleet.status === 'rejected') {
+    if (withS3.status === 'fulfilled') await withS3.value.stop();
+    if (withFleet.status === 'fulfilled') await withFleet.value[Symbol.asyncDispose]();
+    throw withS3.status === 'rejected' ? withS3.reason : (withFleet as PromiseRejectedResult).reason;
+  }
+  const [s3, fleet] = [withS3.value, withFleet.value];
   const proxy = await startHostileS3(s3.endpoint);
-  const fleet = await startFleet({
-    ...options,
-    env: {
-      AEGIS_BACKUPS_PART_BYTES: String(5 * MIB),
-      AEGIS_BACKUPS_SPOOL_PARTS: '1',
-      AEGIS_BACKUPS_PARALLEL_PARTS: '1',
-      AEGIS_BACKUPS_MAX_CONCURRENT: '20',
-      AEGIS_BACKUPS_STALL_SEC: '2',
-      AEGIS_BACKUPS_RETRY_SEC: '5',
-      AEGIS_BACKUPS_SWEEP_UPLOADS_AFTER_SEC: '5',
-      AEGIS_BACKUPS_S3_TIMEOUT_SEC: '2',
-      AEGIS_BACKUPS_S3_ATTEMPTS: '2',
-      ...settings,
-      ...options.env,
-    },
-  }).catch(async (error: unknown) => {
-    await s3.stop();
-    throw error;
-  });
   const bucket = await s3.bucket();
   const judge = backupJudge(fleet);
   const begun: { name: string; id: string }[] = [];

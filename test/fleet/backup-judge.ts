@@ -92,20 +92,23 @@ export const backupJudge = (on: { folder: string; url: string; token: string; ap
     },
     runs,
     faults: async (name, source, wanted = snapshot(source)) => {
+      const judged = async ({ run_id, state, reason, errors }: RunSeen): Promise<string[]> => {
+        if (state !== 'completed' && state !== 'completed_with_errors')
+          return !reason?.code || reason.message.length < 10 ? [`${name} ${run_id} ${state} without a reason`] : [];
+        // Neither writes what the other reads.
+        const [{ status, stdout, stderr }, different] = await Promise.all([
+          tryAegis('backups', 'verify', run_id),
+          restored(run_id, source, wanted),
+        ]);
+        const unverified = status === 0 ? [] : [`verify exits with ${status}: ${stdout}${stderr}`];
+        const told = (difference: string): boolean =>
+          errors.some(({ path }) =>
+            difference.startsWith(JSON.stringify(path.slice(path.indexOf(source) + source.length + 1)).slice(0, -1)),
+          );
+        return [...unverified, ...different.filter((text) => !told(text))].map((text) => `${name} ${run_id}: ${text}`);
+      };
       const found: string[] = [];
-      for (const { run_id, state, reason, errors } of await runs(name)) {
-        if (state === 'completed' || state === 'completed_with_errors') {
-          const { status, stdout, stderr } = await tryAegis('backups', 'verify', run_id);
-          const wrong =
-            status === 0 ? await restored(run_id, source, wanted) : [`verify exits with ${status}: ${stdout}${stderr}`];
-          const told = (difference: string): boolean =>
-            errors.some(({ path }) =>
-              difference.startsWith(JSON.stringify(path.slice(path.indexOf(source) + source.length + 1)).slice(0, -1)),
-            );
-          found.push(...wrong.filter((text) => !told(text)).map((text) => `${name} ${run_id}: ${text}`));
-        } else if (!reason?.code || reason.message.length < 10)
-          found.push(`${name} ${run_id} ${state} without a reason`);
-      }
+      for (const run of await runs(name)) found.push(...(await judged(run)));
       return found;
     },
   };

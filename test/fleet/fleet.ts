@@ -1,8 +1,9 @@
-import { execFileSync } from 'node:child_process';
+import { execFile } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import { type BadNetwork, startBadNetwork } from '../faults/bad-network.ts';
 import { type ManagedProcess, managedProcess } from '../faults/process.ts';
 import { waitFor } from '../faults/wait.ts';
@@ -74,13 +75,12 @@ export const startFleet = async (options: FleetOptions = {}): Promise<Fleet> => 
   const port = await freePort();
   const url = `http://127.0.0.1:${port}`;
   const database = options.databaseUrl ? { DATABASE_URL: options.databaseUrl } : {};
-  const offline = (...args: string[]) =>
-    execFileSync(aegis, ['server', ...args, '--data-dir', serverData], {
-      encoding: 'utf8',
-      env: { ...env, ...database },
-    }).trim();
-  offline('init');
-  const token = offline('token', '--role', 'admin');
+  const offline = async (...args: string[]): Promise<string> => {
+    const argv = ['server', ...args, '--data-dir', serverData];
+    return (await promisify(execFile)(aegis, argv, { env: { ...env, ...database } })).stdout.trim();
+  };
+  await offline('init');
+  const token = await offline('token', '--role', 'admin');
   const server = managedProcess(
     'the server',
     serverArgv(serverData, port, options.serverFlags),
@@ -89,7 +89,7 @@ export const startFleet = async (options: FleetOptions = {}): Promise<Fleet> => 
   );
   await server.start();
   const network = await startBadNetwork(url, options.seed ?? 1);
-  const joinToken = offline('join-token', '--ttl', '1h', '--uses', String(options.nodes ?? 1));
+  const joinToken = await offline('join-token', '--ttl', '1h', '--uses', String(options.nodes ?? 1));
 
   const nodes = Array.from({ length: options.nodes ?? 1 }, (_, index): FleetNode => {
     const name = `web-${index + 1}`;

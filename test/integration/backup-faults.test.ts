@@ -1,7 +1,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { differences, snapshot } from '../../packages/archive/test/tree-compare.ts';
 import { seededRandom } from '../faults/bad-network.ts';
 import {
@@ -25,7 +25,7 @@ const MIB = 1024 * 1024;
 let on: BackupFleet;
 const proxies: HostileS3[] = [];
 beforeAll(async () => {
-  on = await startBackupFleet({ seed: SEED });
+  on = await startBackupFleet({ seed: SEED }, { AEGIS_BACKUPS_RETRY_SEC: '3' });
 }, 120_000);
 afterAll(async () => {
   for (const proxy of proxies) await proxy[Symbol.asyncDispose]();
@@ -45,151 +45,106 @@ const judged = async (name: string, source: string) => ({
   states: (await on.runs(name)).map(({ state }) => state),
 });
 
-describe('killed at random moments of a run', () => {
-  const slow = { bandwidth: { upload: 6 * MIB } };
-  const kills: [string, ('daemon' | 'server')[], number][] = [
-    ['the daemon', ['daemon'], 1],
-    ['the server', ['server'], 2],
-    ['both', ['daemon', 'server'], 2],
-  ];
-  test.each(kills)(
-    '%s',
-    async (who, victims, times) => {
-      const random = seededRandom(SEED + times);
-      const name = who.replace('the ', 'kill-');
-      const source = on.plant(name, 14);
-      await on.configure(name, { sources: [source], spec: slow });
-      await on.begin(name);
-      for (let nth = 0; nth < times; nth++) {
-        await sleep(random() * 900); // at random: the point of the exercise, not synchronisation
-        const victim = victims[Math.floor(random() * victims.length)];
-        const process = victim === 'server' ? on.fleet.server : on.fleet.nodes[0]?.daemon;
-        await process?.kill9();
-        await process?.start();
-      }
-      await on.over(name);
-      expect(await judged(name, source)).toEqual(whole);
-    },
-    180_000,
-  );
-});
+// Those of one `describe` have configurations and proxies of their own, and run at the same time.
+describe('a backup to an S3 server that misbehaves', () => {
+  test.concurrent('each answer of S3 that can go wrong once, in one run, one after the other', async () => {
+    const proxy = await own();
+    const source = on.plant('once', 23);
+    await on.configure('once', { sources: [source], endpoint: proxy.url });
+    const once: Misbehaviour[] = [
+      INTERNAL_ERROR,
+      SLOW_DOWN,
+      'reset',
+      'truncate-request',
+      'lose-answer',
+      'wrong-etag',
+      'hang',
+    ];
+    // One for each of as many requests; what is sent again goes well.
+    let nth = 0;
+    const hit = new Set<string>();
+    for (const how of once)
+      proxy.misbehave(
+        how,
+        (ask) => {
+          const key = `${ask.path}?${ask.query.get('partNumber') ?? ''}`;
+          if (!isWrite(ask) || hit.has(key) || once[nth] !== how) return false;
+          nth++;
+          hit.add(key);
+          return true;
+        },
+        1,
+      );
+    await on.begin('once');
+    await on.over('once');
+    expect(nth).toBe(once.length);
+    expect(await judged('once', source)).toEqual(whole);
+  }, 120_000);
 
-test('each answer of S3 that can go wrong once, in one run, one after the other', async () => {
-  const proxy = await own();
-  const source = on.plant('once', 23);
-  await on.configure('once', { sources: [source], endpoint: proxy.url });
-  const once: Misbehaviour[] = [
-    INTERNAL_ERROR,
-    SLOW_DOWN,
-    'reset',
-    'truncate-request',
-    'lose-answer',
-    'wrong-etag',
-    'hang',
-  ];
-  // One for each of as many requests; what is sent again goes well.
-  let nth = 0;
-  const hit = new Set<string>();
-  for (const how of once)
-    proxy.misbehave(
-      how,
-      (ask) => {
-        const key = `${ask.path}?${ask.query.get('partNumber') ?? ''}`;
-        if (!isWrite(ask) || hit.has(key) || once[nth] !== how) return false;
-        nth++;
-        hit.add(key);
-        return true;
-      },
-      1,
+  test.concurrent('an S3 server that misbehaves for good: each run says that it failed, and why', async () => {
+    const always: [string, Misbehaviour, (ask: SeenRequest) => boolean][] = [
+      ['all-500', INTERNAL_ERROR, () => true],
+      ['all-slow-down', SLOW_DOWN, () => true],
+      ['all-hang', 'hang', () => true],
+      ['all-reset', 'reset', () => true],
+      ['writes-truncated', 'truncate-request', isWrite],
+      ['answers-truncated', 'truncate-answer', () => true],
+      ['parts-wrong-etag', 'wrong-etag', isPart],
+      ['all-wrong-etag', 'wrong-etag', () => true],
+      ['writes-lost', 'lose-answer', isWrite],
+    ];
+    const source = on.plant('always', 7);
+    const bad = await Promise.all(
+      always.map(async ([name, how, which]) => {
+        const proxy = await own();
+        await on.configure(name, {
+          sources: [source],
+          endpoint: proxy.url,
+          spec: { retries: { max: 0 }, limits: { run_sec: 60 } },
+        });
+        proxy.misbehave(how, which);
+        return proxy;
+      }),
     );
-  await on.begin('once');
-  await on.over('once');
-  expect(nth).toBe(once.length);
-  expect(await judged('once', source)).toEqual(whole);
-}, 120_000);
-
-test('an S3 server that misbehaves for good: each run says that it failed, and why', async () => {
-  const always: [string, Misbehaviour, (ask: SeenRequest) => boolean][] = [
-    ['all-500', INTERNAL_ERROR, () => true],
-    ['all-slow-down', SLOW_DOWN, () => true],
-    ['all-hang', 'hang', () => true],
-    ['all-reset', 'reset', () => true],
-    ['writes-truncated', 'truncate-request', isWrite],
-    ['answers-truncated', 'truncate-answer', () => true],
-    ['parts-wrong-etag', 'wrong-etag', isPart],
-    ['all-wrong-etag', 'wrong-etag', () => true],
-    ['writes-lost', 'lose-answer', isWrite],
-  ];
-  const source = on.plant('always', 7);
-  await Promise.all(
-    always.map(async ([name, how, which]) => {
-      const proxy = await own();
-      await on.configure(name, {
-        sources: [source],
-        endpoint: proxy.url,
-        spec: { retries: { max: 0 }, limits: { run_sec: 60 } },
-      });
-      proxy.misbehave(how, which);
-    }),
-  );
-  for (const [name] of always) await on.begin(name);
-  const outcomes: Record<string, unknown> = {};
-  for (const [name] of always) {
-    const [run] = await on.over(name);
-    outcomes[name] = run?.state === 'failed' ? run.reason?.code : run?.state;
-  }
-  for (const proxy of proxies) proxy.mend();
-  expect(outcomes).toEqual({
-    ...Object.fromEntries(always.map(([name]) => [name, 'backups.destination_failed'])),
-    'parts-wrong-etag': 'backups.upload_mismatch',
-    'all-wrong-etag': 'backups.upload_mismatch',
-  });
-}, 240_000);
-
-test('the network to the server, and that to S3, cut in the middle of a run', async () => {
-  for (const which of ['server', 's3']) {
-    const name = `cut-${which}`;
-    const source = on.plant(name, 14);
-    await on.configure(name, {
-      sources: [source],
-      spec: { bandwidth: { upload: 6 * MIB }, retries: { max: 5, backoff_sec: 1 } },
+    await Promise.all(always.map(([name]) => on.begin(name)));
+    const outcomes: Record<string, unknown> = {};
+    for (const [name] of always) {
+      const [run] = await on.over(name);
+      outcomes[name] = run?.state === 'failed' ? run.reason?.code : run?.state;
+    }
+    for (const proxy of bad) proxy.mend();
+    expect(outcomes).toEqual({
+      ...Object.fromEntries(always.map(([name]) => [name, 'backups.destination_failed'])),
+      'parts-wrong-etag': 'backups.upload_mismatch',
+      'all-wrong-etag': 'backups.upload_mismatch',
     });
-    const parts = on.proxy.seen.filter(isPart).length;
-    await on.begin(name);
-    await waitFor('a part', () => on.proxy.seen.filter(isPart).length > parts);
-    const net = which === 's3' ? on.proxy : on.fleet.network;
-    net.cut();
-    await sleep(3000); // a minute of it: test/long/backup-cuts
-    net.mend();
-    await on.over(name);
-    expect([name, await judged(name, source)]).toEqual([name, whole]);
-  }
-}, 180_000);
+  }, 240_000);
+});
 
 describe('a restore from an S3 server that misbehaves', () => {
   const isRead = ({ method }: SeenRequest): boolean => method === 'GET';
-  let proxy: HostileS3;
-  let source: string;
-  let run = '';
-  beforeAll(async () => {
-    proxy = await own();
-    source = on.plant('read', 12);
-    await on.configure('read', { sources: [source], endpoint: proxy.url });
-    await on.begin('read');
-    run = (await on.over('read'))[0]?.run_id ?? '';
-  });
-  afterEach(() => proxy.mend());
-  const restore = async (where: string, ...more: string[]) => {
-    const target = join(on.fleet.folder, `to-${where}`);
-    return { target, ...(await on.tryAegis('backups', 'restore', run, '--target', target, ...more)) };
+  /** A good run, behind a proxy of its own. */
+  const backedUp = async (name: string) => {
+    const proxy = await own();
+    const source = on.plant(name, 12);
+    await on.configure(name, { sources: [source], endpoint: proxy.url });
+    await on.begin(name);
+    const run = (await on.over(name))[0]?.run_id ?? '';
+    const restore = async (where: string, ...more: string[]) => {
+      const target = join(on.fleet.folder, `to-${where}`);
+      return { target, ...(await on.tryAegis('backups', 'restore', run, '--target', target, ...more)) };
+    };
+    return { proxy, source, restore };
   };
 
-  test.each([
+  test.concurrent.each([
     ['here', []],
     ['on the node', ['--node', 'web-1']],
   ])(
     'once for each request: all of it is restored %s',
     async (where, more) => {
+      const name = where.replaceAll(' ', '-');
+      const { proxy, source, restore } = await backedUp(name);
       const kinds: Misbehaviour[] = [INTERNAL_ERROR, 'reset', SLOW_DOWN, 'truncate-answer', 'wrong-etag'];
       if (where !== 'here') kinds.push('hang'); // that takes a minute, as nobody sets it there
       const hit = new Set<string>();
@@ -202,7 +157,7 @@ describe('a restore from an S3 server that misbehaves', () => {
           hit.add(key);
           return true;
         });
-      const { target, status, stdout, stderr } = await restore(where.replaceAll(' ', '-'), ...more);
+      const { target, status, stdout, stderr } = await restore(name, ...more);
       expect([status, stdout, stderr]).toEqual([0, stdout, stderr]);
       expect(nth).toBeGreaterThan(3);
       expect(differences(snapshot(source), snapshot(join(target, source)))).toEqual([]);
@@ -210,7 +165,8 @@ describe('a restore from an S3 server that misbehaves', () => {
     120_000,
   );
 
-  test('for good: it fails and says so, and whatever is there is what was backed up', async () => {
+  test.concurrent('for good: it fails and says so, and whatever is there is what was backed up', async () => {
+    const { proxy, restore } = await backedUp('for-good');
     const kinds: [string, Misbehaviour, RegExp][] = [
       ['truncated', 'truncate-answer', /The storage of this backup does not give it/],
       ['altered', 'alter-answer', /damaged or was altered/],
@@ -238,6 +194,55 @@ describe('a restore from an S3 server that misbehaves', () => {
     }
   }, 180_000);
 });
+
+describe('killed at random moments of a run', () => {
+  const slow = { bandwidth: { upload: 6 * MIB } };
+  const kills: [string, ('daemon' | 'server')[], number][] = [
+    ['the daemon', ['daemon'], 1],
+    ['the server', ['server'], 2],
+    ['both', ['daemon', 'server'], 2],
+  ];
+  test.each(kills)(
+    '%s',
+    async (who, victims, times) => {
+      const random = seededRandom(SEED + times);
+      const name = who.replace('the ', 'kill-');
+      const source = on.plant(name, 12);
+      await on.configure(name, { sources: [source], spec: slow });
+      await on.begin(name);
+      for (let nth = 0; nth < times; nth++) {
+        await sleep(random() * 900); // at random: the point of the exercise, not synchronisation
+        const victim = victims[Math.floor(random() * victims.length)];
+        const process = victim === 'server' ? on.fleet.server : on.fleet.nodes[0]?.daemon;
+        await process?.kill9();
+        await process?.start();
+      }
+      await on.over(name);
+      expect(await judged(name, source)).toEqual(whole);
+    },
+    180_000,
+  );
+});
+
+test('the network to the server, and that to S3, cut in the middle of a run', async () => {
+  for (const which of ['server', 's3']) {
+    const name = `cut-${which}`;
+    const source = on.plant(name, 12);
+    await on.configure(name, {
+      sources: [source],
+      spec: { bandwidth: { upload: 6 * MIB }, retries: { max: 5, backoff_sec: 1 } },
+    });
+    const parts = on.proxy.seen.filter(isPart).length;
+    await on.begin(name);
+    await waitFor('a part', () => on.proxy.seen.filter(isPart).length > parts);
+    const net = which === 's3' ? on.proxy : on.fleet.network;
+    net.cut();
+    await sleep(3000); // a minute of it: test/long/backup-cuts
+    net.mend();
+    await on.over(name);
+    expect([name, await judged(name, source)]).toEqual([name, whole]);
+  }
+}, 180_000);
 
 test('nothing is left: no upload in the bucket once it was swept, nothing in the spool', async () => {
   await waitFor(
