@@ -10,7 +10,7 @@ import { endedRun, listing, plantTree, tempFolder, unpack } from './backup-stage
 import { type TestNode, testNode } from './test-node.ts';
 import { waitFor } from './wait-for.ts';
 
-/** A node with one configuration, 'tree', of 12 MiB in parts of 5, behind an S3 server that can be told to misbehave. */
+/** A node with one configuration, 'tree', of 12 MiB (or so many) in parts of 5, behind an S3 server that can be told to misbehave. */
 
 const MIB = 1024 * 1024;
 export interface Stage extends AsyncDisposable {
@@ -34,13 +34,14 @@ export const s3Stage = async (
   rados: Radosgw,
   work: Record<string, unknown> = {},
   flags: Record<string, unknown> = {},
+  mib = 12,
 ): Promise<Stage> => {
   const proxy = await startHostileS3(rados.endpoint);
   const account = { access_key_id: rados.accessKey, secret_access_key: rados.secretKey };
   const server = await startBackupServer({ account, ownEndpoint: rados.endpoint });
   const node = testNode(server);
   const source = tempFolder();
-  plantTree(source, 12);
+  plantTree(source, mib);
   const start = () => node.start({ flags: { ...FAST, ...flags } });
   const daemon = await start();
   const destination = {

@@ -8,7 +8,8 @@ import { begin, isManifest, isPart, isStatement, s3Stage, spoolOf, whole } from 
 import { endedRun, tempFolder } from './backup-stage.ts';
 import { waitFor } from './wait-for.ts';
 
-/** A backup behind an S3 server, a network or a control server that misbehave: it is whole and proven in the end, or says that it failed. */
+/** A backup behind an S3 server, a network or a control server that misbehave: it is whole and proven in the end, or says that it failed. Each
+ *  has a stage of its own and mostly waits, so some run at once. */
 
 let rados: Radosgw;
 beforeAll(async () => {
@@ -17,7 +18,7 @@ beforeAll(async () => {
 afterAll(() => rados?.stop());
 
 const MIB = 1024 * 1024;
-const stage = (work?: Record<string, unknown>, flags?: Record<string, unknown>) => s3Stage(rados, work, flags);
+const stage = (work?: Record<string, unknown>, flags?: Record<string, unknown>) => s3Stage(rados, work, flags, 6);
 
 describe('a request that fails once, or a few times, is sent again', () => {
   const faults: [string, Misbehaviour, (ask: SeenRequest) => boolean, number][] = [
@@ -33,7 +34,7 @@ describe('a request that fails once, or a few times, is sent again', () => {
     ['the wrong ETag for a part', 'wrong-etag', isPart, 1],
     ['an error page of a proxy', { answer: 502, code: '', body: '<html>' }, isPart, 1],
   ];
-  test.each(faults)('%s', async (_name, how, which, times) => {
+  test.concurrent.each(faults)('%s', async (_name, how, which, times) => {
     await using on = await stage();
     on.proxy.misbehave(how, which, times);
     const lines = await begin(on.node);
@@ -42,7 +43,7 @@ describe('a request that fails once, or a few times, is sent again', () => {
   });
 });
 
-test('an S3 server that never takes a part: the run says that it failed, after as many attempts as it has', async () => {
+test.concurrent('an S3 server that never takes a part: the run says that it failed, after as many attempts as it has', async () => {
   await using on = await stage({}, { backups_retry_sec: 1 });
   on.proxy.misbehave(INTERNAL_ERROR, isPart);
   const end = (await begin(on.node)).at(-1);
@@ -60,7 +61,7 @@ test('an S3 server that never takes a part: the run says that it failed, after a
   await waitFor('an empty spool', () => spoolOf(on.node).length === 0);
 });
 
-test('a bucket that is not there is said at once, without trying again for long', async () => {
+test.concurrent('a bucket that is not there is said at once, without trying again for long', async () => {
   await using on = await stage({ retries: { max: 0 } });
   on.proxy.misbehave({ answer: 404, code: 'NoSuchBucket' }, isPart);
   expect((await begin(on.node)).at(-1)).toMatchObject({
@@ -69,7 +70,7 @@ test('a bucket that is not there is said at once, without trying again for long'
   });
 });
 
-test('a destination that the control server cannot get at fails the run in time', async () => {
+test.concurrent('a destination that the control server cannot get at fails the run in time', async () => {
   await using on = await stage({ retries: { max: 0 } }, { backups_retry_sec: 2 });
   on.server.loseBucket();
   expect((await begin(on.node)).at(-1)).toMatchObject({
@@ -78,7 +79,7 @@ test('a destination that the control server cannot get at fails the run in time'
   });
 });
 
-test('a network that is cut in the middle: the parts go up when it is back', async () => {
+test.concurrent('a network that is cut in the middle: the parts go up when it is back', async () => {
   await using on = await stage({}, { backups_retry_sec: 60 });
   let parts = 0;
   on.proxy.misbehave('reset', (ask) => isPart(ask) && ++parts > 1);
@@ -91,7 +92,7 @@ test('a network that is cut in the middle: the parts go up when it is back', asy
   await whole(on);
 });
 
-test('a control server that is away while a run ends hears of it when it is back', async () => {
+test.concurrent('a control server that is away while a run ends hears of it when it is back', async () => {
   await using on = await stage();
   on.proxy.misbehave('hang', isStatement);
   const run = begin(on.node);
@@ -105,7 +106,7 @@ test('a control server that is away while a run ends hears of it when it is back
   await whole(on);
 });
 
-test('cancelled by who asked for it, or by the server: it ends, and nothing of it is left here', async () => {
+test.concurrent('cancelled by who asked for it, or by the server: it ends, and nothing of it is left here', async () => {
   await using on = await stage();
   on.proxy.misbehave('hang', isPart);
   const leaving = controlStream(on.node.dataDir, { op: 'backup-run', config: 'tree' });
@@ -123,7 +124,7 @@ test('cancelled by who asked for it, or by the server: it ends, and nothing of i
   await waitFor('an empty spool', () => spoolOf(on.node).length === 0);
 });
 
-test('a run that gets no signature any more because it was cancelled is cancelled, not failed', async () => {
+test.concurrent('a run that gets no signature any more because it was cancelled is cancelled, not failed', async () => {
   await using on = await stage();
   on.proxy.misbehave('hang', isPart);
   const asked = begin(on.node);
@@ -134,23 +135,23 @@ test('a run that gets no signature any more because it was cancelled is cancelle
   expect((await asked).at(-1)).toMatchObject({ state: 'cancelled' });
 });
 
-test('an upload keeps to its limit, and its hooks frame it', async () => {
+test.concurrent('an upload keeps to its limit, and its hooks frame it', async () => {
   const notes = join(tempFolder(), 'notes');
   const note = (word: string) => ({
     argv: ['sh', '-c', `echo "${word} $AEGIS_CONFIG $AEGIS_STATE $AEGIS_ATTEMPT" >> ${notes}`],
   });
   await using on = await stage({
-    bandwidth: { upload: 8 * MIB },
+    bandwidth: { upload: 4 * MIB },
     hooks: { before: [note('before')], after: [note('after')], on_failure: [note('failed')] },
   });
   const begun = performance.now();
   expect((await begin(on.node)).at(-1)).toMatchObject({ state: 'completed' });
-  expect(performance.now() - begun).toBeGreaterThan(1000); // 12 MiB, but for the first tenth of a second
+  expect(performance.now() - begun).toBeGreaterThan(1000); // 6 MiB, but for the first tenth of a second
   await whole(on);
   expect(readFileSync(notes, 'utf8')).toBe('before tree running 1\nafter tree completed 1\n');
 });
 
-test('a before that fails stops the run, and on_failure is told why', async () => {
+test.concurrent('a before that fails stops the run, and on_failure is told why', async () => {
   const notes = join(tempFolder(), 'notes');
   await using on = await stage({
     hooks: {
@@ -166,7 +167,7 @@ test('a before that fails stops the run, and on_failure is told why', async () =
   expect(on.proxy.seen).toEqual([]);
 });
 
-test('a hook that hangs is stopped with all that it started', async () => {
+test.concurrent('a hook that hangs is stopped with all that it started', async () => {
   await using on = await stage({
     hooks: { before: [{ argv: ['sh', '-c', 'sleep 600 & sleep 600'], timeout_sec: 1 }] },
   });
@@ -176,7 +177,7 @@ test('a hook that hangs is stopped with all that it started', async () => {
   });
 });
 
-test('an archive beyond its limit fails at once', async () => {
+test.concurrent('an archive beyond its limit fails at once', async () => {
   await using on = await stage({ limits: { archive_bytes: 6 * MIB } });
   expect((await begin(on.node)).at(-1)).toMatchObject({ state: 'failed', reason: { code: 'backups.limit' } });
   expect((await endedRun(on.server, on.configId)).attempt).toBe(1);
