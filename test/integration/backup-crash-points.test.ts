@@ -1,6 +1,6 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, test } from 'vitest';
 import { waitFor } from '../faults/wait.ts';
 import { type BackupFleet, startBackupFleet } from '../fleet/backup-fleet.ts';
 import { faultsIn } from '../fleet/database.ts';
@@ -31,11 +31,16 @@ const processOf = ({ fleet }: BackupFleet, side: Side) => {
 };
 const passed = (trace: string): string[] => (existsSync(trace) ? readFileSync(trace, 'utf8').trim().split('\n') : []);
 
+let on: BackupFleet;
+beforeAll(async () => {
+  on = await startBackupFleet();
+}, 120_000);
+afterAll(() => on?.[Symbol.asyncDispose]());
+
 test.each(['daemon', 'server'] as Side[])(
   'the %s dies in the middle of a backup, and it ends whole',
   async (side) => {
-    await using on = await startBackupFleet();
-    const source = on.plant('tree', 7);
+    const source = on.plant(side, 7);
     const again = async (env: Record<string, string> = {}): Promise<void> => {
       await processOf(on, side).kill9();
       await processOf(on, side).start(env);
@@ -64,9 +69,9 @@ test.each(['daemon', 'server'] as Side[])(
       return asked;
     };
     const first = join(on.fleet.folder, `trace-${side}`);
-    await on.configure('traced', { sources: [source] });
+    await on.configure(`traced-${side}`, { sources: [source] });
     await again({ AEGIS_CRASH_TRACE: first });
-    await life('traced', first);
+    await life(`traced-${side}`, first);
     const points = passed(first).filter(
       (point) => OF_BACKUPS[side].test(point) && !READING.test(point) && point.endsWith('#1'),
     );
@@ -75,24 +80,31 @@ test.each(['daemon', 'server'] as Side[])(
     if (process.env.AEGIS_LONG) console.log(`the ${side}: ${points.length} points`);
     const each = Math.max(1, Math.ceil(points.length / CHOSEN));
     const faults: string[] = [];
+    const lives: { point: string; name: string; asked: number }[] = [];
     for (const [nth, point] of points.entries()) {
       if (nth % each !== each >> 1) continue;
-      const name = `life-${nth}`;
+      const name = `${side}-${nth}`;
       const trace = `${first}-${nth}`;
       await on.configure(name, { sources: [source] });
       await again({ AEGIS_CRASH_AT: point, AEGIS_CRASH_TRACE: trace });
       const asked = await life(name, trace);
       if (!passed(trace).includes(point) && !AT_ANY_TIME.test(point)) faults.push(`${point}: not passed`);
-      await again(); // what is judged below is not to die
+      lives.push({ point, name, asked });
+    }
+    await again(); // what is judged below is not to die
+    for (const { point, name, asked } of lives) {
       const runs = await on.runs(name);
       if (runs.length === 0 || runs.length > asked || runs.some(({ state }) => state !== 'completed'))
         faults.push(`${point}, asked for ${asked} times: ${JSON.stringify(runs)}`);
       faults.push(...(await on.faults(name, source)).map((fault) => `${point}: ${fault}`));
     }
     expect(faults).toEqual([]);
-    await waitFor('an empty spool', () => on.spooled().length === 0);
-    await waitFor('no upload to be left', async () => (await on.openUploads()).length === 0, 60_000);
-    expect(faultsIn(join(on.fleet.folder, 'server'))).toEqual([]);
   },
   3_600_000,
 );
+
+test('nothing is left in spool and uploads', async () => {
+  await waitFor('an empty spool', () => on.spooled().length === 0);
+  await waitFor('no upload to be left', async () => (await on.openUploads()).length === 0, 60_000);
+  expect(faultsIn(join(on.fleet.folder, 'server'))).toEqual([]);
+}, 90_000);

@@ -20,7 +20,7 @@ let s3: Radosgw;
 let source: string;
 beforeAll(async () => {
   [fleet, s3] = await Promise.all([
-    startFleet({ direct: true, env: { AEGIS_BACKUPS_PART_BYTES: String(5 * MIB) } }),
+    startFleet({ direct: true, env: { AEGIS_BACKUPS_PART_BYTES: String(5 * MIB), AEGIS_BACKUPS_MAX_CONCURRENT: '6' } }),
     startRadosgw({ storageClasses: ['COLD'] }),
   ]);
   source = join(fleet.folder, 'source');
@@ -55,7 +55,7 @@ const configure = async (name: string, destination: Record<string, unknown>): Pr
 };
 /** A good run, whose archive is as it was signed. */
 const backUp = async (name: string): Promise<Run> => {
-  await waitFor('the node to have it', async () => {
+  await waitFor(`the node to have ${name}`, async () => {
     const { body } = await fleet.api.call('GET', `/api/v1/backups/configs/${name}/nodes`);
     return (body as { items: { taken: boolean }[] }).items.every(({ taken }) => taken);
   });
@@ -78,7 +78,8 @@ const headsOf = (bucket: string, run: Run) =>
     }),
   );
 
-test.each(ACCESS_WAYS)(
+// Each has buckets and configurations of its own.
+test.concurrent.each(ACCESS_WAYS)(
   '%s: a storage class, and a lock',
   async (access) => {
     const sts = access === 'sts' ? { sts: { role_arn: s3.roleArn, endpoint: s3.endpoint } } : {};
@@ -107,13 +108,13 @@ test.each(ACCESS_WAYS)(
   120_000,
 );
 
-test('a storage class that is not there is said before any run', async () => {
+test.concurrent('a storage class that is not there is said before any run', async () => {
   await expect(configure('warm', { bucket: await s3.bucket(), storage_class: 'WARM' })).rejects.toThrow(
     /backups\.bad_destination.*destination\.storage_class/,
   );
 });
 
-test('checksums where the S3 server knows them', async () => {
+test.concurrent('checksums where the S3 server knows them', async () => {
   const bucket = await s3.bucket();
   const { probe } = await configure('summed', { bucket, checksum: 'when_supported' });
   expect(probe).toMatchObject({ ok: true });
