@@ -2,7 +2,6 @@ import { execFile } from 'node:child_process';
 import { createReadStream, existsSync, mkdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { PutObjectCommand, S3Client } from '@aws-sdk/client-s3';
 
 /** The minimal agent of seed 004, as its document describes it: a program of its own that knows nothing of Aegis but the documented calls, in
  *  their documented order. `node seed-agent.ts CONFIG.JSON`. */
@@ -62,6 +61,7 @@ const upload = async ({ s3Config, uploadUrl }: Answer, archive: string): Promise
     return;
   }
   if (!s3Config) throw new Error('the server gave no way to S3');
+  const { PutObjectCommand, S3Client } = await import('@aws-sdk/client-s3');
   const { accessKeyId, secretAccessKey, sessionToken, region, endpoint, bucket, key, forcePathStyle } = s3Config;
   const s3 = new S3Client({
     region,

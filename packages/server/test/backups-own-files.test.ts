@@ -1,4 +1,5 @@
 import { execFileSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -20,14 +21,17 @@ import { handClock, startTestServer, type TestServer } from './start-test-server
 
 let folder: string;
 let source: string;
-beforeEach(() => {
+const plant = (at: string) => {
+  mkdirSync(join(at, 'sub'), { recursive: true });
+  writeFileSync(join(at, 'a.txt'), 'a file');
+  writeFileSync(join(at, 'sub', 'b.bin'), Buffer.alloc(300_000, 'b'));
+};
+const begin = () => {
   folder = mkdtempSync(join(tmpdir(), 'aegis-own-files-'));
   source = join(folder, 'files');
-  mkdirSync(join(source, 'sub'), { recursive: true });
-  writeFileSync(join(source, 'a.txt'), 'a file');
-  writeFileSync(join(source, 'sub', 'b.bin'), Buffer.alloc(300_000, 'b'));
-});
-afterEach(() => rmSync(folder, { recursive: true, force: true }));
+  plant(source);
+};
+const finish = () => rmSync(folder, { recursive: true, force: true });
 
 const own = (more: Record<string, unknown> = {}) => ({ execution_mode: 'server', sources: [source], ...more });
 const runNow = (server: TestServer, id: string) => server.as('operator').call(runConfig, { params: { id } });
@@ -40,14 +44,17 @@ const ended = async (server: TestServer, id: string): Promise<Run> => {
   });
   return run;
 };
-const unpacked = (archive: Buffer): string => {
+const unpacked = (archive: Buffer, from = source): string => {
   const target = mkdtempSync(join(folder, 'restored-'));
   const tar = execFileSync('zstd', ['-dcq'], { input: archive, maxBuffer: 1e9 });
   execFileSync('tar', ['-x', '-C', target], { input: tar });
-  return join(target, folder, 'files');
+  return join(target, from);
 };
 
 describe.each(STORAGES)('%s', (storage) => {
+  beforeEach(begin);
+  afterEach(finish);
+
   test('nothing may be read or written but what the settings name, and nothing is run', async () => {
     const destination = { kind: 'file', path: join(folder, 'to') };
     await using closed = await startTestServer({ storage });
@@ -175,9 +182,13 @@ describe.each(STORAGES)('%s', (storage) => {
 describe('at S3', () => {
   let gateway: Radosgw;
   beforeAll(async () => {
+    begin();
     gateway = await startRadosgw();
   });
-  afterAll(() => gateway?.stop());
+  afterAll(async () => {
+    await gateway?.stop();
+    finish();
+  });
   const objectsIn = async (bucket: string) => {
     const s3 = gateway.s3();
     const [{ Contents = [] }, { Uploads = [] }] = [
@@ -188,12 +199,15 @@ describe('at S3', () => {
     return { keys: Contents.map(({ Key = '' }) => Key.replace(/^.*\//, '')), uploads: Uploads.length };
   };
 
-  test('larger than one part: stored, verified, restorable with stock tools', async () => {
-    const noise = join(source, 'noise');
-    execFileSync('sh', ['-c', `head -c 40000000 /dev/urandom > ${noise}`]);
-    await using server = await startTestServer({ config: { backups_server_sources: [source] } });
+  test.concurrent('larger than one part: stored, verified, restorable with stock tools', async () => {
+    const large = join(folder, 'large');
+    plant(large);
+    const noise = join(large, 'noise');
+    writeFileSync(noise, randomBytes(20_000_000));
+    await using server = await startTestServer({ config: { backups_server_sources: [large] } });
     const bucket = await gateway.bucket();
-    const { config_id: id } = await createS3Config(server, gateway, { bucket, more: { ...own(), nodes: [] } });
+    const more = { ...own({ sources: [large] }), nodes: [] };
+    const { config_id: id } = await createS3Config(server, gateway, { bucket, more });
     const { run_id } = await runNow(server, id);
     expect(await sentence(runNow(server, id))).toMatch(/^409 backups\.busy: 'home' is being carried out/);
     const run = await ended(server, run_id);
@@ -214,10 +228,10 @@ describe('at S3', () => {
     const { Body } = await s3.send(new GetObjectCommand({ Bucket: bucket, Key }));
     const bytes = Buffer.from((await Body?.transformToByteArray()) ?? []);
     s3.destroy();
-    expect(readFileSync(join(unpacked(bytes), 'noise')).equals(readFileSync(noise))).toBe(true);
+    expect(readFileSync(join(unpacked(bytes, large), 'noise')).equals(readFileSync(noise))).toBe(true);
   });
 
-  test('S3 fails: tried again under another prefix, then failed with the reason; nothing half-way is left', async () => {
+  test.concurrent('S3 fails: tried again under another prefix, then failed with the reason; nothing half-way is left', async () => {
     await using proxy = await startHostileS3(gateway.endpoint);
     await using server = await startTestServer({
       config: { backups_server_sources: [source], backups_s3_attempts: 1 },
@@ -242,7 +256,7 @@ describe('at S3', () => {
     expect((await objectsIn(bucket)).uploads).toBe(0);
   });
 
-  test('cancelled, and cut off by a stop of the server: both say so', async () => {
+  test.concurrent('cancelled, and cut off by a stop of the server: both say so', async () => {
     await using proxy = await startHostileS3(gateway.endpoint);
     await using server = await startTestServer({ config: { backups_server_sources: [source] } });
     const bucket = await gateway.bucket();
@@ -271,7 +285,7 @@ describe('at S3', () => {
     });
   });
 
-  test('after a crash nobody carries a run out any more: it has failed', async () => {
+  test.concurrent('after a crash nobody carries a run out any more: it has failed', async () => {
     const clock = handClock();
     await using server = await startTestServer({ clock, config: { backups_server_sources: [source] } });
     const bucket = await gateway.bucket();

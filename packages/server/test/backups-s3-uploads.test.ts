@@ -44,24 +44,29 @@ beforeAll(async () => {
   gateway = await startRadosgw();
 });
 afterAll(() => gateway?.stop());
-beforeEach(async () => {
+const begin = async (timeoutSec = 4) => {
   proxy = await startHostileS3(gateway.endpoint);
   clock = handClock();
-  server = await startTestServer({ clock, config: { backups_s3_timeout_sec: 4 } });
+  server = await startTestServer({ clock, config: { backups_s3_timeout_sec: timeoutSec, backups_s3_attempts: 2 } });
   node = await server.enrol('web-1');
+  await fresh();
+};
+let made = 0;
+/** Another bucket at the same server. */
+const fresh = async () => {
   bucket = await gateway.bucket();
   configId = (
     await createS3Config(server, gateway, {
       bucket,
       endpoint: proxy.url,
-      more: { limits: { archive_bytes: 20 * MIB } },
+      more: { name: `home-${made++}`, limits: { archive_bytes: 20 * MIB } },
     })
   ).config_id;
-});
-afterEach(async () => {
+};
+const finish = async () => {
   await server?.close();
   await proxy?.[Symbol.asyncDispose]();
-});
+};
 
 const openAt = async (): Promise<string[]> => {
   const { Uploads = [] } = await gateway.s3().send(new ListMultipartUploadsCommand({ Bucket: bucket }));
@@ -79,7 +84,17 @@ const sent = async (run: NodeRun, bodies: readonly Buffer[] = [FIRST, LAST]) => 
 const isComplete = ({ method, query }: SeenRequest): boolean => method === 'POST' && query.has('uploadId');
 const isListing = ({ method, query }: SeenRequest): boolean => method === 'GET' && query.has('uploadId');
 
+const quiet = () => {
+  proxy.mend();
+  proxy.seen.splice(0);
+};
+
 describe('opened and completed', () => {
+  beforeAll(() => begin());
+  beforeEach(fresh);
+  afterEach(quiet);
+  afterAll(finish);
+
   test('once, however often and from however many sides it is asked for', async () => {
     const run = await startRun(node, configId);
     const opened = await Promise.all([run.open(), run.open(), run.open()]);
@@ -202,6 +217,9 @@ describe('opened and completed', () => {
 });
 
 describe('aborted', () => {
+  beforeEach(() => begin());
+  afterEach(finish);
+
   const gone = () => waitFor('the upload to be gone', async () => (await openAt()).length === 0);
 
   test.each([
@@ -267,6 +285,11 @@ describe('aborted', () => {
 });
 
 describe('S3 that misbehaves', () => {
+  // One server for all: what it makes of one answer leaves nothing behind for the next.
+  beforeAll(() => begin(2));
+  afterEach(quiet);
+  afterAll(finish);
+
   test.each([
     ['answers 500', INTERNAL_ERROR],
     ['is overloaded', SLOW_DOWN],

@@ -14,7 +14,7 @@ import { register, statusOf, withKey } from './backups-agent-support.ts';
 import { createS3Config } from './backups-s3-support.ts';
 import { startTestServer, type TestServer } from './start-test-server.ts';
 
-/** Seed 004's own minimal agent (test/fleet/seed-agent.ts), against the real server and a real S3 server. */
+/** Seed 004's own minimal agent (test/fleet/seed-agent.ts), against the real server and a real S3 server, each with a server of its own. */
 
 describe('the seed’s own minimal agent, at S3', () => {
   let gateway: Radosgw;
@@ -32,9 +32,10 @@ describe('the seed’s own minimal agent, at S3', () => {
   });
 
   const runAgent = async (server: TestServer, agent: { id: string; apiKey: string }) => {
-    const file = join(folder, 'config.json');
+    const own = mkdtempSync(join(folder, 'agent-'));
+    const file = join(own, 'config.json');
     const config = { serverUrl: server.url, apiKey: agent.apiKey, agentId: agent.id, pollInterval: 30_000 };
-    writeFileSync(file, JSON.stringify({ ...config, tempDir: join(folder, 'temp') }));
+    writeFileSync(file, JSON.stringify({ ...config, tempDir: join(own, 'temp') }));
     await promisify(execFile)(process.execPath, [
       fileURLToPath(import.meta.resolve('../../../test/fleet/seed-agent.ts')),
       file,
@@ -46,7 +47,7 @@ describe('the seed’s own minimal agent, at S3', () => {
     ['presigned', {}],
   ] as const;
 
-  test.each(WAYS)('%s: its calls in order, and the archive is there', async (access, more) => {
+  test.concurrent.each(WAYS)('%s: its calls in order, and the archive is there', async (access, more) => {
     await using server = await startTestServer();
     const bucket = await gateway.bucket();
     const agent = await register(server);
@@ -107,7 +108,7 @@ describe('the seed’s own minimal agent, at S3', () => {
     ]);
   });
 
-  test('a source that is not there, and an archive that never arrives: failed, with the reason', async () => {
+  test.concurrent('a source that is not there, and an archive that never arrives: failed, with the reason', async () => {
     await using server = await startTestServer();
     const bucket = await gateway.bucket();
     const agent = await register(server);
@@ -132,7 +133,7 @@ describe('the seed’s own minimal agent, at S3', () => {
     expect(await server.as('viewer').call(showRun, { params: { id: logId } })).toMatchObject({ state: 'running' });
   });
 
-  test('STS: what was handed out opens the run’s own prefix alone', async () => {
+  test.concurrent('STS: what was handed out opens the run’s own prefix alone', async () => {
     await using server = await startTestServer();
     const bucket = await gateway.bucket();
     const agent = await register(server);
