@@ -1,4 +1,4 @@
-import { closeSync, openSync, readdirSync, readFileSync, readSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, readFileSync, readlinkSync, readSync } from 'node:fs';
 import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 
@@ -25,16 +25,18 @@ const foundIn = (bytes: Buffer, needles: Needles, found: Set<string>): void => {
   for (const [name, needle] of needles) if (!found.has(name) && bytes.includes(needle)) found.add(name);
 };
 
-/** Every readable mapping, environment and command line. Others have their turn meanwhile: what is in the middle of something stays so. */
+/** Every readable mapping but those of the program's own file that cannot be written to, environment and command line. Others have their turn meanwhile: what is in the middle of something stays so. */
 export const foundInProcess = async (pid: number, needles: Needles): Promise<string[]> => {
   const found = new Set<string>();
   const overlap = Math.max(...[...needles.values()].map(({ length }) => length));
   const chunk = Buffer.alloc(CHUNK + overlap);
+  const program = readlinkSync(`/proc/${pid}/exe`);
   const fd = openSync(`/proc/${pid}/mem`, 'r');
   try {
     for (const line of readFileSync(`/proc/${pid}/maps`, 'utf8').split('\n')) {
       const [, from, to] = /^([0-9a-f]+)-([0-9a-f]+) r/.exec(line) ?? [];
       if (from === undefined || to === undefined || /\[v(var|syscall|var_vclock)\]$/.test(line)) continue;
+      if (/^\S+ r-.. /.test(line) && line.endsWith(` ${program}`)) continue;
       const [start, end] = [Number.parseInt(from, 16), Number.parseInt(to, 16)];
       for (let at = start; at < end; at += CHUNK) {
         const bytes = readableAt(fd, chunk, Math.min(end - at, chunk.length), at);
