@@ -56,3 +56,31 @@ for (const phase of ['before', 'after', 'retrying'] as const)
     const pid = existsSync(join(notes, 'go.pid')) ? readFileSync(join(notes, 'go.pid'), 'utf8').trim() : '';
     expect(pid !== '' && existsSync(`/proc/${pid}`)).toBe(false);
   });
+
+test('cancelled while it waits for its turn: the server hears of it, and that it ended so', async () => {
+  await using server = await startBackupServer();
+  await using node = testNode(server);
+  const [source, destination, notes] = [tempFolder(), tempFolder(), tempFolder()];
+  writeFileSync(join(source, 'file'), 'x');
+  const daemon = await node.start({ flags: { backups_max_concurrent: 1 } });
+  const work = { sources: [source], destination: { kind: 'file' as const, path: destination } };
+  const go = join(notes, 'go');
+  const first = server.configure({ ...work, hooks: { before: [{ argv: wait(go) }] } }, { name: 'first' });
+  const second = server.configure(work, { name: 'second' });
+  await waitFor('the reports', () => server.reportOf(first.config_id) && server.reportOf(second.config_id));
+  const before = controlStream(node.dataDir, { op: 'backup-run', config: 'first' });
+  await before.next();
+  await waitFor('the first to begin', () => existsSync(`${go}.pid`));
+  const asker = new AbortController();
+  const asked = controlStream(node.dataDir, { op: 'backup-run', config: 'second' }, asker.signal);
+  const hungUp = asked.next().catch(() => undefined);
+  await waitFor('the second to wait', () => daemon.status().backups.queued === 1);
+  asker.abort();
+  await hungUp;
+  writeFileSync(go, '');
+  for await (const _ of before);
+  const ended = await endedRun(server, second.config_id);
+  expect(ended.end).toMatchObject({ state: 'cancelled', reason: { code: 'backups.cancelled' }, statement: null });
+  expect((await endedRun(server, first.config_id)).end?.state).toBe('completed');
+  expect(existsSync(join(destination, ended.prefix))).toBe(false);
+});

@@ -1,4 +1,6 @@
-import { type ConfigReports, endRun, putConfigReports } from '@aegis/protocol/backups/node-endpoints';
+import { type ConfigReports, endRun, putConfigReports, startRun } from '@aegis/protocol/backups/node-endpoints';
+import type { RunEnd } from '@aegis/protocol/backups/run';
+import type { ResponseOf } from '@aegis/protocol/endpoint';
 import { AegisError } from '@aegis/protocol/errors';
 import { isoTime, pause } from '../platform/clock.ts';
 import type { Backoff } from '../platform/http/backoff.ts';
@@ -43,12 +45,33 @@ export const reportLoop = (options: ReportLoopOptions) => {
   let configsDue = false;
   let running: Promise<void> | null = null;
 
+  const tellEnd = async (row: RunRow, body: RunEnd): Promise<ResponseOf<typeof endRun>> => {
+    const end = { params: { id: row.id }, body, signal, timeoutMs: 120_000 };
+    try {
+      return await client.call(endRun, end);
+    } catch (error) {
+      const isUnknown = error instanceof AegisError && error.code === 'backups.unknown_run';
+      if (!isUnknown || body.statement !== null || row.state.prefix !== null) throw error;
+      // It was over before the server heard of it: cancelled in the queue, or out of time while the server was away.
+      const { trigger, scheduledAt, generation } = row.start;
+      const start = {
+        run_id: row.id,
+        config_id: row.configId,
+        generation,
+        attempt: body.attempt,
+        trigger,
+        ...(scheduledAt === null ? {} : { scheduled_at: scheduledAt }),
+      };
+      await client.call(startRun, { body: start, signal });
+      return client.call(endRun, end);
+    }
+  };
   const sendEnd = async (row: RunRow): Promise<void> => {
     const body = row.ending;
     if (!body) return;
     let forget: RunRow['forget'] = [];
     try {
-      ({ forget } = await client.call(endRun, { params: { id: row.id }, body, signal, timeoutMs: 120_000 }));
+      ({ forget } = await tellEnd(row, body));
     } catch (error) {
       // Who we are, not what we say; or a server that cannot look at the destination just now.
       if (!(error instanceof AegisError) || /^(access|nodes)\./.test(error.code) || LATER.includes(error.code))

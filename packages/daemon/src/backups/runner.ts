@@ -140,7 +140,7 @@ export const runner = (options: RunnerOptions) => {
     },
     /** Another attempt of one whose end the server did not take. */
     again: (row: RunRow): Waiting => enqueue(row),
-    /** A run that waits is cancelled at its turn: the server is told of it then. */
+    /** A run that waits is cancelled at its turn: the server hears of it, and that it is over, with its end (report-loop.ts). */
     cancel: (row: RunRow): void => {
       const run = active.get(row.configId);
       if (run?.row === row) run.cancel();
