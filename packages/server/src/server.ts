@@ -30,7 +30,7 @@ import { backupsObjectRoutes } from './backups/routes-objects.ts';
 import { type BackupsService, backupsService } from './backups/service.ts';
 import { uploadSweepLoop } from './backups/upload-sweep.ts';
 import { channelCalls } from './channel/calls.ts';
-import { CHANNEL_PATH, gateway } from './channel/gateway.ts';
+import { CHANNEL_PATH, CHANNEL_UPGRADE, gateway } from './channel/gateway.ts';
 import { NODE_TOPICS, nodeTopic } from './commands/changes.ts';
 import { expiryLoop } from './commands/expiry-loop.ts';
 import { logRoutes } from './commands/routes-logs.ts';
@@ -309,8 +309,10 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     identity: keys.server,
     nodes: { nodeOf: nodes.forChannel, actorOf: nodes.actorOf, attend: nodes.attend },
     calls: channelCalls(routes, { faults, newId, stopping: stopping.signal }),
-    refused: ({ agentId, address, error }) =>
-      log.info({ agent_id: agentId, address, code: error.code }, 'a node was refused on the channel'),
+    refused: ({ agentId, address, error, node }) => {
+      log.info({ agent_id: agentId, address, code: error.code }, 'a node was refused on the channel');
+      audit.hook.refused({ endpoint: CHANNEL_UPGRADE, actor: node, address, requestId: newId(), error });
+    },
     limits: channelLimits(config),
     clock: { now: clock.now, monotonic: () => performance.now() },
     newId,

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import type { Duplex } from 'node:stream';
 import type { KeyPair } from '@aegis/protocol/access/keys';
-import { publicKeyFromRaw } from '@aegis/protocol/access/keys';
+import { keyIdOf, publicKeyFromRaw } from '@aegis/protocol/access/keys';
 import { CLOSE, Hello } from '@aegis/protocol/channel/call';
 import { acceptRequest, makeEphemeral, type SessionKeys } from '@aegis/protocol/channel/handshake';
 import { MAX_HANDSHAKE_BYTES } from '@aegis/protocol/channel/messages';
@@ -41,7 +41,7 @@ export interface ConnectOptions {
     attend(uid: string): () => void;
   };
   calls: ChannelCalls;
-  refused(facts: { agentId: string; address: string; error: AegisError }): void;
+  refused(facts: { agentId: string; address: string; error: AegisError; node: NodeActor | null }): void;
   limits: ConnectionLimits;
   connections: Connections;
   /** Called once it no longer counts as unknown. */
@@ -91,7 +91,7 @@ export const connect = (on: ConnectOptions): void => {
         ? error
         : new AegisError('http.internal', 'The server failed within.', { cause: error });
     if (known.code === 'http.internal') log.error({ err: known.cause ?? known }, 'a handshake of the channel failed');
-    on.refused({ agentId: on.claimed.agentId.slice(0, 128), address: on.address, error: known });
+    on.refused({ agentId: on.claimed.agentId.slice(0, 128), address: on.address, error: known, node: null });
     ws.send(
       JSON.stringify({
         success: false,
@@ -235,7 +235,13 @@ const openSession = (
       on.connections.remove(connection);
       leave();
       facts.close(closeCode ?? (reason.code.startsWith('channel.') ? CLOSE.broken : CLOSE.silent), reason.code);
-      if (reason.code.startsWith('channel.')) on.refused({ agentId: uid, address: on.address, error: reason });
+      if (reason.code.startsWith('channel.'))
+        on.refused({
+          agentId: uid,
+          address: on.address,
+          error: reason,
+          node: { kind: 'node', uid, name, keyId: keyIdOf(publicKey), keyless: false },
+        });
       nowClosed();
     },
   });

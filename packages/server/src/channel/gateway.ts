@@ -7,6 +7,7 @@ import type { IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
 import type { KeyPair } from '@aegis/protocol/access/keys';
 import { MAX_MESSAGE_BYTES } from '@aegis/protocol/channel/messages';
+import type { Endpoint } from '@aegis/protocol/endpoint';
 import { AegisError, errorBody, httpStatusOf } from '@aegis/protocol/errors';
 import { type WebSocket, WebSocketServer } from 'ws';
 import type { Clock } from '../platform/clock.ts';
@@ -26,8 +27,8 @@ export interface GatewayOptions {
     attend(uid: string): () => void;
   };
   calls: ChannelCalls;
-  /** Told of each handshake that was refused. */
-  refused(facts: { agentId: string; address: string; error: AegisError }): void;
+  /** Told of each handshake that was refused, and of each connection that ended because what came was not good (then `node` is whose it was). */
+  refused(facts: { agentId: string; address: string; error: AegisError; node: NodeActor | null }): void;
   limits: ConnectionLimits & {
     /** Connections that have not authenticated: in all, and from one address. */
     maxUnauthenticated: number;
@@ -51,12 +52,24 @@ export interface Gateway {
 }
 
 export const CHANNEL_PATH = '/ws/agent';
+/** For the audit: it is no route, and answers nothing over HTTP. */
+export const CHANNEL_UPGRADE: Endpoint = {
+  id: 'connectChannel',
+  door: 'gateway',
+  method: 'GET',
+  path: CHANNEL_PATH,
+  caller: 'node',
+  summary: "A node's WebSocket",
+  tag: 'channel',
+};
 const TICK_MS = 1000;
 const RETRY_MS = 2000;
 
 export const gateway = (on: GatewayOptions): Gateway => {
   const up = connections();
   const unauthenticated = new Map<string, number>();
+  /** Those that have not shown who they are. */
+  const strangers = new Set<WebSocket>();
   let waiting = 0;
   const server = new WebSocketServer({
     noServer: true,
@@ -120,6 +133,8 @@ export const gateway = (on: GatewayOptions): Gateway => {
       // Answers a request that is no WebSocket handshake by itself.
       server.handleUpgrade(request, socket, head, (ws: WebSocket) => {
         socket.off('error', onError); // it is the WebSocket's now
+        strangers.add(ws);
+        ws.once('close', () => strangers.delete(ws));
         connect({
           ...on,
           ws,
@@ -128,7 +143,10 @@ export const gateway = (on: GatewayOptions): Gateway => {
           address,
           sessionToken: randomBytes(16).toString('base64url'),
           connections: up,
-          authenticated: leave,
+          authenticated: () => {
+            strangers.delete(ws);
+            leave();
+          },
         });
       });
     },
@@ -146,6 +164,7 @@ export const gateway = (on: GatewayOptions): Gateway => {
     close: async (graceMs) => {
       clearInterval(ticking);
       server.close();
+      for (const ws of strangers) ws.terminate(); // nothing was done for them; kept, they would hold up the stop
       const deadline = Date.now() + graceMs;
       for (const connection of [...up.all()]) connection.stop(Math.max(0, deadline - Date.now()));
       await Promise.all([...up.all()].map((connection) => connection.closed));

@@ -1,0 +1,92 @@
+import { randomBytes } from 'node:crypto';
+import { listAudit } from '@aegis/protocol/access/audit-endpoints';
+import { makeEphemeral, openAnswer, signRequest } from '@aegis/protocol/channel/handshake';
+import type { AuthenticationResponse } from '@aegis/protocol/channel/messages';
+import { sealer } from '@aegis/protocol/channel/sealing';
+import { apiRetireNode } from '@aegis/protocol/nodes/endpoints';
+import { expect, test, vi } from 'vitest';
+import { headersOf, open } from './channel-support.ts';
+import { type EnrolledNode, startTestServer, type TestServer } from './start-test-server.ts';
+
+/** The channel of a whole server: whose word counts there, and what is remembered of whose does not. */
+
+const connectAs = async (server: TestServer, node: EnrolledNode, keys = node.keys) => {
+  const raw = await open(`${server.url.replace('http', 'ws')}/ws/agent`, headersOf({ ...node, keys }));
+  const ephemeral = makeEphemeral();
+  const request = signRequest(server.running.fleet, keys, {
+    agent_id: node.name,
+    public_key: keys.publicRaw.toString('base64'),
+    timestamp: Math.floor(Date.now() / 1000),
+    nonce: randomBytes(32).toString('base64'),
+    versions: [1],
+    ephemeral_key: ephemeral.publicRaw.toString('base64'),
+  });
+  raw.ws.send(JSON.stringify(request));
+  const answer = JSON.parse(await raw.next()) as AuthenticationResponse;
+  return { raw, request, ephemeral, answer };
+};
+/** Connected, and its hello said. */
+const greeted = async (server: TestServer, node: EnrolledNode) => {
+  const { raw, request, ephemeral, answer } = await connectAs(server, node);
+  if (!answer.success) throw new Error(answer.message);
+  const keys = openAnswer({ fleet: server.running.fleet, isServerKey: () => true, ephemeral }, request, answer);
+  const { seal } = sealer({
+    key: keys.nodeToServer,
+    direction: 'node to server',
+    rotation: { messages: 100, ms: 1e9 },
+    clock: { now: () => Date.now(), monotonic: () => performance.now() },
+    signing: null,
+  });
+  raw.ws.send(seal({ id: 'a', type: 'event', channel: 'hello' }, '{"version":"0.1.0"}'));
+  return { raw, seal };
+};
+const refusals = async (server: TestServer) =>
+  (await server.as('admin').call(listAudit, { query: { action: 'connectChannel' } })).items.map(
+    ({ actor_kind, actor_name, outcome, code }) => ({ actor_kind, actor_name, outcome, code }),
+  );
+
+test('who is refused, and who speaks out of turn, stands in the audit; a retired node is cut off', async () => {
+  await using server = await startTestServer();
+  const node = await server.enrol('web-1');
+  const other = await server.enrol('web-2');
+  const thief = await connectAs(server, { ...node, name: 'web-1' }, other.keys);
+  expect(thief.answer).toMatchObject({ success: false, code: 'access.unauthenticated' });
+  await vi.waitFor(async () =>
+    expect(await refusals(server)).toEqual([
+      { actor_kind: 'nobody', actor_name: null, outcome: 'refused', code: 'access.unauthenticated' },
+    ]),
+  );
+
+  const { raw, seal } = await greeted(server, node);
+  const frame = seal({ id: 'b', type: 'event', channel: 'heartbeat' }, '{}');
+  raw.ws.send(frame);
+  raw.ws.send(frame);
+  expect((await raw.closed).code).toBe(4004);
+  await vi.waitFor(async () =>
+    expect(await refusals(server)).toContainEqual({
+      actor_kind: 'node',
+      actor_name: 'web-1',
+      outcome: 'refused',
+      code: 'channel.bad_sequence',
+    }),
+  );
+
+  const { raw: others } = await greeted(server, other);
+  await server.as('admin').call(apiRetireNode, { params: { id: other.uid } });
+  expect((await others.closed).code).toBe(4006);
+  expect((await connectAs(server, other)).answer).toMatchObject({ success: false, code: 'access.unauthenticated' });
+});
+
+test('a server stops with nodes connected', async () => {
+  const server = await startTestServer();
+  const node = await server.enrol('web-1');
+  const { raw, seal } = await greeted(server, node);
+  raw.ws.send(seal({ id: 'b', type: 'request', channel: 'telemetry' }, 'null'));
+  await raw.next(); // that nobody listens there: so it is connected
+  const stranger = await open(`${server.url.replace('http', 'ws')}/ws/agent`, headersOf(node));
+  const unproven = await connectAs(server, node);
+  await server.close();
+  expect([(await raw.closed).code, (await stranger.closed).code, (await unproven.raw.closed).code]).toEqual([
+    1012, 1006, 1006,
+  ]);
+});
