@@ -2,15 +2,18 @@ import { createHash } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { seededRandom } from '../faults/bad-network.ts';
 import type { Run } from '../fleet/api.ts';
 import { type Fleet, startFleet } from '../fleet/fleet.ts';
 
-/** Faults while one command writes, the whole output compared afterwards: nothing lost, nothing doubled, started once. */
+/** Faults while one command writes, the whole output compared afterwards: nothing lost, nothing doubled, started once. Under AEGIS_LONG more
+ *  kills, and a longer cut. */
 
 const SEED = Number(process.env.AEGIS_SEED ?? 20261120);
 const KILLS = process.env.AEGIS_LONG ? 200 : 20;
+/** The daemon's pauses between tries grow with it: it is silent for up to twice as long. */
+const CUT_SEC = process.env.AEGIS_LONG ? 30 : 10;
 
 /** Some seconds of numbered lines on stdout, a few on stderr; appends to a marker so that a second start would show. */
 const talkative = (fleet: Fleet, rounds: number) => {
@@ -57,67 +60,70 @@ const killing = async (fleet: Fleet, victims: ('daemon' | 'server')[], times: nu
   }
 };
 
-test.each([
-  ['the daemon', ['daemon']],
-  ['the server', ['server']],
-  ['both', ['daemon', 'server']],
-] as [string, ('daemon' | 'server')[]][])(
-  `kill -9 of %s ${KILLS} times`,
-  async (_, victims) => {
+const killed = (who: string, victims: ('daemon' | 'server')[]): void =>
+  test.concurrent(`kill -9 of ${who} ${KILLS} times`, async () => {
     await using fleet = await startFleet({ seed: SEED });
     const expected = talkative(fleet, KILLS * 5);
     const run = await submit(fleet, expected.script);
     await killing(fleet, victims, KILLS);
     await expectWhole(run, expected);
-  },
-  600_000,
-);
+  }, 600_000);
 
-test('the network is cut for 30 s while the command writes', async () => {
-  await using fleet = await startFleet();
-  const expected = talkative(fleet, 50);
-  const run = await submit(fleet, expected.script);
-  await run.holds('stdout', 100_000);
-  fleet.network.cut();
-  await sleep(30_000);
-  fleet.network.mend();
-  await expectWhole(run, expected);
-}, 240_000);
+// Each test has a fleet of its own, and mostly waits; all at once would be too much for two cores.
+describe('cut or killed', () => {
+  killed('the daemon', ['daemon']);
+  killed('the server', ['server']);
 
-test('delayed, duplicated, reordered, requests and answers lost after the server had committed', async () => {
-  await using fleet = await startFleet({ seed: SEED });
-  const expected = talkative(fleet, 40);
-  fleet.network.delayUpTo(150);
-  fleet.network.duplicateEverything();
-  fleet.network.loseAnswers(0.2);
-  fleet.network.loseRequests(0.1);
-  const run = await submit(fleet, expected.script);
-  await run.holds('stdout', expected.stdout.length, 180_000);
-  const { counts } = fleet.network;
-  fleet.network.mend();
-  await expectWhole(run, expected);
-  expect({
-    duplicated: counts.duplicated > 5,
-    lostAnswers: counts.lostAnswers > 2,
-    lostRequests: counts.lostRequests > 0,
-  }).toEqual({
-    duplicated: true,
-    lostAnswers: true,
-    lostRequests: true,
-  });
-}, 240_000);
+  test.concurrent(`the network is cut for ${CUT_SEC} s while the command writes`, async () => {
+    await using fleet = await startFleet();
+    const expected = talkative(fleet, 50);
+    const run = await submit(fleet, expected.script);
+    await run.holds('stdout', 100_000);
+    fleet.network.cut();
+    await sleep(CUT_SEC * 1000);
+    fleet.network.mend();
+    await expectWhole(run, expected);
+  }, 240_000);
+});
 
-test('a cancel while daemon and server die reaches the command, and the state is true', async () => {
-  await using fleet = await startFleet();
-  const marker = join(fleet.folder, 'survived');
-  const run = await submit(fleet, `trap '' TERM; (sleep 60; touch ${marker}) & wait; sleep 60; touch ${marker}`);
-  await run.holds('stdout', 0);
-  await fleet.nodes[0]?.daemon.kill9();
-  await fleet.api.call('POST', `/api/v1/commands/${run.id}/cancel`, {});
-  await fleet.server.kill9();
-  await fleet.server.start();
-  await fleet.nodes[0]?.daemon.start();
-  const [execution] = await run.finished(60_000);
-  expect(execution).toMatchObject({ state: 'cancelled' });
-  expect(existsSync(marker)).toBe(false);
-}, 120_000);
+describe('disturbed or killed', () => {
+  killed('both', ['daemon', 'server']);
+
+  test.concurrent('delayed, duplicated, reordered, requests and answers lost after the server had committed', async () => {
+    await using fleet = await startFleet({ seed: SEED });
+    const expected = talkative(fleet, 40);
+    fleet.network.delayUpTo(150);
+    fleet.network.duplicateEverything();
+    fleet.network.loseAnswers(0.2);
+    fleet.network.loseRequests(0.1);
+    const run = await submit(fleet, expected.script);
+    await run.holds('stdout', expected.stdout.length, 180_000);
+    const { counts } = fleet.network;
+    fleet.network.mend();
+    await expectWhole(run, expected);
+    expect({
+      duplicated: counts.duplicated > 5,
+      lostAnswers: counts.lostAnswers > 2,
+      lostRequests: counts.lostRequests > 0,
+    }).toEqual({
+      duplicated: true,
+      lostAnswers: true,
+      lostRequests: true,
+    });
+  }, 240_000);
+
+  test.concurrent('a cancel while daemon and server die reaches the command, and the state is true', async () => {
+    await using fleet = await startFleet();
+    const marker = join(fleet.folder, 'survived');
+    const run = await submit(fleet, `trap '' TERM; (sleep 60; touch ${marker}) & wait; sleep 60; touch ${marker}`);
+    await run.holds('stdout', 0);
+    await fleet.nodes[0]?.daemon.kill9();
+    await fleet.api.call('POST', `/api/v1/commands/${run.id}/cancel`, {});
+    await fleet.server.kill9();
+    await fleet.server.start();
+    await fleet.nodes[0]?.daemon.start();
+    const [execution] = await run.finished(60_000);
+    expect(execution).toMatchObject({ state: 'cancelled' });
+    expect(existsSync(marker)).toBe(false);
+  }, 120_000);
+});
