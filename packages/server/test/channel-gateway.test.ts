@@ -1,6 +1,7 @@
 import { connect as connectSocket } from 'node:net';
 import { generateKeyPair } from '@aegis/protocol/access/keys';
 import type { SecureMessage } from '@aegis/protocol/channel/messages';
+import { AegisError } from '@aegis/protocol/errors';
 import { describe, expect, test, vi } from 'vitest';
 import {
   connectNode,
@@ -102,6 +103,21 @@ describe('a handshake that is not good', () => {
     expect(await tried(() => ({ headers: headersOf(stranger), frame: requestOf(stranger).request }))).toEqual(
       refusedAs(NOBODY),
     );
+  });
+  test('a node that is retired: told to who holds its key, and to nobody else', async () => {
+    const retired = new AegisError('nodes.retired', 'It is retired.');
+    const gone = { uid: 'gone-uid', name: 'gone', keys: generateKeyPair(), refused: retired };
+    const stranger = { ...gone, keys: generateKeyPair() };
+    for (const [as, code] of [
+      [gone, 'nodes.retired'],
+      [stranger, NOBODY],
+    ] as const)
+      expect(
+        await tried((stage) => {
+          stage.nodes.push(gone);
+          return { headers: headersOf(as), frame: requestOf(as).request };
+        }),
+      ).toEqual(refusedAs(code));
   });
   test("another node's name, with a key of one's own", async () => {
     expect(

@@ -23,6 +23,7 @@ export interface KnownNode {
   uid: string;
   name: string;
   keys: KeyPair;
+  refused?: AegisError;
 }
 export interface GatewayStage extends AsyncDisposable {
   url: string;
@@ -42,7 +43,8 @@ export const startGateway = async (
   } = {},
 ): Promise<GatewayStage> => {
   const server = generateKeyPair();
-  const nodes = more.nodes ?? ['web-1', 'web-2'].map((name) => ({ uid: `${name}-uid`, name, keys: generateKeyPair() }));
+  const nodes: KnownNode[] =
+    more.nodes ?? ['web-1', 'web-2'].map((name) => ({ uid: `${name}-uid`, name, keys: generateKeyPair() }));
   const refused: GatewayStage['refused'] = [];
   const stopping = new AbortController();
   let ids = 0;
@@ -52,7 +54,9 @@ export const startGateway = async (
     nodes: {
       nodeOf: async (id) => {
         const found = nodes.find(({ uid, name }) => id === uid || id === name);
-        return found ? { uid: found.uid, name: found.name, publicKey: found.keys.publicRaw } : null;
+        return found
+          ? { uid: found.uid, name: found.name, publicKey: found.keys.publicRaw, refused: found.refused ?? null }
+          : null;
       },
       actorOf: async (uid) => ({ kind: 'node', uid, name: uid, keyId: null, keyless: false }),
       attend: () => () => undefined,

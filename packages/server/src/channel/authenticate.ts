@@ -12,6 +12,8 @@ export interface ChannelNode {
   name: string;
   /** Raw; null for one without a key. */
   publicKey: Buffer | null;
+  /** Why it may not connect; told to whoever holds its key, and to nobody else. */
+  refused: AegisError | null;
 }
 export interface Admitted {
   node: ChannelNode & { publicKey: Buffer };
@@ -35,7 +37,7 @@ export const admit = async (
   claimed: Claimed,
   on: {
     fleet: string;
-    /** The active node of that uid or name. @throws AegisError nodes.retired, nodes.deactivated */
+    /** Of that uid or name. */
     nodeOf(id: string): Promise<ChannelNode | null>;
     nowMs: number;
   },
@@ -56,6 +58,7 @@ export const admit = async (
       'access.unauthenticated',
       'No active node of this server has this name and this key, or the request is not signed with it. Enrol the node, or see which server it was enrolled with.',
     );
+  if (node.refused) throw node.refused;
   const skewSec = request.timestamp - Math.floor(on.nowMs / 1000);
   if (Math.abs(skewSec) > SKEW_SEC)
     throw new AegisError(

@@ -154,11 +154,8 @@ export const gateway = (on: GatewayOptions): Gateway => {
       const here = up.of(uid);
       if (!here) return;
       on.nodes.nodeOf(uid).then(
-        (node) => node === null && here.dismiss(),
-        (error: unknown) => {
-          if (error instanceof AegisError && error.code.startsWith('nodes.')) here.dismiss();
-          // Else the database is away: each call looks again.
-        },
+        (node) => (node === null || node.refused) && here.dismiss(),
+        () => undefined, // the database is away: each call looks again
       );
     },
     close: async (graceMs) => {

@@ -227,14 +227,22 @@ export const nodesService = (parts: {
       return actor;
     },
 
-    /** An active node with a key, by uid or name, for who wants to connect as it. No sign of life: anybody can ask.
-     *  @throws AegisError nodes.retired, nodes.deactivated */
-    forChannel: async (id: string): Promise<{ uid: string; name: string; publicKey: Buffer | null } | null> => {
+    /** A node by uid or name, for who wants to connect as it; `refused` says why it may not, for who has shown its key. No sign of life:
+     *  anybody can ask. */
+    forChannel: async (
+      id: string,
+    ): Promise<{ uid: string; name: string; publicKey: Buffer | null; refused: AegisError | null } | null> => {
       const uid = isUuid(id) ? id : (await repository.byName(id))?.uid;
       const node = uid === undefined ? null : await byUid(uid);
       if (!node) return null;
-      const { name } = actorOfKnown(node);
-      return { uid: node.uid, name, publicKey: node.publicKey };
+      const known = { uid: node.uid, name: node.name, publicKey: node.publicKey };
+      try {
+        actorOfKnown(node);
+        return { ...known, refused: null };
+      } catch (error) {
+        if (error instanceof AegisError) return { ...known, refused: error };
+        throw error;
+      }
     },
 
     list: async (query: NodeQuery): Promise<z.infer<typeof NodeList>> => {
