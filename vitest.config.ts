@@ -5,6 +5,7 @@ export default defineConfig({
   test: {
     include: ['packages/*/{src,test}/**/*.test.{ts,tsx}', 'test/**/*.test.ts', 'tools/**/*.test.ts'],
     exclude: ['**/node_modules/**', '**/dist/**', ...(process.env.AEGIS_LONG ? [] : ['test/long/**'])],
+    globalSetup: ['packages/cli/test/one-build.ts'],
     pool: 'forks',
     maxWorkers: 2,
     testTimeout: 60_000,

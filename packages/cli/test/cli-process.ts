@@ -1,14 +1,11 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { join } from 'node:path';
 import { afterAll, beforeAll } from 'vitest';
-import { buildCli } from '../build.ts';
+import { oneBuild } from './one-build.ts';
 
-/** Runs the real bundle in a process of its own. Built once for each test file, so that no test sees an old one; inside the package, so that
- *  node_modules is found. */
-const here = dirname(fileURLToPath(import.meta.url));
+/** Runs the real bundle in a process of its own. Built once for each run of the tests. */
 
 export interface Cli {
   /** Folder of the bundles. */
@@ -69,9 +66,8 @@ export const cliOfFile = (): Cli => {
 };
 
 export const builtCli = async (): Promise<BuiltCli> => {
-  const dist = join(here, '..', 'build', `test-${process.pid}-${Date.now()}`);
   const home = mkdtempSync(join(tmpdir(), 'aegis-cli-'));
-  await buildCli(dist);
+  const dist = await oneBuild();
   const start: BuiltCli['start'] = (args, env = {}, cwd = undefined) =>
     spawn(process.execPath, [join(dist, 'aegis.cjs'), ...args], {
       ...(cwd === undefined ? {} : { cwd }),
@@ -93,7 +89,6 @@ export const builtCli = async (): Promise<BuiltCli> => {
       return { code, stdout: stdout.toString('utf8'), stderr };
     },
     [Symbol.dispose]: () => {
-      rmSync(dist, { recursive: true, force: true });
       rmSync(home, { recursive: true, force: true });
     },
   };
