@@ -237,7 +237,7 @@ test('the network to the server, and that to S3, cut in the middle of a run', as
     await waitFor('a part', () => on.proxy.seen.filter(isPart).length > parts);
     const net = which === 's3' ? on.proxy : on.fleet.network;
     net.cut();
-    await sleep(3000); // a minute of it: test/long/backup-cuts
+    await sleep(2000); // a minute of it: test/long/backup-cuts
     net.mend();
     await on.over(name);
     expect([name, await judged(name, source)]).toEqual([name, whole]);
