@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { mkdirSync, mkdtempSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 /** Places that nobody else is in, for attaching probes where they touch nothing: all gone when they are disposed. */
@@ -53,10 +53,25 @@ export const cgroup2Mount = (proc = '/proc'): string | null => {
 };
 
 /** An empty cgroup. @throws Error where none may be made */
-export const scratchCgroup = (mount: string): Place => {
-  const path = join(mount, `aegis-probe-${randomBytes(6).toString('hex')}`);
+export const scratchCgroup = (mount: string, nowMs: number = Date.now()): Place => {
+  sweepCgroups(mount, nowMs);
+  const path = join(mount, `aegis-probe-${process.pid}-${randomBytes(6).toString('hex')}`);
   mkdirSync(path);
   return { path, [Symbol.asyncDispose]: async () => rmdirSync(path) };
+};
+
+/** A probe takes seconds: what is so old was left by one that was killed. */
+const LEFT_MS = 60_000;
+const sweepCgroups = (mount: string, nowMs: number): void => {
+  for (const name of readdirSync(mount)) {
+    if (!name.startsWith('aegis-probe-')) continue;
+    const path = join(mount, name);
+    try {
+      if (nowMs - statSync(path).ctimeMs > LEFT_MS) rmdirSync(path);
+    } catch {
+      // Gone meanwhile, or in use: another probe will see.
+    }
+  }
 };
 
 /** A file that looks like machine code and that no process maps: a uprobe on it is never met. */

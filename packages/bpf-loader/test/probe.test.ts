@@ -1,11 +1,11 @@
-import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { machine, release, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, expect, test } from 'vitest';
 import { ATTACH_SINCE } from '../src/kernel-types.ts';
 import { type KernelReport, probeKernel } from '../src/probe.ts';
-import { cgroup2Mount, scratchNetns } from '../src/probe-places.ts';
+import { cgroup2Mount, scratchCgroup, scratchNetns } from '../src/probe-places.ts';
 import { tinyObject } from '../src/tiny-object.ts';
 import type { AttachKind } from '../src/types.ts';
 import { bpftool, needRoot, run, until } from './commands.ts';
@@ -20,11 +20,12 @@ needRoot();
 
 const KINDS = Object.keys(ATTACH_SINCE) as AttachKind[];
 
-/** What a probe made and left. Others may be probing at this moment, so tests wait for an end of it. */
-const leftBehind = async (): Promise<unknown[]> => {
+/** What the probe of that process made and left. Others may be probing at this moment, so tests wait for an end of their programs; and some of
+ *  them are killed on purpose, so that their cgroups stay for a while. */
+const leftBehind = async (pid: number): Promise<unknown[]> => {
   const programs = list(await bpftool(['prog', 'show'])).filter((one) => record(one).name === 'probe');
   const mount = cgroup2Mount();
-  const cgroups = mount ? readdirSync(mount).filter((name) => name.startsWith('aegis-probe-')) : [];
+  const cgroups = mount ? readdirSync(mount).filter((name) => name.startsWith(`aegis-probe-${pid}-`)) : [];
   return [...programs, ...cgroups, ...readdirSync(temporary)];
 };
 
@@ -57,7 +58,19 @@ test('every kind is reported as the kernel is, and nothing is left behind', asyn
     expect({ kind, ...report.kinds[kind] }).toEqual({ kind, ...expected });
   }
   expect(Object.keys(report.kinds).sort()).toEqual([...KINDS].sort());
-  await until('nothing left behind', async () => (await leftBehind()).length === 0);
+  await until('nothing left behind', async () => (await leftBehind(process.pid)).length === 0);
+});
+
+test('a cgroup that a probe left when it was killed goes with a later one', async () => {
+  const mount = join(temporary, 'mount'); // folders do as well, and no probe beside this one is met
+  const left = join(mount, 'aegis-probe-1-000000000000');
+  mkdirSync(left, { recursive: true });
+  const { path, ...place } = scratchCgroup(mount);
+  expect(existsSync(left)).toBe(true);
+  await place[Symbol.asyncDispose]();
+  const { path: later } = scratchCgroup(mount, Date.now() + 61_000);
+  expect([existsSync(left), existsSync(path), existsSync(later)]).toEqual([false, false, true]);
+  rmSync(mount, { recursive: true });
 });
 
 test('without capabilities every kind is refused with a reason, and nothing is left behind', async () => {
@@ -66,10 +79,10 @@ test('without capabilities every kind is refused with a reason, and nothing is l
   const options = JSON.stringify({ temporary });
   writeFileSync(
     script,
-    `const { probeKernel } = await import(${JSON.stringify(module)});\nconsole.log(JSON.stringify(await probeKernel(${options})));\n`,
+    `const { probeKernel } = await import(${JSON.stringify(module)});\nconsole.log(JSON.stringify([process.pid, await probeKernel(${options})]));\n`,
   );
   const without = ['setpriv', '--bounding-set=-all', '--inh-caps=-all', '--'];
-  const report = JSON.parse(await run([...without, process.execPath, script])) as KernelReport;
+  const [pid, report] = JSON.parse(await run([...without, process.execPath, script])) as [number, KernelReport];
   rmSync(script);
   for (const kind of KINDS)
     expect({ kind, ...report.kinds[kind] }).toMatchObject({
@@ -78,7 +91,7 @@ test('without capabilities every kind is refused with a reason, and nothing is l
       reason: expect.stringMatching(/^[A-Z].*\.$/),
     });
   expect(report.kinds.xdp.reason).toContain('CAP_BPF');
-  await until('nothing left behind', async () => (await leftBehind()).length === 0);
+  await until('nothing left behind', async () => (await leftBehind(pid)).length === 0);
 });
 
 test('within a network namespace, where its setting is not to be seen, the JIT is found on', async () => {
