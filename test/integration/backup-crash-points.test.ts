@@ -22,7 +22,7 @@ const LAST: Record<Side, string> = {
   daemon: 'daemon.after-commit.backup-told#1',
   server: 'server.after-answer.endBackupRun#1',
 };
-const CHOSEN = process.env.AEGIS_LONG ? Number.POSITIVE_INFINITY : 3;
+const CHOSEN = process.env.AEGIS_LONG ? Number.POSITIVE_INFINITY : 2;
 
 const processOf = ({ fleet }: BackupFleet, side: Side) => {
   const process = side === 'server' ? fleet.server : fleet.nodes[0]?.daemon;

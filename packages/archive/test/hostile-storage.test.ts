@@ -97,7 +97,7 @@ describe('whoever holds the storage', () => {
   test('a bit anywhere in the archive: told loudly, and what is there is true', {
     timeout: process.env.AEGIS_LONG ? 1_800_000 : 60_000,
   }, async () => {
-    const flips = process.env.AEGIS_LONG ? 3000 : 40;
+    const flips = process.env.AEGIS_LONG ? 3000 : 20;
     for (const made of [proving.plain, proving.sealed])
       for (let index = 0; index < flips; index++) {
         const random = createHash('sha256').update(`flip ${index}`).digest();
