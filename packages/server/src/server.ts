@@ -30,7 +30,7 @@ import { backupsObjectRoutes } from './backups/routes-objects.ts';
 import { type BackupsService, backupsService } from './backups/service.ts';
 import { uploadSweepLoop } from './backups/upload-sweep.ts';
 import { channelCalls } from './channel/calls.ts';
-import { CHANNEL_PATH, CHANNEL_UPGRADE, gateway } from './channel/gateway.ts';
+import { CHANNEL_UPGRADE, gateway } from './channel/gateway.ts';
 import { NODE_TOPICS, nodeTopic } from './commands/changes.ts';
 import { expiryLoop } from './commands/expiry-loop.ts';
 import { logRoutes } from './commands/routes-logs.ts';
@@ -357,7 +357,12 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
         stopping: stopping.signal,
         tls,
         behindProxy: config.behind_proxy,
-        upgrades: { path: CHANNEL_PATH, door: 'gateway', most: config.channel.max_connections, take: channel.upgrade },
+        upgrades: {
+          path: CHANNEL_UPGRADE.path,
+          door: 'gateway',
+          most: config.channel.max_connections,
+          take: channel.upgrade,
+        },
         newId,
       }),
     );

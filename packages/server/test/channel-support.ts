@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { generateKeyPair, type KeyPair } from '@aegis/protocol/access/keys';
+import { CHANNEL_PATH } from '@aegis/protocol/channel/call';
 import { makeEphemeral, openAnswer, type SessionKeys, signRequest } from '@aegis/protocol/channel/handshake';
 import type {
   AcceptedAuthentication,
@@ -12,7 +13,7 @@ import { type Opened, opener, type Sealer, sealer } from '@aegis/protocol/channe
 import type { AegisError } from '@aegis/protocol/errors';
 import { WebSocket } from 'ws';
 import type { ChannelCalls } from '../src/channel/calls.ts';
-import { CHANNEL_PATH, type Gateway, type GatewayOptions, gateway } from '../src/channel/gateway.ts';
+import { type Gateway, type GatewayOptions, gateway } from '../src/channel/gateway.ts';
 import { silentLog } from '../src/platform/log.ts';
 
 /** A gateway on a bare HTTP server, and a node that speaks to it frame by frame: so that each frame can be wrong. */

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import type { KeyPair } from '@aegis/protocol/access/keys';
 import { publicKeyFromRaw } from '@aegis/protocol/access/keys';
-import { CLOSE } from '@aegis/protocol/channel/call';
+import { CHANNEL_PATH, CLOSE } from '@aegis/protocol/channel/call';
 import { makeEphemeral, openAnswer, signRequest } from '@aegis/protocol/channel/handshake';
 import {
   type AcceptedAuthentication,
@@ -12,6 +12,7 @@ import {
 import { opener, sealer } from '@aegis/protocol/channel/sealing';
 import { type SecureConnectOptions, secureAgent } from '@aegis/protocol/channel/secure-connect';
 import { type Handler, type Session, session } from '@aegis/protocol/channel/session';
+import { socketWire } from '@aegis/protocol/channel/socket-wire';
 import { AegisError, isErrorCode } from '@aegis/protocol/errors';
 import { VERSION } from '@aegis/protocol/version';
 import { WebSocket } from 'ws';
@@ -47,11 +48,8 @@ export interface Link {
   end(reason: AegisError): void;
 }
 
-export const CHANNEL_PATH = '/ws/agent';
 const HANDSHAKE_MS = 15_000;
 const TICK_MS = 1000;
-/** Above it, who sends waits until the socket has taken what it holds. */
-const ROOM_BYTES = 256 * 1024;
 const CLOSE_MS = 2000;
 
 /** @throws Unreachable; AegisError channel.*, access.*, nodes.* as the server said */
@@ -109,12 +107,7 @@ const begin = async (
   const { promise: ended, resolve } = Promise.withResolvers<AegisError>();
   const rotation = { messages: answer.rotation_messages, ms: answer.rotation_sec * 1000 };
   const one = session({
-    wire: {
-      send: (frame) => {
-        if (ws.bufferedAmount < ROOM_BYTES) return ws.send(frame);
-        return new Promise((done, fail) => ws.send(frame, (error) => (error ? fail(error) : done())));
-      },
-    },
+    wire: socketWire(ws),
     sealer: sealer({
       key: keys.nodeToServer,
       direction: 'node to server',

@@ -1,5 +1,8 @@
 import * as z from 'zod/mini';
 
+/** Where a server takes channels. */
+export const CHANNEL_PATH = '/ws/agent';
+
 /** What a node asks for on a built-in channel: an endpoint of the protocol that says on which channel it is served (`Endpoint.channel`), with
  *  what would stand in its path, query and body over HTTP. The answer is the endpoint's response. So there is one description of what a node
  *  may ask for, and one set of rules, whichever way it comes. */

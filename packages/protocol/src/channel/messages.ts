@@ -73,16 +73,6 @@ export type AuthenticationResponse = z.infer<typeof AuthenticationResponse>;
 export const MESSAGE_TYPES = ['request', 'response', 'event'] as const;
 export const MessageType = z.enum(MESSAGE_TYPES);
 export type MessageType = z.infer<typeof MessageType>;
-/** What server and daemon themselves speak on; any other name is an operator's own. */
-export const BUILT_IN_CHANNELS = [
-  'hello',
-  'commands',
-  'logs',
-  'artifacts',
-  'backups',
-  'telemetry',
-  'heartbeat',
-] as const;
 export const ChannelName = z
   .string()
   .check(z.regex(/^[a-z][a-z0-9._-]{0,63}$/, 'a channel: a letter, then letters, digits, . _ - (at most 64)'));

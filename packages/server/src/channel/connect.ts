@@ -7,6 +7,7 @@ import { acceptRequest, makeEphemeral, type SessionKeys } from '@aegis/protocol/
 import { MAX_HANDSHAKE_BYTES } from '@aegis/protocol/channel/messages';
 import { opener, sealer } from '@aegis/protocol/channel/sealing';
 import { type Session, session } from '@aegis/protocol/channel/session';
+import { socketWire } from '@aegis/protocol/channel/socket-wire';
 import { AegisError } from '@aegis/protocol/errors';
 import type { WebSocket } from 'ws';
 import * as z from 'zod/mini';
@@ -53,8 +54,6 @@ export interface ConnectOptions {
 
 /** What the frames of one handshake may take on the wire. */
 const FRAME_OVERHEAD_BYTES = 1024;
-/** Above it, who sends waits until the socket has taken what it holds. */
-const ROOM_BYTES = 256 * 1024;
 const CLOSE_MS = 5000;
 const PINGS_PER_SEC = 5;
 /** Below it, a clock that differs is nothing to speak of. */
@@ -199,12 +198,7 @@ const openSession = (
       log.warn({ ...about, skew_sec: admitted.skewSec }, "this node's clock differs from the server's");
   };
   const one = session({
-    wire: {
-      send: (frame) => {
-        if (ws.bufferedAmount < ROOM_BYTES) return ws.send(frame);
-        return new Promise((resolve, reject) => ws.send(frame, (error) => (error ? reject(error) : resolve())));
-      },
-    },
+    wire: socketWire(ws),
     sealer: sealer({
       key: keys.serverToNode,
       direction: 'server to node',
@@ -257,7 +251,6 @@ const openSession = (
     connectedAtMs: clock.now(),
     expiresAtMs,
     notify: one.notify,
-    request: (channel, body, timeoutMs) => one.request(channel, body, { timeoutMs }),
     tick: () => {
       if (clock.now() >= expiresAtMs)
         end(new AegisError('http.unavailable', 'The session is over: the node connects anew.'), CLOSE.expired);

@@ -12,7 +12,6 @@ export interface Connection {
   readonly expiresAtMs: number;
   /** Sends an event. @throws AegisError http.unavailable, http.too_large */
   notify(channel: string, body: unknown): Promise<void>;
-  request(channel: string, body: unknown, timeoutMs: number): Promise<unknown>;
   /** About each second. */
   tick(): void;
   end(reason: AegisError, closeCode: number): void;

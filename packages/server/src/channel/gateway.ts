@@ -6,6 +6,7 @@ import { randomBytes } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
 import type { KeyPair } from '@aegis/protocol/access/keys';
+import { CHANNEL_PATH } from '@aegis/protocol/channel/call';
 import { MAX_MESSAGE_BYTES } from '@aegis/protocol/channel/messages';
 import type { Endpoint } from '@aegis/protocol/endpoint';
 import { AegisError, errorBody, httpStatusOf } from '@aegis/protocol/errors';
@@ -51,7 +52,6 @@ export interface Gateway {
   close(graceMs: number): Promise<void>;
 }
 
-export const CHANNEL_PATH = '/ws/agent';
 /** For the audit: it is no route, and answers nothing over HTTP. */
 export const CHANNEL_UPGRADE: Endpoint = {
   id: 'connectChannel',
