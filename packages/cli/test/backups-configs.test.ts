@@ -253,7 +253,7 @@ test('a hostile server: control characters in names and fields reach no terminal
   writeFileSync(join(cli.home, 'etc.json'), JSON.stringify(MINIMAL));
   for (const args of [['list'], ['show', 'etc'], ['diff', join(cli.home, 'etc.json')]]) {
     const { stdout, stderr } = await cli.text(['backups', 'configs', ...args], { env: env(server) });
-    // biome-ignore lint/suspicious/noControlCharactersInRegex: looking for them
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: a terminal must not get any: the test looks for them
     expect([args, /[\x00-\x09\x0b-\x1f\x7f]/.test(stdout + stderr)]).toEqual([args, false]);
     expect(stdout).toContain('x');
   }

@@ -161,7 +161,7 @@ test('a node that writes something else: no line of it is believed, none moves t
   ]);
   const said = await run(server, '--follow');
   expect(said.code).toBe(1);
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: looking for them
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: a terminal must not get any: the test looks for them
   expect(/[\x00-\x09\x0b-\x1f\x7f]/.test(said.stdout + said.stderr)).toBe(false);
 });
 

@@ -164,7 +164,7 @@ describe('ways', () => {
     });
     const run = await startRun(node, configId);
     const session = opened(run.grant.sealed_credentials);
-    expect(session.session_token).toBeDefined();
+    expect(session.session_token).toMatch(/^\S{16,}$/);
     expect(Date.parse(session.expires_at ?? '') - Date.now()).toBeLessThanOrEqual(900_000 + 60_000);
     expect(JSON.stringify(session)).not.toContain(gateway.secretKey);
     const s3 = clientWith(session);
