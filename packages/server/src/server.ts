@@ -255,6 +255,10 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
       keyIdsOf: nodes.keyIdsOf,
       active: nodes.activeOf,
       lastSeen: nodes.lastSeen,
+      standing: {
+        require: nodes.actorOf,
+        watch: (uid, listener) => bus.subscribe(`${NODE_FACTS}:${uid}`, listener),
+      },
     },
     desired: artifacts.desired,
     limits: commandLimits(config),

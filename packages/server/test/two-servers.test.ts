@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { createToken, listKeys, revokeKey, revokeToken } from '@aegis/protocol/access/endpoints';
 import { artifactBinary, assignArtifact, deleteArtifact } from '@aegis/protocol/artifacts/endpoints';
 import { pollCommands } from '@aegis/protocol/commands/endpoints';
-import { apiRetireNode, listAgents } from '@aegis/protocol/nodes/endpoints';
+import { apiRetireNode, deactivateNode, listAgents } from '@aegis/protocol/nodes/endpoints';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { loadServerConfig } from '../src/config.ts';
 import { startServer } from '../src/server.ts';
@@ -112,6 +112,23 @@ test('a token that is revoked at one is refused at the other by the next request
   await other.withToken(token).call(listAgents);
   await one.as('admin').call(revokeToken, { params: { id } });
   expect((await other.withToken(token).send(listAgents)).status).toBe(401);
+});
+
+test.each([
+  ['retired', apiRetireNode, 'nodes.retired'],
+  ['deactivated', deactivateNode, 'nodes.deactivated'],
+] as const)('a poll that is held ends at once when its node is %s, at either', async (_, end, code) => {
+  for (const [nth, at] of [one, other].entries()) {
+    const node = await one.enrol(`web-${nth}`);
+    const { answer } = await held(at, node);
+    const refused = answer.then(
+      () => 'answered',
+      (error: { code: string }) => error.code,
+    );
+    await one.as('admin').call(end, { params: { id: node.uid } });
+    expect(await refused).toBe(code);
+    expect(at.running.commands.dispatch.waiting()).toBe(0);
+  }
 });
 
 test('a node that is retired at one is refused at the other', async () => {

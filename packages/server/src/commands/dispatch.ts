@@ -33,6 +33,14 @@ export interface DesiredRevisions {
   revisionOf(nodeUid: string, held: number): Promise<number>;
 }
 
+/** Whether a node may still be answered: an operator may retire it while its poll waits, here or at another server process. */
+export interface Standing {
+  /** @throws AegisError when it may not */
+  require(nodeUid: string): Promise<unknown>;
+  /** Calls `listener` at each change of the node, and when there may have been one. */
+  watch(nodeUid: string, listener: () => void): Disposable;
+}
+
 /** Payloads of one answer together, in bytes; base64 makes a third more of them, and a daemon reads answers of up to 16 MiB. */
 const ANSWER_BYTES = 8 * 1024 * 1024;
 /** A poll that finds what it cannot offer yet (the clock and the database disagree, say) looks again after this at the earliest. */
@@ -47,6 +55,7 @@ export const dispatchService = (on: {
   signer: Signer;
   keyIdsOf: KeyIdsOf;
   desired: DesiredRevisions;
+  standing: Standing;
   limits: DispatchLimits;
 }) => {
   const { storage, repository, bus, clock, limits } = on;
@@ -102,7 +111,8 @@ export const dispatchService = (on: {
     desired === undefined ? {} : { desired: await on.desired.revisionOf(node.uid, desired) };
 
   return {
-    /** Answers with work as soon as there is some or the node's desired state is another than it holds, at the latest after `waitSec`, at once when a newer poll of the node comes. */
+    /** Answers with work as soon as there is some or the node's desired state is another than it holds, at the latest after `waitSec`, at once when a newer poll of the node comes.
+     *  @throws AegisError at once when the node may not be answered any more */
     poll: async (node: PollingNode, request: PollRequest): Promise<PollAnswer> => {
       const own = { superseded: false, wakeup: wakeup() };
       const older = waiting.get(node.uid);
@@ -115,12 +125,21 @@ export const dispatchService = (on: {
       request.signal.addEventListener('abort', wake, { once: true });
       // Before the first look: what comes between the look and the wait must wake it.
       using _work = bus.subscribe(nodeTopic(node.uid), wake);
+      let changed = true; // it may have been retired since it was asked who it is
+      using _facts = on.standing.watch(node.uid, () => {
+        changed = true;
+        wake();
+      });
       using room = new DisposableStack();
       let watchesRoom = false;
       try {
         const until = performance.now() + request.waitSec * 1000;
         for (let first = true; ; first = false) {
           if (own.superseded || request.signal.aborted) break;
+          if (changed) {
+            changed = false;
+            await on.standing.require(node.uid);
+          }
           const { commands, full } = await offer(node, request.resume && first);
           const told = await desiredOf(node, request);
           // Another one, not a newer one: a server that was restored from a backup names what it has now.

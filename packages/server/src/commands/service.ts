@@ -9,7 +9,7 @@ import type { Clock } from '../platform/clock.ts';
 import type { Storage } from '../tables.ts';
 import { cancelService } from './cancel.ts';
 import type { ChangeRules } from './changes.ts';
-import { type DesiredRevisions, dispatchService } from './dispatch.ts';
+import { type DesiredRevisions, dispatchService, type Standing } from './dispatch.ts';
 import { dispatchRepository } from './dispatch-repository.ts';
 import { executionsRepository } from './executions-repository.ts';
 import { expiryTurn } from './expiry-loop.ts';
@@ -45,6 +45,7 @@ export interface NodeDoor {
   active: (nodeUids: readonly string[]) => Promise<readonly string[]>;
   /** Last signs of life; nodes never heard of are left out. */
   lastSeen: (nodeUids: readonly string[]) => Promise<ReadonlyMap<string, number>>;
+  standing: Standing;
 }
 
 export const commandsService = (on: {
@@ -93,6 +94,7 @@ export const commandsService = (on: {
       signer: { fleet: on.fleet, key: on.serverKey },
       keyIdsOf: nodes.keyIdsOf,
       desired: on.desired,
+      standing: nodes.standing,
       limits,
     }),
     output,
