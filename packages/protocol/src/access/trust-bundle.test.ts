@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { generateKeyPair, type KeyPair } from './keys.ts';
-import { keysFor, openTrustBundle, signTrustBundle, type TrustBundle } from './trust-bundle.ts';
+import { keysFor, openTrustBundle, rootFingerprintOf, signTrustBundle, type TrustBundle } from './trust-bundle.ts';
 
 const NOW = Date.parse('2026-01-01T00:00:00Z');
 const listed = (pair: KeyPair, usage: ('serve' | 'operate')[], state: 'active' | 'revoked' = 'active') => ({
@@ -36,7 +36,12 @@ const both = bundle({ root: { threshold: 1, keys: [mallory, root].map((pair) => 
 const prefix = "The server's trust bundle is refused: ";
 test.each([
   ['another root', signTrustBundle(mallorys, mallory), 'its root key is not the one that the join token names'],
-  ['the right root named, another signature', signTrustBundle(both, mallory), 'its root signature is wrong'],
+  [
+    'the right root beside another',
+    signTrustBundle(both, mallory),
+    'its root key is not the one that the join token names',
+  ],
+  ['the right root named, another signature', signTrustBundle(bundle(), mallory), 'its root signature is wrong'],
   [
     'expired',
     signTrustBundle(bundle({ expires_at: '2025-12-31T00:00:00Z' }), root),
@@ -56,6 +61,79 @@ test.each([
   ],
 ])('refused: %s', (_, envelope, why) => {
   expect(() => openTrustBundle(envelope, root.keyId, NOW)).toThrow(`${prefix}${why}.`);
+});
+
+const [alice, bob, carol] = [generateKeyPair(), generateKeyPair(), generateKeyPair()];
+const rootOf = (threshold: number, pairs: KeyPair[], persons?: string[]): TrustBundle['root'] => ({
+  threshold,
+  keys: pairs.map(({ publicRaw }) => publicRaw.toString('base64')),
+  ...(persons ? { persons } : {}),
+});
+const two = rootOf(2, [alice, bob, carol]);
+const people = rootOf(2, [alice, bob, carol], ['alice', 'alice', 'carol']);
+
+test('a threshold counts distinct keys, and persons where the root names them', () => {
+  const opens = (root: TrustBundle['root'], ...signers: KeyPair[]) => {
+    try {
+      openTrustBundle(signTrustBundle(bundle({ root }), ...signers), rootFingerprintOf(root), NOW);
+      return 'opens';
+    } catch (error) {
+      return error instanceof Error ? error.message.slice(prefix.length) : error;
+    }
+  };
+  expect([
+    opens(two, alice, carol),
+    opens(two, alice, bob, carol),
+    opens(two, alice),
+    opens(two, alice, alice),
+    opens(two, alice, mallory),
+    opens(two, mallory),
+    opens(people, alice, carol),
+    opens(people, alice, bob),
+  ]).toEqual([
+    'opens',
+    'opens',
+    '1 of the 2 root keys that it needs signed it.',
+    '1 of the 2 root keys that it needs signed it.',
+    '1 of the 2 root keys that it needs signed it.',
+    'its root signature is wrong.',
+    'opens',
+    '1 of the 2 root persons that it needs signed it.',
+  ]);
+});
+
+test('the fingerprint binds threshold, keys and persons, whatever the order', () => {
+  const base = rootFingerprintOf(two);
+  expect(rootFingerprintOf(rootOf(2, [carol, alice, bob]))).toBe(base);
+  expect(rootFingerprintOf(rootOf(1, [root]))).toBe(root.keyId);
+  const others = [rootOf(1, [alice, bob, carol]), rootOf(2, [alice, bob]), people, rootOf(1, [root], ['root'])];
+  expect(new Set([base, root.keyId, ...others.map(rootFingerprintOf)]).size).toBe(6);
+});
+
+const operate = { ...listed(alice, ['operate']), scope: { kinds: ['command.run' as const], selector: 'site=fra' } };
+test.each<[string, object]>([
+  ['a threshold of none', { root: rootOf(0, [root]) }],
+  ['a threshold beyond the keys', { root: rootOf(2, [root]) }],
+  ['a threshold beyond the persons', { root: rootOf(2, [alice, bob], ['alice', 'alice']) }],
+  ['a root key twice', { root: rootOf(1, [root, root]) }],
+  ['persons for some', { root: rootOf(1, [root, alice], ['alice']) }],
+  ['a scope of what does not operate', { keys: [{ ...operate, usage: ['artifacts'] }] }],
+  ['a scope of an unknown kind', { keys: [{ ...operate, scope: { kinds: ['anything'] } }] }],
+  ['an empty scope of kinds', { keys: [{ ...operate, scope: { kinds: [] } }] }],
+  ["an end of what is no server's key", { keys: [{ ...listed(alice, ['operate']), until: '2027-01-01T00:00:00Z' }] }],
+  ['an unknown field', { keys: [{ ...operate, more: 1 }] }],
+])('not a trust bundle: %s', (_, change) => {
+  const envelope = signTrustBundle(bundle(change), root);
+  expect(() => openTrustBundle(envelope, null, NOW)).toThrow(`${prefix}it is not a trust bundle.`);
+});
+
+test('a scope is read as it was written, and an end takes effect', () => {
+  const ending = { ...listed(bob, ['serve']), until: '2026-06-01T00:00:00Z' };
+  const wanted = bundle({ keys: [operate, ending] });
+  const { bundle: opened } = openTrustBundle(signTrustBundle(wanted, root), root.keyId, NOW);
+  expect(opened).toEqual(wanted);
+  const serving = (at: string) => [...keysFor(opened, 'serve', Date.parse(at)).keys()];
+  expect([serving('2026-05-31T23:59:59Z'), serving('2026-06-01T00:00:00Z')]).toEqual([[bob.keyId], []]);
 });
 
 test('keys count by usage, while active, and only under their own id', () => {
