@@ -53,6 +53,8 @@ const TABLE = {
   'commands.start_failed': [500, 254],
   'access.unknown_key': [404, 1],
   'access.bad_key': [422, 2],
+  'access.bad_scope': [422, 2],
+  'access.beyond_scope': [403, 252],
   'access.key_conflict': [409, 1],
   'access.root_key_absent': [409, 1],
   'access.bad_password': [403, 252],

@@ -1,5 +1,6 @@
 import { migration0001 } from './access/migrations/0001-access.ts';
 import { migration0009 } from './access/migrations/0009-audit.ts';
+import { migration0010 } from './access/migrations/0010-token-scopes.ts';
 import { migration0005 } from './artifacts/migrations/0005-artifacts.ts';
 import { migration0006 } from './backups/migrations/0006-backups.ts';
 import { migration0007 } from './backups/migrations/0007-backups-upkeep.ts';
@@ -20,4 +21,5 @@ export const MIGRATIONS: readonly Migration[] = [
   migration0007,
   migration0008,
   migration0009,
+  migration0010,
 ];

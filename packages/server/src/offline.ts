@@ -67,7 +67,7 @@ export const migrateServer = async (
 
 /** The token's text: this is the one time that it can be seen. */
 export const issueToken = (
-  options: OnData & { role: Role; name: string; ttlSec?: number | undefined },
+  options: OnData & { role: Role; name: string; ttlSec?: number | undefined; scope?: string | undefined },
 ): Promise<string> => withTokens(options, async (tokens) => (await tokens.createToken(options)).token);
 
 export const issueJoinToken = (

@@ -22,7 +22,7 @@ export class ServerToken extends AegisCommand {
   static override description =
     `Prints a new operator token alone on stdout; it is shown this once and stored only as a hash. Works on the data directory, whether the server runs or not.
 
-Roles: viewer (read), operator (also submit and change), admin (also retire nodes and manage access).`;
+Roles: viewer (read), operator (also submit and change), admin (also retire nodes and manage access). With --scope only the nodes exist for it that a selector of site and label.KEY means, and nothing that concerns the whole fleet is allowed.`;
   static override examples = [
     {
       description: 'Into a context',
@@ -33,6 +33,10 @@ Roles: viewer (read), operator (also submit and change), admin (also retire node
       description: 'For a dashboard, for 30 days',
       command: 'aegis server token --role viewer --name grafana --ttl 30d',
     },
+    {
+      description: 'For one team and its site',
+      command: "aegis server token --role operator --name team-a --scope 'site=fra and label.team=a'",
+    },
   ];
   static override flags = {
     role: Flags.option({ options: ROLES, default: 'admin' as const, summary: 'What it allows' })(),
@@ -42,6 +46,10 @@ Roles: viewer (read), operator (also submit and change), admin (also retire node
       summary: 'Whose it is; shown in lists and with commands',
     }),
     ttl: Flags.string({ helpValue: 'TIME', summary: 'How long it is valid (default: until revoked)' }),
+    scope: Flags.string({
+      helpValue: 'SELECTOR',
+      summary: 'Only for the nodes of this site or with this label (default: the whole fleet)',
+    }),
     ...storeFlags,
   };
 
@@ -50,8 +58,11 @@ Roles: viewer (read), operator (also submit and change), admin (also retire node
     const store = await storeOf(flags, this.around.env);
     const { issueToken } = await import('@aegis/server/offline');
     const ttl = flags.ttl === undefined ? {} : { ttlSec: ttlOf(flags.ttl) };
-    const token = await issueToken({ ...store, role: flags.role, name: flags.name, ...ttl });
-    await (flags.json ? this.printJson({ token, role: flags.role, name: flags.name }) : this.print(`${token}\n`));
+    const scope = flags.scope === undefined ? {} : { scope: flags.scope };
+    const token = await issueToken({ ...store, role: flags.role, name: flags.name, ...ttl, ...scope });
+    await (flags.json
+      ? this.printJson({ token, role: flags.role, name: flags.name, scope: flags.scope ?? null })
+      : this.print(`${token}\n`));
   }
 }
 
@@ -72,14 +83,15 @@ export class ServerTokenList extends AegisCommand {
     const { listTokens } = await import('@aegis/server/offline');
     const tokens = await listTokens(store);
     if (flags.json) return await this.printJson({ tokens });
-    const rows = tokens.map(({ id, role, name, created_at, expires_at, revoked_at }) => [
+    const rows = tokens.map(({ id, role, scope, name, created_at, expires_at, revoked_at }) => [
       id,
       role,
+      scope ?? 'all',
       name,
       created_at,
       revoked_at ? 'revoked' : (expires_at ?? 'never'),
     ]);
-    await this.print(table(['ID', 'ROLE', 'NAME', 'CREATED', 'EXPIRES'], rows, this.width));
+    await this.print(table(['ID', 'ROLE', 'SCOPE', 'NAME', 'CREATED', 'EXPIRES'], rows, this.width));
   }
 }
 

@@ -4,6 +4,7 @@ import { Labels, Site } from '../nodes/node.ts';
 import { NextCursor, Page } from '../paging.ts';
 import { Envelope } from './dsse.ts';
 import { ROLES } from './roles.ts';
+import { Scope } from './scope.ts';
 
 const tag = 'access';
 const ById = z.object({ id: z.string().check(z.maxLength(64)) });
@@ -87,12 +88,15 @@ export const OperatorToken = z.object({
   created_at: z.string(),
   expires_at: z.nullable(z.string()),
   revoked_at: z.nullable(z.string()),
+  /** Only the nodes that this selector means exist for it; null: the whole fleet. */
+  scope: z.nullable(z.string()),
 });
 export type OperatorToken = z.infer<typeof OperatorToken>;
 export const NewOperatorToken = z.strictObject({
   name: z.string().check(z.regex(/^[A-Za-z0-9][A-Za-z0-9 ._@:-]{0,127}$/)),
   role: z.enum(ROLES),
   ttl_sec: z.optional(z.int().check(z.minimum(1), z.maximum(MAX_TTL_SEC))),
+  scope: z.optional(z.nullable(Scope)),
 });
 export type NewOperatorToken = z.infer<typeof NewOperatorToken>;
 export const listTokens = endpoint({

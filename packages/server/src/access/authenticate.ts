@@ -5,7 +5,7 @@ import { devRuleAllows } from './dev-rule.ts';
 import type { NodeTokens } from './node-tokens.ts';
 import type { TokensService } from './tokens-service.ts';
 
-const DEV: DevActor = { kind: 'dev', id: 'dev', name: 'dev', role: 'admin' };
+const DEV: DevActor = { kind: 'dev', id: 'dev', name: 'dev', role: 'admin', scope: null };
 
 /** From a request's credentials to who calls. A credential that is there and wrong is never overlooked, under `--dev` neither. */
 export const authenticator = (parts: {

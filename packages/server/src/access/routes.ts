@@ -22,7 +22,7 @@ export const accessRoutes = (parts: {
     route(api.revokeKey, ({ params }) => keys.revoke(params.id)),
     route(api.listTokens, ({ query }) => tokens.listTokens(query)),
     route(api.createToken, ({ body }) =>
-      tokens.createToken({ name: body.name, role: body.role, ttlSec: body.ttl_sec }),
+      tokens.createToken({ name: body.name, role: body.role, ttlSec: body.ttl_sec, scope: body.scope }),
     ),
     route(api.revokeToken, ({ params }) => tokens.revokeToken(params.id)),
     route(api.listJoinTokens, ({ query }) => tokens.listJoinTokens(query)),

@@ -16,6 +16,8 @@ export interface AccessTables extends AuditTables {
     created_at: number;
     expires_at: number | null;
     revoked_at: number | null;
+    /** A selector (protocol/access/scope); null: the whole fleet. */
+    scope: string | null;
   };
   access_join_tokens: {
     id: string;

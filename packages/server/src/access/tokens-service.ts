@@ -2,6 +2,7 @@ import { createHash, createHmac, randomBytes, timingSafeEqual } from 'node:crypt
 import type { JoinTokenInfo, OperatorToken } from '@aegis/protocol/access/endpoints';
 import { formatJoinToken } from '@aegis/protocol/access/join-token';
 import { ROLES, type Role } from '@aegis/protocol/access/roles';
+import { parseScope } from '@aegis/protocol/access/scope';
 import { AegisError } from '@aegis/protocol/errors';
 import type { Labels } from '@aegis/protocol/nodes/node';
 import * as z from 'zod/mini';
@@ -35,7 +36,14 @@ export const tokensService = (parts: {
   const joinSecret = (id: string): string => createHmac('sha256', joinMaster).update(id).digest('base64url');
 
   return {
-    createToken: async (wanted: { name: string; role: Role; ttlSec?: number | undefined }) => {
+    createToken: async (wanted: {
+      name: string;
+      role: Role;
+      ttlSec?: number | undefined;
+      /** Null: the whole fleet. */
+      scope?: string | null | undefined;
+    }) => {
+      if (typeof wanted.scope === 'string') parseScope(wanted.scope);
       const secret = randomBytes(32).toString('base64url');
       const now = clock.now();
       const row: TokenRow = {
@@ -46,6 +54,7 @@ export const tokensService = (parts: {
         created_at: now,
         expires_at: wanted.ttlSec === undefined ? null : now + wanted.ttlSec * 1000,
         revoked_at: null,
+        scope: wanted.scope ?? null,
       };
       await repository.addToken(row);
       return { ...tokenShown(row), token: `aegis_${row.id}_${secret}` };
@@ -72,7 +81,7 @@ export const tokensService = (parts: {
           'access.unauthenticated',
           "This operator token is not good (unknown, expired or revoked). Make one with 'aegis server token'.",
         );
-      return { kind: 'token', id: row.id, name: row.name, role };
+      return { kind: 'token', id: row.id, name: row.name, role, scope: row.scope };
     },
 
     createJoinToken: async (wanted: {
@@ -141,6 +150,7 @@ const tokenShown = (row: TokenRow): OperatorToken => ({
   created_at: isoTime(row.created_at),
   expires_at: isoTimeOrNull(row.expires_at),
   revoked_at: isoTimeOrNull(row.revoked_at),
+  scope: row.scope,
 });
 const joinTokenShown = (row: JoinTokenRow): JoinTokenInfo => ({
   id: row.id,

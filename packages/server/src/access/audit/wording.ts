@@ -28,6 +28,7 @@ const SUMMARY_FIELDS = [
   'command_type',
   'verb',
   'role',
+  'scope',
   'usage',
   'person',
   'ttl_sec',

@@ -6,6 +6,8 @@ export interface TokenActor {
   readonly id: string;
   readonly name: string;
   readonly role: Role;
+  /** A selector (protocol/access/scope): only these nodes exist for it. Null: the whole fleet. */
+  readonly scope: string | null;
 }
 /** A request without credentials under `--dev`, by the rule in access/dev-rule.ts: counts as admin. */
 export interface DevActor {
@@ -13,6 +15,7 @@ export interface DevActor {
   readonly id: 'dev';
   readonly name: 'dev';
   readonly role: 'admin';
+  readonly scope: null;
 }
 export interface NodeActor {
   readonly kind: 'node';
