@@ -27,8 +27,9 @@ Napi::Value detailValue(Napi::Env env, const Detail& detail) {
 }  // namespace
 
 Napi::Value handle(Napi::Env env, Kind kind, Descriptor fd) {
-  auto* mine = new Held{kind, std::make_shared<Descriptor>(std::move(fd))};
-  auto external = Napi::External<Held>::New(env, mine, [](Napi::Env, Held* held) { delete held; });
+  auto mine = std::make_unique<Held>(Held{kind, std::make_shared<Descriptor>(std::move(fd))});
+  auto external = Napi::External<Held>::New(env, mine.get(), [](Napi::Env, Held* held) { delete held; });
+  static_cast<void>(mine.release());  // JavaScript's from here on
   external.TypeTag(&kTag);
   return external;
 }
@@ -69,11 +70,6 @@ Napi::Value errorOf(Napi::Env env, const Failure& failure) {
 void raise(Napi::Env env, const Failure& failure) {
   if (env.IsExceptionPending()) return;
   napi_throw(env, errorOf(env, failure));
-}
-
-bool runsJavaScript(Napi::Env env) {
-  napi_value probe = nullptr;
-  return napi_create_object(env, &probe) == napi_ok && napi_set_named_property(env, probe, "probe", probe) == napi_ok;
 }
 
 std::string text(const Napi::Value& value) { return value.IsString() ? value.As<Napi::String>().Utf8Value() : std::string(); }

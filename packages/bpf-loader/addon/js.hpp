@@ -1,4 +1,6 @@
 // Between JavaScript and the rest: handles, errors, tasks. TypeScript checked the arguments; a wrong one still only gives an error.
+// Node-API's failures are C++ exceptions in js*.cc (and nowhere else), so that a worker's end in the middle of an answer unwinds it:
+// without them node-addon-api goes on with an empty value and aborts the process.
 #pragma once
 
 #include <napi.h>
@@ -51,8 +53,6 @@ void setIf(Napi::Object& object, const char* name, const std::optional<Value>& v
     object.Set(name, Napi::Number::New(object.Env(), *value));
 }
 
-bool runsJavaScript(Napi::Env env);
-
 // `work` off the main thread, `give` on it. The promise is rejected with the failure.
 template <class T>
 class Task final : public Napi::AsyncWorker {
@@ -60,16 +60,17 @@ class Task final : public Napi::AsyncWorker {
   using Work = std::function<Result<T>()>;
   using Give = std::function<Napi::Value(Napi::Env, T&)>;
   static Napi::Value start(Napi::Env env, Work work, Give give) {
-    auto* task = new Task(env, std::move(work), std::move(give));
+    std::unique_ptr<Task> task(new Task(env, std::move(work), std::move(give)));
+    const Napi::Value promise = task->deferred_.Promise();
     task->Queue();
-    return task->deferred_.Promise();
+    static_cast<void>(task.release());  // destroys itself when it is done
+    return promise;
   }
 
  protected:
   void Execute() override { result_.emplace(work_()); }
   void OnOK() override {
-    // A worker that is being ended runs no JavaScript any more: what was made is released, and nobody waits for it.
-    if (!runsJavaScript(Env())) return;
+    // A worker may be ended at any moment: then the next call throws, what was made is released, and nobody waits for it.
     if (result_->ok())
       deferred_.Resolve(give_(Env(), **result_));
     else

@@ -87,10 +87,11 @@ Napi::Value openRing(const Napi::CallbackInfo& call) {
   poll->handle.data = poll;
   napi_add_async_cleanup_hook(
       env, [](napi_async_cleanup_hook_handle, void* data) { static_cast<Poll*>(data)->close(); }, poll, &poll->cleanup);
-  auto* ring = new Ring();
+  auto ring = std::make_unique<Ring>();
   ring->poll = poll;
   poll->owner = &ring->poll;
-  auto external = Napi::External<Ring>::New(env, ring, [](Napi::Env, Ring* mine) { delete mine; });
+  auto external = Napi::External<Ring>::New(env, ring.get(), [](Napi::Env, Ring* mine) { delete mine; });
+  static_cast<void>(ring.release());  // JavaScript's from here on
   external.TypeTag(&kTag);
   return external;
 }
@@ -120,11 +121,16 @@ void onReadable(uv_poll_t* handle, int, int) {
   if (poll->callback.IsEmpty()) return;
   const Napi::Env env = poll->callback.Env();
   const Napi::HandleScope scope(env);
-  // Taken out first: the callback may wait again, or close.
-  const Napi::Function callback = poll->callback.Value();
-  const std::shared_ptr<Napi::AsyncContext> context = poll->context;
-  poll->callback.Reset();
-  callback.MakeCallback(env.Global(), {}, *context);
+  try {
+    // Taken out first: the callback may wait again, or close.
+    const Napi::Function callback = poll->callback.Value();
+    const std::shared_ptr<Napi::AsyncContext> context = poll->context;
+    poll->callback.Reset();
+    callback.MakeCallback(env.Global(), {}, *context);
+  } catch (const Napi::Error& error) {
+    // As from any callback of libuv's: an uncaught exception of JavaScript's. Says nothing when the environment is ending.
+    napi_fatal_exception(env, error.Value());
+  }
 }
 
 // awaitRing(ring, callback)

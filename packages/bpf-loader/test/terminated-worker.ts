@@ -6,7 +6,7 @@ import { programBytes } from './programs.ts';
 
 /** Run by terminated.test.ts: ends workers while their tasks are under way, and says how many descriptors were left open. */
 
-const ROUNDS = 12;
+const ROUNDS = 18;
 const descriptors = (): number => readdirSync('/proc/self/fd').length;
 
 const inWorker = async (port: NonNullable<typeof parentPort>): Promise<void> => {
@@ -22,8 +22,9 @@ const inWorker = async (port: NonNullable<typeof parentPort>): Promise<void> => 
 const round = async (at: number): Promise<void> => {
   const worker = new Worker(new URL(import.meta.url));
   await new Promise((resolve, reject) => worker.once('message', resolve).once('error', reject));
-  // At another moment each time.
-  for (let turn = 0; turn < at % 8; turn++) await new Promise((resolve) => setImmediate(resolve));
+  // At another moment each time, in the middle of an answer too.
+  const until = performance.now() + ((at * 0.7) % 12) + Math.random();
+  while (performance.now() < until);
   await worker.terminate();
 };
 
