@@ -4,7 +4,9 @@ import { migration0010 } from './access/migrations/0010-token-scopes.ts';
 import { migration0005 } from './artifacts/migrations/0005-artifacts.ts';
 import { migration0006 } from './backups/migrations/0006-backups.ts';
 import { migration0007 } from './backups/migrations/0007-backups-upkeep.ts';
+import { migration0012 } from './channel/migrations/0012-connections.ts';
 import { migration0003 } from './commands/migrations/0003-commands.ts';
+import { migration0011 } from './messages/migrations/0011-messages.ts';
 import { migration0002 } from './nodes/migrations/0002-nodes.ts';
 import { migration0004 } from './nodes/migrations/0004-registration-origins.ts';
 import { migration0008 } from './nodes/migrations/0008-agents.ts';
@@ -22,4 +24,6 @@ export const MIGRATIONS: readonly Migration[] = [
   migration0008,
   migration0009,
   migration0010,
+  migration0011,
+  migration0012,
 ];

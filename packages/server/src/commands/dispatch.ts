@@ -1,12 +1,12 @@
 import { type OfferedCommand, POLL_LIMIT, type PollAnswer } from '@aegis/protocol/commands/carrier';
 import type { Bus } from '../platform/bus.ts';
 import { type Clock, isoTime } from '../platform/clock.ts';
+import { type Wakeup, wakeup } from '../platform/wakeup.ts';
 import type { Storage } from '../tables.ts';
 import { nodeTopic, roomTopic } from './changes.ts';
 import { type Addressee, cancelDirective, type Signer } from './directives.ts';
 import type { DispatchRepository, DueCancel, DueRun, Offer } from './dispatch-repository.ts';
 import { type KeyIdsOf, offerTexts } from './offer-texts.ts';
-import { type Wakeup, wakeup } from './wakeup.ts';
 
 /** Long polls. An offer is committed before it is answered, so that what the server decides later knows whether a node may hold
  *  the execution. A node has one poll at a time: the newer one wins, since the older connection is most likely dead. */

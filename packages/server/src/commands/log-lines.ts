@@ -5,6 +5,7 @@ import { isFinal, isFinalCommand } from '@aegis/protocol/commands/state';
 import { AegisError } from '@aegis/protocol/errors';
 import type { Bus } from '../platform/bus.ts';
 import type { Clock } from '../platform/clock.ts';
+import { type Wakeup, wakeup } from '../platform/wakeup.ts';
 import { nodeStillEndsMs } from './cancelled-here.ts';
 import { commandTopic, outputTopic } from './changes.ts';
 import type { ListingRepository } from './listing-repository.ts';
@@ -12,7 +13,6 @@ import type { OutputRepository } from './output-repository.ts';
 import { merged, storedRows } from './stored-stream.ts';
 import type { ExecutionRow, OutputRow } from './tables.ts';
 import { commandView, executionView } from './views.ts';
-import { type Wakeup, wakeup } from './wakeup.ts';
 
 /** A command's output and states as lines, read once or followed until it has ended. A follower sleeps until the bus says that
  *  one of its executions changed, then reads the database: what it shows was committed. */

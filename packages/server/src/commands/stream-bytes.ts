@@ -3,6 +3,7 @@ import { isFinal } from '@aegis/protocol/commands/state';
 import { AegisError } from '@aegis/protocol/errors';
 import type { Bus } from '../platform/bus.ts';
 import type { Clock } from '../platform/clock.ts';
+import { wakeup } from '../platform/wakeup.ts';
 import { nodeStillEndsMs } from './cancelled-here.ts';
 import { outputTopic } from './changes.ts';
 import { nextOf, STREAM_NUMBER } from './chunk-plan.ts';
@@ -10,7 +11,6 @@ import type { ListingRepository } from './listing-repository.ts';
 import type { OutputRepository } from './output-repository.ts';
 import { storedRows } from './stored-stream.ts';
 import type { ExecutionRow } from './tables.ts';
-import { wakeup } from './wakeup.ts';
 
 /** One stream of one execution as the bytes that exist: a gap is left out and named beside it. Offsets of the command's own
  *  stream count gaps, positions in these bytes do not. */
