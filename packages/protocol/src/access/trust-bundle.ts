@@ -42,10 +42,19 @@ export const TrustRoot = z
   );
 export type TrustRoot = z.infer<typeof TrustRoot>;
 
+/** A version, and the hex SHA-256 of its payload. */
+export const TrustHead = z.strictObject({
+  version: z.int().check(z.positive()),
+  digest: z.string().check(z.regex(/^[0-9a-f]{64}$/)),
+});
+export type TrustHead = z.infer<typeof TrustHead>;
+
 export const TrustBundle = z.strictObject({
   fleet: z.string().check(z.minLength(1), z.maxLength(64)),
   version: z.int().check(z.positive()),
   previous: z.nullable(z.string()),
+  /** Heads of a chain that the server lost, when it was set back to a backup: whoever holds one goes on with this version. */
+  merges: z.optional(z.array(TrustHead).check(z.minLength(1), z.maxLength(16))),
   issued_at: z.string(),
   expires_at: z.string(),
   root: TrustRoot,
