@@ -1,5 +1,5 @@
 import type * as z from 'zod/mini';
-import type { Caller } from './access/roles.ts';
+import type { Caller, ScopeRule } from './access/roles.ts';
 
 /** An endpoint: method, path, who may call, and the schemas that validate, type and document it. The server mounts these,
  *  the CLI and the daemon call these, `/openapi.json` is generated from these: there is no second description. */
@@ -16,6 +16,8 @@ export interface Endpoint {
   /** Path with `{name}` parameters, as OpenAPI writes them. */
   readonly path: string;
   readonly caller: Caller;
+  /** Of every endpoint that operators may call. */
+  readonly scope?: ScopeRule;
   readonly summary: string;
   readonly tag: string;
   readonly params?: Schema;

@@ -47,6 +47,7 @@ import { presenceLoop } from './nodes/presence-loop.ts';
 import { registrationsRepository } from './nodes/registrations-repository.ts';
 import { nodesRepository } from './nodes/repository.ts';
 import { nodesRoutes } from './nodes/routes.ts';
+import { nodeScopes } from './nodes/scope.ts';
 import { type NodesService, nodesService } from './nodes/service.ts';
 import { sweepLoop } from './nodes/sweep-loop.ts';
 import { openServerStorage, requireFleetKeys } from './offline.ts';
@@ -200,11 +201,11 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     signer: { fleet: keys.fleet, key: keys.server },
     nodes: {
       named: async (names) => (await rows.targetsNamed(names)).map(knownHost),
-      resolve: nodes.resolveTargets,
+      resolve: (targets) => nodes.resolveTargets(targets, null),
       activeIn: async (tx, uids) => new Set((await rows.activeIn(tx, uids)).map(({ uid }) => uid)),
       activeUids: async () => (await rows.targets()).map(({ uid }) => uid),
       onlineOf: nodes.onlineOf,
-      find: nodes.show,
+      find: (id) => nodes.show(id, null),
     },
     wake: (uid) => bus.publish(nodeTopic(uid)),
     onWoken: (listener) => bus.onRemote(NODE_TOPICS, listener),
@@ -231,7 +232,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
       candidate: nodes.candidate,
       activeIn: async (tx, uids) => new Set((await rows.activeIn(tx, uids)).map(({ uid }) => uid)),
       onlineOf: nodes.onlineOf,
-      find: nodes.show,
+      find: (id) => nodes.show(id, null),
       keysOf: nodes.keysOf,
     },
     desired: artifacts.desired,
@@ -250,7 +251,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     fleet: keys.fleet,
     serverKey: keys.server,
     nodes: {
-      resolve: nodes.resolveTargets,
+      resolve: (targets) => nodes.resolveTargets(targets, null),
       publicKeyOf: async (uid) => (await nodes.byUid(uid))?.publicKey ?? null,
       keyIdsOf: nodes.keyIdsOf,
       active: nodes.activeOf,
@@ -351,6 +352,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
           agentOf: agents.agentOf,
           dev: config.dev,
         }),
+        scopeOf: nodeScopes(storage.kind),
         attending: ({ uid }) => nodes.attend(uid),
         audit: audit.hook,
         bodies,

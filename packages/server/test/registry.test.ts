@@ -70,7 +70,7 @@ describe.each(['sqlite', 'postgres'] as const)('%s', (storage) => {
 
   test('targets: names, uids, selectors and all, each node once; unknown and none are refused', async () => {
     const { uid } = await server.as('viewer').call(showAgent, { params: { id: 'c.3' } });
-    const resolve = (targets: string[]) => server.running.nodes.resolveTargets(targets);
+    const resolve = (targets: string[]) => server.running.nodes.resolveTargets(targets, null);
     const brief = async (...targets: string[]) =>
       (await resolve(targets)).map(({ name, matchedBy }) => `${name} by ${matchedBy}`);
     expect(await brief('a_1', uid, 'c.3')).toEqual(['a_1 by a_1', `c.3 by ${uid}`]);
@@ -151,7 +151,7 @@ describe.each(['sqlite', 'postgres'] as const)('%s', (storage) => {
       403,
     );
     expect((await node.send(pollCommands)).status).toBe(403);
-    await expect(server.running.nodes.resolveTargets(['e-5'])).rejects.toMatchObject({
+    await expect(server.running.nodes.resolveTargets(['e-5'], null)).rejects.toMatchObject({
       code: 'commands.unknown_target',
     });
     expect((await server.enrol('e-5')).uid).not.toBe(node.uid);

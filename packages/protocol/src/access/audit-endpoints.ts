@@ -14,6 +14,7 @@ export const listAudit = endpoint({
   method: 'GET',
   path: '/api/v1/audit',
   caller: 'admin',
+  scope: 'fleet',
   tag,
   summary: 'Who did what, newest first; with Accept: application/x-ndjson the whole chain to verify, oldest first',
   query: z.object({
@@ -41,6 +42,7 @@ export const listAuditHeads = endpoint({
   method: 'GET',
   path: '/api/v1/audit/heads',
   caller: 'admin',
+  scope: 'fleet',
   tag,
   summary: 'Heads of the audit chain that the server key signed, newest first; keep one elsewhere',
   query: z.object({ ...Page }),

@@ -18,6 +18,7 @@ export const registerAgent = endpoint({
   method: 'POST',
   path: '/api/agent/register',
   caller: 'operator',
+  scope: 'fleet',
   tag,
   summary: 'Register an agent; its API key is shown this once',
   body: RegisterAgent,

@@ -68,6 +68,7 @@ const contextOf = async (
     body: (endpoint.rawBody ? rawBytes(body) : part(endpoint.body, body, 'body')) as never,
     form: undefined as never,
     actor: actor as never, // channelCalls has seen that the endpoint is for nodes
+    within: null, // nodes have no scope
     bearer: undefined,
     headers: {},
     remoteAddress: caller.remoteAddress,

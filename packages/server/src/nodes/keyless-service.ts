@@ -56,6 +56,11 @@ const mayRegister = (
   joinTokens: JoinTokens,
   { actor, bearer }: { actor: Actor | null; bearer: string | undefined },
 ): string | null => {
+  if (actor && actor.kind !== 'node' && actor.scope !== null)
+    throw new AegisError(
+      'access.beyond_scope',
+      'Registering a node is about the whole fleet, and the token has a scope. Use a join token, or an admin token without a scope.',
+    );
   if (actor && actor.kind !== 'node' && actor.role === 'admin') return null;
   if (actor)
     throw new AegisError('access.forbidden', 'Registering a keyless node needs a join token as Bearer, or an admin.');

@@ -1,6 +1,7 @@
 import { isUuid } from '@aegis/protocol/ids';
 import type { NodeStatus } from '@aegis/protocol/nodes/node';
 import { type Selectable, type SelectQueryBuilder, sql, type Updateable } from 'kysely';
+import type { Within } from '../platform/node-scope.ts';
 import { compiledOnce } from '../platform/storage/compiled.ts';
 import { forUpdate } from '../platform/storage/for-update.ts';
 import { rowsByKey } from '../platform/storage/row-statements.ts';
@@ -11,6 +12,7 @@ import type { NodesTables } from './tables.ts';
 export type NodeRow = Selectable<NodesTables['nodes']>;
 
 export interface NodeFilter {
+  within?: Within | undefined;
   site?: string | undefined;
   os?: string | undefined;
   container_engine?: string | undefined;
@@ -52,6 +54,7 @@ export const nodesRepository = (storage: Storage) => {
 
   const filtered = <O>(query: SelectQueryBuilder<Tables, 'nodes', O>, filter: NodeFilter) => {
     let rows = query;
+    if (filter.within) rows = rows.where(filter.within.row);
     if (filter.site !== undefined) rows = rows.where('site', '=', filter.site);
     if (filter.os !== undefined) rows = rows.where('os', '=', filter.os);
     if (filter.container_engine !== undefined) rows = rows.where('container_engine', '=', filter.container_engine);

@@ -10,6 +10,7 @@ import { type Labels, type Node, NodeState, type NodeStatus } from '@aegis/proto
 import * as z from 'zod/mini';
 import { type Clock, isoTime, isoTimeOrNull } from '../platform/clock.ts';
 import type { NodeActor } from '../platform/http/actor.ts';
+import type { Within } from '../platform/node-scope.ts';
 import { decodeCursor, encodeCursor } from '../platform/paging.ts';
 import type { Tx } from '../tables.ts';
 import type { Presence } from './presence.ts';
@@ -97,20 +98,26 @@ export const nodesService = (parts: {
     parts.tellChanged(uid);
     for (const listener of listeners) listener(uid);
   };
-  const find = async (id: string): Promise<NodeRow> => {
+  const find = async (id: string, within: Within): Promise<NodeRow> => {
     const row = (isUuid(id) ? await repository.byUid(id) : undefined) ?? (await repository.byName(id));
-    if (!row) throw new AegisError('nodes.unknown_node', `No node '${id}'. See 'aegis nodes list'.`);
+    if (!row || !isWithin(within, row)) throw unknownNode(id);
     return row;
   };
-  const change = async (label: string, id: string, work: (tx: Tx, row: NodeRow) => Promise<void>): Promise<Node> => {
-    const { uid } = await find(id);
+  const change = async (
+    label: string,
+    id: string,
+    within: Within,
+    work: (tx: Tx, row: NodeRow) => Promise<void>,
+  ): Promise<Node> => {
+    const { uid } = await find(id, within);
     const after = await repository.write(label, async (tx) => {
       const row = await repository.byUidIn(tx, uid);
+      if (row && !isWithin(within, row)) throw unknownNode(id); // it left meanwhile
       if (row) await work(tx, row);
       return repository.byUidIn(tx, uid);
     });
     changed(uid);
-    if (!after) throw new AegisError('nodes.unknown_node', `No node '${id}'. See 'aegis nodes list'.`);
+    if (!after) throw unknownNode(id);
     return shown(after);
   };
   const shown = (row: NodeRow): Node => {
@@ -245,8 +252,8 @@ export const nodesService = (parts: {
       }
     },
 
-    list: async (query: NodeQuery): Promise<z.infer<typeof NodeList>> => {
-      const filter = filterOf(query, presence, clock.now());
+    list: async (query: NodeQuery, within: Within): Promise<z.infer<typeof NodeList>> => {
+      const filter = { ...filterOf(query, presence, clock.now()), within };
       if (filter.status) await storeSeen(); // the database filters by what it holds
       const rows = await repository.page(
         filter,
@@ -260,9 +267,15 @@ export const nodesService = (parts: {
         next_cursor: last ? encodeCursor([last.name, last.uid]) : null,
       };
     },
-    show: async (id: string): Promise<Node> => shown(await find(id)),
-    patch: (id: string, patch: NodePatch): Promise<Node> =>
-      change('nodes.patch', id, async (tx, row) => {
+    show: async (id: string, within: Within): Promise<Node> => shown(await find(id, within)),
+    /** Sites and labels decide who may reach a node and what it is given: they are not for those whose own rights hang on them.
+     *  @throws AegisError nodes.unknown_node, nodes.retired, access.beyond_scope */
+    patch: async (id: string, patch: NodePatch, within: Within): Promise<Node> => {
+      if (within) {
+        await find(id, within);
+        if (patch.labels !== undefined || patch.site !== undefined) throw labelsBeyondScope(within.text);
+      }
+      return change('nodes.patch', id, within, async (tx, row) => {
         if (row.state === 'retired')
           throw new AegisError('nodes.retired', `The node '${row.name}' is retired and cannot be changed.`);
         await repository.update(tx, row.uid, {
@@ -271,10 +284,11 @@ export const nodesService = (parts: {
           ...(patch.maintenance === undefined ? {} : { maintenance: patch.maintenance ? 1 : 0 }),
           updated_at: clock.now(),
         });
-      }),
+      });
+    },
     /** From now on its credentials are refused, or taken again. A repeat changes nothing. @throws AegisError nodes.retired */
-    setActive: (id: string, active: boolean): Promise<Node> =>
-      change(active ? 'nodes.activate' : 'nodes.deactivate', id, async (tx, row) => {
+    setActive: (id: string, active: boolean, within: Within): Promise<Node> =>
+      change(active ? 'nodes.activate' : 'nodes.deactivate', id, within, async (tx, row) => {
         if (row.state === 'retired')
           throw new AegisError('nodes.retired', `The node '${row.name}' is retired and cannot be changed.`);
         if ((row.deactivated_at === null) === active) return;
@@ -282,8 +296,8 @@ export const nodesService = (parts: {
         await repository.update(tx, row.uid, { deactivated_at: active ? null : now, updated_at: now });
       }),
     /** Retiring what is retired changes nothing. */
-    retire: async (id: string): Promise<Node> => {
-      const node = await change('nodes.retire', id, async (tx, row) => {
+    retire: async (id: string, within: Within): Promise<Node> => {
+      const node = await change('nodes.retire', id, within, async (tx, row) => {
         if (row.state === 'retired') return;
         await repository.update(tx, row.uid, { state: 'retired', updated_at: clock.now() });
         for (const hook of hooks) await hook.inTransaction(tx, row.uid);
@@ -292,9 +306,9 @@ export const nodesService = (parts: {
       return node;
     },
 
-    /** Names, uids, selectors and `all`, to the nodes they mean, each once, in the order of the targets.
+    /** Names, uids, selectors and `all`, to the nodes they mean among those within, each once, in the order of the targets.
      *  @throws AegisError commands.unknown_target, commands.no_target, commands.bad_selector */
-    resolveTargets: async (targets: readonly string[]): Promise<TargetNode[]> => {
+    resolveTargets: async (targets: readonly string[], within: Within): Promise<TargetNode[]> => {
       const selectors = new Map(targets.filter(looksLikeSelector).map((text) => [text, parseSelector(text)]));
       if (selectors.size > MAX_SELECTORS)
         throw new AegisError(
@@ -303,11 +317,16 @@ export const nodesService = (parts: {
         );
       const names = targets.filter((text) => !selectors.has(text));
       const named = new Map<string, TargetRow>();
-      for (const row of await repository.targetsNamed(names)) named.set(row.name, row).set(row.uid, row);
+      for (const row of await repository.targetsNamed(names))
+        if (isWithin(within, row)) named.set(row.name, row).set(row.uid, row);
       const unknown = names.filter((name) => !named.has(name));
       if (unknown.length > 0) throw unknownTarget(unknown);
       const all =
-        selectors.size > 0 ? (await repository.targets()).map((row) => ({ row, as: selectable(presence, row) })) : [];
+        selectors.size > 0
+          ? (await repository.targets())
+              .filter((row) => isWithin(within, row))
+              .map((row) => ({ row, as: selectable(presence, row) }))
+          : [];
       const found = new Map<string, TargetNode>();
       const add = (row: TargetRow, by: string) => {
         if (!found.has(row.uid)) found.set(row.uid, targetOf(row, by));
@@ -341,6 +360,17 @@ export const nodesService = (parts: {
   };
 };
 export type NodesService = ReturnType<typeof nodesService>;
+
+const isWithin = (within: Within, { site, labels }: Pick<NodeRow, 'site' | 'labels'>): boolean =>
+  within === null || within.includes({ site, labels: JSON.parse(labels) as Labels });
+
+const unknownNode = (id: string): AegisError =>
+  new AegisError('nodes.unknown_node', `No node '${id}'. See 'aegis nodes list'.`);
+const labelsBeyondScope = (scope: string): AegisError =>
+  new AegisError(
+    'access.beyond_scope',
+    `Site and labels decide who may reach a node, and the token is only for the nodes '${scope}'. Use a token without a scope to change them.`,
+  );
 
 /** Keys in order: the same labels are the same text. */
 export const sortedJson = (labels: Readonly<Record<string, unknown>>): string =>

@@ -28,6 +28,7 @@ export interface CallRecord {
 export interface AuditHook {
   /** Before the handler of each call. Null: nothing is recorded of it. */
   call(call: AuditedCall): CallRecord | null;
-  /** Of each credential or role that is refused, and of each 401 or 403 that a handler decides. Never throws. */
+  /** Of each credential or role that is refused, each 401 or 403 that a handler decides, and of what a caller with a scope asked for and is not there. Never
+   *  throws. */
   refused(refusal: AuditedRefusal): void;
 }

@@ -23,6 +23,9 @@ const poll = endpoint({
 const push = endpoint({ ...poll, id: 'push', method: 'POST', path: '/push', rawBody: true });
 const limiter = { take: () => 0 };
 const REST = {
+  scopeOf: () => {
+    throw new Error('nodes have no scope');
+  },
   audit: { call: () => null, refused: () => undefined },
   bodies: bodyBudget(1024 * 1024),
   faults: noFaultPoints,

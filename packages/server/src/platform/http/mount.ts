@@ -5,6 +5,7 @@ import { AegisError, errorBody, httpStatusOf } from '@aegis/protocol/errors';
 import type { FaultPoints } from '@aegis/protocol/fault-points';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Log } from '../log.ts';
+import type { NodeScope, Within } from '../node-scope.ts';
 import type { Actor, NodeActor } from './actor.ts';
 import type { AuditHook, CallRecord } from './audit-hook.ts';
 import { type BodyBudget, type BodyLease, countedBody, declaredBytes } from './body-budget.ts';
@@ -40,6 +41,8 @@ export type Authenticate = (request: RequestFacts) => Promise<Actor | null>;
 
 export interface MountOptions {
   authenticate: Authenticate;
+  /** What the scope of a token means. @throws AegisError for what is no scope */
+  scopeOf: (text: string) => NodeScope;
   /** Told of each node's request, when it has been admitted; what it gives back is called when that request is over. */
   attending: (node: NodeActor) => () => void;
   /** Told of every call and of every refusal of credentials or role, whatever the route. */
@@ -190,13 +193,20 @@ const limit = (limiter: RateLimiter, address: string): void => {
     throw new AegisError('http.rate_limited', `Too many requests. Try again in ${retryAfterSec} s.`, { retryAfterSec });
 };
 
-const permitted = (actor: Actor | null, { caller, agentKey }: Endpoint): Actor | null => {
+const permitted = (actor: Actor | null, { caller, agentKey, scope }: Endpoint): Actor | null => {
   if (caller === 'anyone') return actor;
   if (!actor || (actor.kind === 'dev' && caller === 'node'))
     throw new AegisError('access.unauthenticated', unauthenticatedSentence(caller, agentKey));
   if (!allowed(actor, caller)) throw new AegisError('access.forbidden', forbiddenSentence(actor, caller));
+  if (scope === 'fleet' && actor.kind !== 'node' && actor.scope !== null)
+    throw new AegisError(
+      'access.beyond_scope',
+      `This is about the whole fleet, and the token only for the nodes '${actor.scope}'. Use a token without a scope, or ask who has one.`,
+    );
   return actor;
 };
+const withinOf = (actor: Actor | null, { scope }: Endpoint, { scopeOf }: MountOptions): Within =>
+  scope !== 'nodes' || actor === null || actor.kind === 'node' || actor.scope === null ? null : scopeOf(actor.scope);
 const allowed = (actor: Actor, caller: Exclude<Caller, 'anyone'>): boolean => {
   if (caller === 'viewer-or-node') return actor.kind === 'node' || roleAllows(actor.role, 'viewer');
   return actor.kind === 'node' ? caller === 'node' : caller !== 'node' && roleAllows(actor.role, caller);
@@ -228,6 +238,7 @@ const answer = async (
     body: sent.body as never,
     form: sent.form as never,
     actor: request.actor as never, // permitted() has checked it against the endpoint's caller
+    within: withinOf(request.actor, endpoint, options),
     bearer: bearerOf(request.headers),
     headers: request.headers,
     remoteAddress: request.ip,
@@ -266,7 +277,8 @@ const recorded = async (
   } catch (thrown) {
     const error = asShown(thrown);
     if (record) await record.ended({ error });
-    else if (isAboutWho(error)) audit.refused({ ...call, error });
+    else if (isAboutWho(error) || (context.within !== null && httpStatusOf(error.code) === 404))
+      audit.refused({ ...call, error }); // what is beyond a scope is not there: who asks for it shall be seen
     throw thrown;
   }
   await record?.ended({ result });

@@ -11,6 +11,7 @@ export const openApi = endpoint({
   method: 'GET',
   path: '/openapi.json',
   caller: 'viewer',
+  scope: 'none',
   tag: 'health',
   summary: 'This description of the API (OpenAPI 3.1)',
 });
@@ -36,7 +37,7 @@ export const openApiDocument = (endpoints: readonly Endpoint[]): Record<string, 
     paths,
     components: {
       securitySchemes: {
-        operator: { type: 'http', scheme: 'bearer', description: 'An operator token (aegis_…)' },
+        operator: { type: 'http', scheme: 'bearer', description: 'An operator token (a JWT)' },
         node: { type: 'http', scheme: 'bearer', bearerFormat: 'JWT', description: "A node's own token" },
         agent: {
           type: 'apiKey',

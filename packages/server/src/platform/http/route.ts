@@ -1,5 +1,7 @@
+import { SCOPE_RULES, takesOperators } from '@aegis/protocol/access/roles';
 import type { BodyOf, Endpoint, FormOf, ParamsOf, QueryOf, ResponseOf, Schema } from '@aegis/protocol/endpoint';
 import type { FastifyReply, FastifyRequest } from 'fastify';
+import type { Within } from '../node-scope.ts';
 import type { ActorFor } from './actor.ts';
 
 /** A route: an endpoint of the protocol with the function that answers it. Everything around it (who may call, decoding,
@@ -13,6 +15,8 @@ export interface RouteContext<E extends Endpoint> {
   /** Of an endpoint that also takes a form: its parts when one was sent, and `body` is undefined then. */
   readonly form: FormOf<E> | undefined;
   readonly actor: ActorFor<E['caller']>;
+  /** Where the endpoint's scope is `nodes`: the nodes that exist for this caller. */
+  readonly within: Within;
   /** The bearer credential as sent, for routes that judge it themselves; elsewhere `actor` is all that counts. */
   readonly bearer: string | undefined;
   readonly headers: FastifyRequest['headers'];
@@ -39,15 +43,20 @@ export interface Route extends RouteOptions {
   readonly handler: (context: RouteContext<Endpoint>) => unknown;
 }
 
-/** @throws RangeError for an endpoint that does not say who may call it: deny by default starts here */
+/** @throws RangeError for an endpoint that does not say who may call it, and how scopes apply: deny by default starts here */
 export const route = <const E extends Endpoint>(
   endpoint: E,
   handler: Handler<E>,
   options: RouteOptions = {},
 ): Route => {
   if (!CALLERS.has(endpoint.caller)) throw new RangeError(`the endpoint '${endpoint.id}' does not declare its caller`);
+  if (takesOperators(endpoint.caller) && !RULES.has(endpoint.scope))
+    throw new RangeError(
+      `the endpoint '${endpoint.id}' does not declare its scope: 'nodes' (the handler keeps to 'within'), 'fleet' or 'none'`,
+    );
   // Safe: mount.ts decodes by this very endpoint before it calls this very handler.
   return { endpoint, handler: handler as unknown as Route['handler'], ...options };
 };
 
 const CALLERS: ReadonlySet<string> = new Set(['anyone', 'viewer', 'operator', 'admin', 'node', 'viewer-or-node']);
+const RULES: ReadonlySet<string | undefined> = new Set(SCOPE_RULES);
