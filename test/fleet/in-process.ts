@@ -68,7 +68,9 @@ export const startHeldFleet = async (config: Readonly<Record<string, unknown>> =
   const folder = mkdtempSync(join(tmpdir(), 'aegis-held-'));
   const dataDir = join(folder, 'server');
   const server = await startTestServer({ clock: { now: () => serverClock.now() }, dataDir, config });
-  const token = await issueToken({ dataDir, role: 'admin', name: 'test' });
+  // Long ago: the server's clock may be set back.
+  const made = { now: () => Date.now() - 90 * 86_400_000 };
+  const token = await issueToken({ dataDir, role: 'admin', name: 'test', clock: made });
   const nodes: HeldNode[] = [];
 
   const node: HeldFleet['node'] = (name, flags = {}) => {

@@ -16,7 +16,7 @@ export const storeFlags = {
   }),
 };
 
-export type Store = { dataDir: string; databaseUrl?: string };
+export type Store = { dataDir: string; databaseUrl?: string; jwtSecret?: string };
 
 export const storeOf = async (
   flags: { 'data-dir'?: string | undefined; config?: string | undefined },
@@ -30,5 +30,9 @@ export const storeOf = async (
   });
   if (config.data_dir === null) throw new AegisError('cli.usage', 'Name the data directory with --data-dir.');
   becomeOwnerOf(config.data_dir);
-  return { dataDir: config.data_dir, ...(config.database_url === null ? {} : { databaseUrl: config.database_url }) };
+  return {
+    dataDir: config.data_dir,
+    ...(config.database_url === null ? {} : { databaseUrl: config.database_url }),
+    ...(config.jwt_signing_secret === null ? {} : { jwtSecret: config.jwt_signing_secret }),
+  };
 };

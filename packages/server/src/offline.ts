@@ -8,6 +8,7 @@ import { claimStorage } from './access/claimed-storage.ts';
 import { createFleetKeys, type FleetKeys, loadFleetKeys } from './access/fleet-keys.ts';
 import { pinnedCertificate } from './access/own-certificate.ts';
 import { accessRepository } from './access/repository.ts';
+import { operatorJwts, tokenKeyPair } from './access/tokens-jwt.ts';
 import { type TokensService, tokensService } from './access/tokens-service.ts';
 import { MIGRATIONS } from './migrations.ts';
 import { type Clock, systemClock } from './platform/clock.ts';
@@ -21,6 +22,8 @@ export interface OnData {
   dataDir: string;
   /** Where the tables are in PostgreSQL. */
   databaseUrl?: string | undefined;
+  /** `jwt_signing_secret`: signs operators' tokens, where it is set. */
+  jwtSecret?: string | null | undefined;
   clock?: Clock | undefined;
 }
 
@@ -134,6 +137,12 @@ const withTokens = async <T>(options: OnData, work: (tokens: TokensService) => P
     return await work(
       tokensService({
         repository: accessRepository(storage),
+        jwts: operatorJwts({
+          fleet: keys.fleet,
+          pair: tokenKeyPair(options.dataDir),
+          secret: options.jwtSecret ?? null,
+          now: clock.now,
+        }),
         clock,
         rootFingerprint: keys.rootFingerprint,
         joinMaster: keys.secrets.join_master,

@@ -18,6 +18,7 @@ import { fingerprintOf, ownCertificate, pinCertificate, pinnedCertificate } from
 import { createPrivateFile, readPrivateFile } from './access/private-files.ts';
 import { accessRepository } from './access/repository.ts';
 import { accessRoutes } from './access/routes.ts';
+import { operatorJwts, tokenKeyPair } from './access/tokens-jwt.ts';
 import { tokensService } from './access/tokens-service.ts';
 import { trustOf } from './access/trust.ts';
 import { artifactsRoutes } from './artifacts/routes.ts';
@@ -131,6 +132,12 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
   undo.defer(() => audit.close().catch((err: unknown) => log.warn({ err }, 'the audit chain is not signed')));
   const tokens = tokensService({
     repository: accessRepository(storage),
+    jwts: operatorJwts({
+      fleet: keys.fleet,
+      pair: tokenKeyPair(dataDir),
+      secret: config.jwt_signing_secret,
+      now: clock.now,
+    }),
     clock,
     rootFingerprint: keys.rootFingerprint,
     joinMaster: keys.secrets.join_master,

@@ -20,7 +20,7 @@ const ttlOf = (text: string): number => {
 
 export class ServerToken extends AegisCommand {
   static override description =
-    `Prints a new operator token alone on stdout; it is shown this once and stored only as a hash. Works on the data directory, whether the server runs or not.
+    `Prints a new operator token alone on stdout; it is a JWT, shown this once and stored only as a hash. Works on the data directory, whether the server runs or not.
 
 Roles: viewer (read), operator (also submit and change), admin (also retire nodes and manage access). With --scope only the nodes exist for it that a selector of site and label.KEY means, and nothing that concerns the whole fleet is allowed.`;
   static override examples = [
@@ -45,7 +45,7 @@ Roles: viewer (read), operator (also submit and change), admin (also retire node
       helpValue: 'NAME',
       summary: 'Whose it is; shown in lists and with commands',
     }),
-    ttl: Flags.string({ helpValue: 'TIME', summary: 'How long it is valid (default: until revoked)' }),
+    ttl: Flags.string({ helpValue: 'TIME', default: '365d', summary: 'How long it is valid' }),
     scope: Flags.string({
       helpValue: 'SELECTOR',
       summary: 'Only for the nodes of this site or with this label (default: the whole fleet)',
@@ -57,9 +57,14 @@ Roles: viewer (read), operator (also submit and change), admin (also retire node
     const { flags } = await this.parse(ServerToken);
     const store = await storeOf(flags, this.around.env);
     const { issueToken } = await import('@aegis/server/offline');
-    const ttl = flags.ttl === undefined ? {} : { ttlSec: ttlOf(flags.ttl) };
     const scope = flags.scope === undefined ? {} : { scope: flags.scope };
-    const token = await issueToken({ ...store, role: flags.role, name: flags.name, ...ttl, ...scope });
+    const token = await issueToken({
+      ...store,
+      role: flags.role,
+      name: flags.name,
+      ttlSec: ttlOf(flags.ttl),
+      ...scope,
+    });
     await (flags.json
       ? this.printJson({ token, role: flags.role, name: flags.name, scope: flags.scope ?? null })
       : this.print(`${token}\n`));
@@ -106,17 +111,17 @@ export class ServerTokenRevoke extends AegisCommand {
     id: Args.string({
       required: true,
       ignoreStdin: true,
-      description: 'Id of the token (its second part, never the token itself)',
+      description: 'Id of the token, never the token itself',
     }),
   };
   static override flags = storeFlags;
 
   async run(): Promise<undefined> {
     const { flags, args } = await this.parse(ServerTokenRevoke);
-    if (/^aegis_[^_]+_/.test(args.id))
+    if (/^(aegis_[^_]+_|eyJ)/.test(args.id))
       throw new AegisError(
         'cli.usage',
-        "That is the token itself; name its id (the part after 'aegis_'), as 'aegis server token list' shows it.",
+        "That is the token itself; name its id, as 'aegis server token list' shows it.",
       );
     const store = await storeOf(flags, this.around.env);
     const { revokeToken } = await import('@aegis/server/offline');

@@ -1,3 +1,4 @@
+import { kidOf } from '@aegis/protocol/access/jwt';
 import { AegisError } from '@aegis/protocol/errors';
 import type { DevActor, NodeActor } from '../platform/http/actor.ts';
 import { type Authenticate, bearerOf } from '../platform/http/mount.ts';
@@ -32,7 +33,9 @@ export const authenticator = (parts: {
     if (request.headers.authorization === undefined) return parts.dev && devRuleAllows(request) ? DEV : null;
     const bearer = bearerOf(request.headers);
     if (bearer?.startsWith('aegis_')) return parts.tokens.actorOf(bearer);
-    if (bearer?.startsWith('eyJ')) return parts.nodeOf(parts.nodeTokens.verify(bearer));
+    // A node's token names no key. Whoever claims the other kind is verified as that, audience and all.
+    if (bearer?.startsWith('eyJ'))
+      return kidOf(bearer) === null ? parts.nodeOf(parts.nodeTokens.verify(bearer)) : parts.tokens.actorOf(bearer);
     throw new AegisError(
       'access.unauthenticated',
       'The Authorization header holds no token of this server. Send "Bearer" and an operator or node token.',

@@ -11,7 +11,8 @@ export interface AccessTables extends AuditTables {
     id: string;
     name: string;
     role: string;
-    /** SHA-256 of the secret part; 256 random bits need no slow hash. */
+    /** SHA-256 of the token's text, which holds 128 random bits or more and needs no slow hash; of one from before tokens were JWTs,
+     *  of its secret part. */
     secret_sha256: Buffer;
     created_at: number;
     expires_at: number | null;

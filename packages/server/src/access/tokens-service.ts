@@ -11,8 +11,12 @@ import type { TokenActor } from '../platform/http/actor.ts';
 import { decodeCursor, encodeCursor } from '../platform/paging.ts';
 import type { Tx } from '../tables.ts';
 import type { AccessRepository, JoinTokenRow, PageOf, TokenRow } from './repository.ts';
+import { badToken, type OperatorJwts } from './tokens-jwt.ts';
 
-const TOKEN_TEXT = /^aegis_([0-9a-f]{16})_([A-Za-z0-9_-]{43})$/;
+/** Tokens from before they were JWTs; good until they end. */
+const OPAQUE = /^aegis_([0-9a-f]{16})_([A-Za-z0-9_-]{43})$/;
+/** Every token ends: a gateway in front knows no other way. */
+const DEFAULT_TTL_SEC = 365 * 86_400;
 const Cursor = z.tuple([z.number(), z.string()]);
 
 export interface Paging {
@@ -23,6 +27,7 @@ export interface Paging {
 /** Operator tokens and join tokens: made, listed, revoked, judged. */
 export const tokensService = (parts: {
   repository: AccessRepository;
+  jwts: OperatorJwts;
   clock: Clock;
   rootFingerprint: string;
   /** base64url. */
@@ -44,20 +49,22 @@ export const tokensService = (parts: {
       scope?: string | null | undefined;
     }) => {
       if (typeof wanted.scope === 'string') parseScope(wanted.scope);
-      const secret = randomBytes(32).toString('base64url');
       const now = clock.now();
+      const facts = { id: randomBytes(8).toString('hex'), name: wanted.name, role: wanted.role };
+      const scope = wanted.scope ?? null;
+      const expiresAtMs = now + (wanted.ttlSec ?? DEFAULT_TTL_SEC) * 1000;
+      const random = randomBytes(16).toString('base64url');
+      const token = parts.jwts.issue({ ...facts, scope, createdAtMs: now, expiresAtMs, random });
       const row: TokenRow = {
-        id: randomBytes(8).toString('hex'),
-        name: wanted.name,
-        role: wanted.role,
-        secret_sha256: sha256(secret),
+        ...facts,
+        scope,
+        secret_sha256: sha256(token),
         created_at: now,
-        expires_at: wanted.ttlSec === undefined ? null : now + wanted.ttlSec * 1000,
+        expires_at: expiresAtMs,
         revoked_at: null,
-        scope: wanted.scope ?? null,
       };
       await repository.addToken(row);
-      return { ...tokenShown(row), token: `aegis_${row.id}_${secret}` };
+      return { ...tokenShown(row), token };
     },
     listTokens: async (paging: Paging) => {
       const rows = await repository.tokens(pageOf(paging));
@@ -71,16 +78,12 @@ export const tokensService = (parts: {
     /** Unknown, expired and revoked tokens and wrong secrets are one and the same to the caller.
      *  @throws AegisError access.unauthenticated */
     actorOf: async (text: string): Promise<TokenActor> => {
-      const [, id = '', secret = ''] = TOKEN_TEXT.exec(text) ?? [];
-      const row = id === '' ? undefined : await repository.token(id);
+      const [, id = parts.jwts.verify(text), secret = text] = OPAQUE.exec(text) ?? [];
+      const row = await repository.token(id);
       const same = timingSafeEqual(sha256(secret), row?.secret_sha256 ?? NOBODY);
       const role = ROLES.find((one) => one === row?.role);
       const good = row && role && row.revoked_at === null && (row.expires_at ?? Infinity) > clock.now();
-      if (!same || !good)
-        throw new AegisError(
-          'access.unauthenticated',
-          "This operator token is not good (unknown, expired or revoked). Make one with 'aegis server token'.",
-        );
+      if (!same || !good) throw badToken();
       return { kind: 'token', id: row.id, name: row.name, role, scope: row.scope };
     },
 
