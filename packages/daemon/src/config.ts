@@ -1,5 +1,5 @@
 import { existsSync, readFileSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { isProxyUrl } from '@aegis/protocol/channel/proxy';
 import { AegisError } from '@aegis/protocol/errors';
 import { Labels, NodeName, Site } from '@aegis/protocol/nodes/node';
@@ -79,6 +79,8 @@ export const DaemonConfig = z.strictObject({
   /** Where eBPF programs are pinned, and below what the manifests' cgroup paths hang. */
   bpffs: z._default(z.string().check(z.startsWith('/')), '/sys/fs/bpf'),
   cgroup_root: z._default(z.union([z.literal('auto'), z.string().check(z.startsWith('/'))]), 'auto'),
+  /** This node's own rules about what it obeys; beside the configuration file unless it is named here. */
+  policy_file: z._default(z.string(), ''),
   native_dir: z.optional(z.string()),
   tls_ca: z.optional(z.string()),
   /** What this node shows a server that asks for certificates. */
@@ -138,6 +140,7 @@ export const loadDaemonConfig = ({
   }
   const config = z.parse(DaemonConfig, { ...values });
   config.data_dir = resolve(config.data_dir);
+  config.policy_file = resolve(config.policy_file || join(dirname(file ?? DEFAULT_CONFIG_FILE), 'policy.toml'));
   checkTogether(config, origins as Origins);
   return { config, origins: origins as Origins };
 };

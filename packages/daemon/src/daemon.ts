@@ -10,6 +10,7 @@ import { type FaultPoints, noFaultPoints } from '@aegis/protocol/fault-points';
 import { uuidv7Generator } from '@aegis/protocol/ids';
 import { VERSION } from '@aegis/protocol/version';
 import { seenDirectives } from './access/seen.ts';
+import { type PolicyStatus, policyKeeper } from './access/policy-file.ts';
 import { trustStore } from './access/trust-store.ts';
 import { directiveVerifier } from './access/verify-directive.ts';
 import type { KernelEngine } from './artifacts/deployment.ts';
@@ -22,14 +23,14 @@ import { desiredLoop } from './channel/desired-loop.ts';
 import { openLink } from './channel/link.ts';
 import { linkLoop } from './channel/link-loop.ts';
 import { pollCarrier } from './channel/poll-carrier.ts';
-import { accountLookup } from './commands/process-spec.ts';
+import { accountLookup, commandFacts } from './commands/process-spec.ts';
 import { commandsRepository } from './commands/repository.ts';
 import { type CommandsStatus, commandsService } from './commands/service.ts';
 import type { DaemonConfig } from './config.ts';
 import { type StreamedRequest, serveControl } from './control.ts';
 import { enrolOnce, proxyOf, tlsTrust, USER_AGENT } from './enrol.ts';
 import { migrations } from './migrations.ts';
-import { gatherFacts } from './nodes/facts.ts';
+import { gatherFacts, ownSelf } from './nodes/facts.ts';
 import { ownLauncher } from './nodes/own-launcher.ts';
 import { nodeToken } from './nodes/token.ts';
 import { type Clock, isoTime, pause, systemClock } from './platform/clock.ts';
@@ -78,6 +79,8 @@ export interface DaemonStatus extends CommandsStatus {
   last_error: string | null;
   draining: boolean;
   artifacts: ArtifactsStatus;
+  /** Whom this node obeys. */
+  policy: PolicyStatus;
   backups: BackupsStatus;
   journal_bytes: number;
   rss_bytes: number;
@@ -113,6 +116,7 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
   // Journal: also the lock that keeps a second daemon away.
   ensurePrivateFolder(config.data_dir);
   const journal = openJournal({
+  const policy = policyKeeper({ path: config.policy_file, clock, log });
     path: join(config.data_dir, 'journal.db'),
     migrations,
     faults,
@@ -149,9 +153,16 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
     const seen = seenDirectives({ journal, maxRows: config.journal_max_seen });
     const trust = trustStore({ dataDir: config.data_dir, identity, client, clock, log });
     const verifier = directiveVerifier({
+    const launcher = ownLauncher();
+    const tools = { ...facts.tools, aegis: launcher && { launcher, dataDir: resolve(config.data_dir) } };
+    const accountOf = accountLookup();
       fleet: identity.fleet,
       ownKeyId: keys.signing.keyId,
-      signers: trust.signers,
+      servers: trust.signers,
+      operators: trust.operators,
+      policy: policy.current,
+      self: ownSelf(identity, config, facts),
+      factsOf: (body) => commandFacts(body, { tools, accountOf }),
       seen,
       clock,
     });
@@ -166,7 +177,6 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
       log,
     });
     const bootId = options.bootId ?? readBootId();
-    const launcher = ownLauncher();
     const commands = commandsService({
       dataDir: config.data_dir,
       aegisExec: aegisExecPath(config.native_dir === undefined ? process.env : { AEGIS_NATIVE_DIR: config.native_dir }),
@@ -179,13 +189,13 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
       settings: {
         nodeName: identity.name,
         bootId,
-        tools: { ...facts.tools, aegis: launcher && { launcher, dataDir: resolve(config.data_dir) } },
+        tools,
         graceMs: config.grace_sec * 1000,
         drainMs: config.drain_sec * 1000,
         spoolBytes: config.spool_bytes,
         segmentBytes: config.segment_bytes,
         cgroup: config.cgroup === 'auto' ? writableCgroup() : null,
-        accountOf: accountLookup(),
+        accountOf,
       },
       limits: {
         maxConcurrent: config.max_concurrent,
@@ -253,6 +263,7 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
       journal,
       refreshTrust: trust.refreshIfNewer,
       takers: { 'artifacts.assign': artifacts.take, 'backups.config': backups.take },
+      choose: verifier.chooseDesired,
       backoff: backoff({ random }),
       log,
       signal: stopping.signal,
@@ -276,6 +287,7 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
         last_error: lastError,
         draining,
         ...commands.status(),
+        policy: policy.status(),
         artifacts: artifacts.status(),
         backups: backups.status(),
         journal_bytes: journal.fileBytes(),

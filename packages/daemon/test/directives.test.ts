@@ -2,8 +2,10 @@ import { randomUUID, sign } from 'node:crypto';
 import { type Directive, signDirective } from '@aegis/protocol/access/directive';
 import { type Envelope, PAYLOAD_TYPES, preAuthEncoding, signEnvelope } from '@aegis/protocol/access/dsse';
 import { generateKeyPair, type KeyPair } from '@aegis/protocol/access/keys';
+import { operatorKeysOf } from '@aegis/protocol/access/operators';
 import { keysFor, openTrustBundle, signTrustBundle } from '@aegis/protocol/access/trust-bundle';
 import { expect, test } from 'vitest';
+import { NO_POLICY } from '../src/access/policy.ts';
 import { directiveVerifier } from '../src/access/verify-directive.ts';
 import type { Clock } from '../src/platform/clock.ts';
 import { startContractServer } from './contract-server.ts';
@@ -48,12 +50,25 @@ const bundle = signTrustBundle(
 );
 
 const opened = openTrustBundle(bundle, root.keyId, NOW);
-const signers = new Map([...keysFor(opened.bundle, 'serve'), ...keysFor(opened.bundle, 'operate')]);
+const servers = keysFor(opened.bundle, 'serve');
+const operators = operatorKeysOf(opened.bundle);
 const verifier = ({ now = NOW, floorMs = Number.NEGATIVE_INFINITY, seenBefore = false } = {}) =>
   directiveVerifier({
     fleet: 'test',
     ownKeyId: own,
-    signers: () => signers,
+    servers: () => servers,
+    operators: () => operators,
+    policy: () => NO_POLICY,
+    self: {
+      name: 'web-1',
+      site: null,
+      labels: {},
+      capabilities: [],
+      os: null,
+      container_engine: null,
+      status: '',
+    },
+    factsOf: () => ({ type: null, facts: null }),
     seen: { has: () => seenBefore, floorMs: () => floorMs },
     clock: { now: () => now, monotonic: () => 0 },
   });
@@ -68,7 +83,7 @@ const good: Directive = {
   body: {},
 };
 const outcome = (envelope: Envelope, options = {}, attempt = 1): string => {
-  const verdict = verifier(options).verify(envelope, attempt);
+  const verdict = verifier(options).verify({ directive: envelope }, attempt);
   return verdict.kind === 'refused' ? verdict.code : verdict.kind;
 };
 const signed = (change: object = {}, key = server) => signDirective({ ...good, ...change } as Directive, key);

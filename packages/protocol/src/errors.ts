@@ -20,6 +20,7 @@ const TABLE = {
   'access.bad_directive': [403, 252],
   'access.wrong_target': [403, 252],
   'access.stale_directive': [403, 252],
+  'access.policy': [403, 252],
   'access.unknown_token': [404, 1],
   'nodes.unknown_node': [404, 1],
   'nodes.name_taken': [409, 1],

@@ -2,6 +2,7 @@ import type { KeyObject } from 'node:crypto';
 import { join } from 'node:path';
 import { Envelope } from '@aegis/protocol/access/dsse';
 import { showTrust } from '@aegis/protocol/access/endpoints';
+import { type OperatorKey, operatorKeysOf } from '@aegis/protocol/access/operators';
 import { keysFor, openTrustBundle, type TrustBundle } from '@aegis/protocol/access/trust-bundle';
 import { type ArtifactKey, artifactKeysOf } from '@aegis/protocol/artifacts/signature';
 import { AegisError } from '@aegis/protocol/errors';
@@ -21,8 +22,10 @@ export interface TrustStore {
   current(): TrustBundle | null;
   /** 0 when there is none. */
   version(): number;
-  /** Keys that may give orders. The same map while the bundle stays the same; empty when it has expired. */
+  /** Keys that servers sign with. The same map while the bundle stays the same; empty when it has expired. */
   signers(): ReadonlyMap<string, KeyObject>;
+  /** And those that operators sign with. */
+  operators(): ReadonlyMap<string, OperatorKey>;
   /** Keys that may sign artifacts, the revoked ones too; none when the bundle has expired. */
   artifactKeys(): readonly ArtifactKey[];
   /** Asks the server for its bundle. What is refused is logged once and changes nothing. @throws Unreachable, AegisError as the client */
@@ -47,6 +50,7 @@ interface Held {
   payload: string;
   expiresAtMs: number;
   signers: ReadonlyMap<string, KeyObject>;
+  operators: ReadonlyMap<string, OperatorKey>;
   artifactKeys: readonly ArtifactKey[];
   stored: boolean;
 }
@@ -55,7 +59,7 @@ const Stored = z.object({ trust_bundle: Envelope });
 const fileOf = (dataDir: string): string => join(dataDir, 'trust.json');
 /** A version that was named and not shown is not asked for again before this. */
 const PAUSE_MS = 10_000;
-const NOBODY: ReadonlyMap<string, KeyObject> = new Map();
+const NOBODY: ReadonlyMap<string, never> = new Map<string, never>();
 
 /** @throws AegisError config.invalid when trust.json is not a private file */
 export const trustStore = ({ dataDir, identity, client, clock, log }: TrustStoreOptions): TrustStore => {
@@ -80,7 +84,8 @@ export const trustStore = ({ dataDir, identity, client, clock, log }: TrustStore
       bundle,
       payload: envelope.payload,
       expiresAtMs: Date.parse(bundle.expires_at),
-      signers: new Map([...keysFor(bundle, 'serve'), ...keysFor(bundle, 'operate')]),
+      signers: keysFor(bundle, 'serve'),
+      operators: operatorKeysOf(bundle),
       artifactKeys: artifactKeysOf(bundle),
       stored,
     };
@@ -183,6 +188,7 @@ export const trustStore = ({ dataDir, identity, client, clock, log }: TrustStore
     current: () => held?.bundle ?? null,
     version: () => held?.bundle.version ?? 0,
     signers: () => inForce()?.signers ?? NOBODY,
+    operators: () => inForce()?.operators ?? NOBODY,
     artifactKeys: () => inForce()?.artifactKeys ?? [],
     refresh,
     refreshIfNewer: async (version) => {

@@ -20,6 +20,8 @@ export interface DesiredLoopOptions {
   /** Fetches the trust bundle when this version is newer than what is here.
    *  @throws Unreachable, or AegisError when what came is refused */
   refreshTrust(version: number): Promise<void>;
+  /** Which of the server's and of the operators' are to be looked at here. */
+  choose(servers: readonly unknown[], operators: readonly unknown[]): readonly unknown[];
   /** By the directives' kind. */
   takers: Readonly<Record<string, TakeDirectives>>;
   backoff: Backoff;
@@ -41,13 +43,18 @@ const Count = z.int().check(z.minimum(0));
 const answered = endpoint({
   ...path,
   summary: '',
-  response: z.object({ directives: z.array(z.unknown()), revision: Count, trust_version: Count }),
+  response: z.object({
+    directives: z.array(z.unknown()),
+    operator_directives: z._default(z.array(z.unknown()), []),
+    revision: Count,
+    trust_version: Count,
+  }),
 });
 
 export type DesiredLoop = ReturnType<typeof desiredLoop>;
 
 export const desiredLoop = (options: DesiredLoopOptions) => {
-  const { client, journal, refreshTrust, takers, backoff, log, signal } = options;
+  const { client, journal, refreshTrust, choose, takers, backoff, log, signal } = options;
   const { held, hold } = desiredRevision(journal);
   /** What the server named last, until it is fetched. */
   let told: number | null = null;
@@ -87,7 +94,7 @@ export const desiredLoop = (options: DesiredLoopOptions) => {
       // Who was trusted before still is: what they signed can be taken.
       log.error({ err: error, code: error.code }, `the new trust bundle is refused: ${error.message}`);
     }
-    await hand(answer.directives);
+    await hand(choose(answer.directives, answer.operator_directives));
     await journal.group('desired-revision', () => hold(answer.revision));
     // A server that names one revision and gives another is asked again, but not in a hurry.
     if (answer.revision === before && asked !== before) await pause(backoff.next(), signal);

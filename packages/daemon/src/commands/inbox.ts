@@ -40,7 +40,7 @@ export interface Accepted {
 export interface InboxOptions {
   repository: CommandsRepository;
   journal: Journal;
-  verify(envelope: Envelope, attempt: number): Verdict;
+  verify(offered: { directive: Envelope; operator_directive?: Envelope | undefined }, attempt: number): Verdict;
   /** Inside the transaction. False when it was seen already. */
   markSeen(directiveId: string, attempt: number, issuedAtMs: number): boolean;
   /** How many more executions the journal may hold. */
@@ -68,7 +68,7 @@ const Frame = z.object({
 });
 
 export const commandsInbox = ({ repository, journal, verify, markSeen, room, handOver, clock, log }: InboxOptions) => {
-  const decideRun = (offer: Omit<OfferedCommand, 'directive'>, verdict: Verdict): Decision => {
+  const decideRun = (offer: Omit<OfferedCommand, 'directive' | 'operator_directive'>, verdict: Verdict): Decision => {
     const execution = { id: offer.execution_id, commandId: offer.command_id, attempt: offer.attempt };
     const ended = (report: Report, seen: { id: string; issuedAtMs: number } | null): Decision => ({
       kind: 'run',
@@ -206,10 +206,12 @@ export const commandsInbox = ({ repository, journal, verify, markSeen, room, han
           continue;
         }
         const offer = parsed.data;
-        const verdict = verify(offer.directive, offer.attempt);
+        // A cancel is of the command: it has one attempt, whichever the execution's is.
+        const attempt = offer.kind === 'command.cancel' ? 1 : offer.attempt;
+        const verdict = verify(offer, attempt);
         let decision = offer.kind === 'command.cancel' ? decideCancel(offer, verdict) : decideRun(offer, verdict);
         if (decision.kind === 'run' && free-- <= 0) decision = LATER;
-        decisions.push({ id: offer.execution_id, attempt: offer.attempt, decision });
+        decisions.push({ id: offer.execution_id, attempt, decision });
       }
       const result: Accepted = { acknowledge: [], executions: [], cancelled: [] };
       if (decisions.some(({ decision }) => decision.kind === 'run' || decision.kind === 'cancel'))

@@ -1,9 +1,11 @@
 import { readFileSync } from 'node:fs';
 import { userInfo } from 'node:os';
 import type { ExecutionSpec } from '@aegis/native/execution-spec';
-import type { RunBody } from '@aegis/protocol/commands/carrier';
+import { RunBody } from '@aegis/protocol/commands/carrier';
 import type { NodeTools } from '@aegis/protocol/commands/process-plan';
 import { toProcess } from '@aegis/protocol/commands/types';
+import { AegisError } from '@aegis/protocol/errors';
+import * as z from 'zod/mini';
 
 /** From a command's signed body to what its supervisor is given: argument vector, limits and a clean environment. */
 
@@ -68,6 +70,23 @@ export const processSpec = (
     },
     stdin: plan.stdin ?? undefined,
   };
+};
+
+/** What a policy may look at in a directive's body: the type and, where it can be run at all, for which user and how long. */
+export const commandFacts = (
+  body: unknown,
+  { tools, accountOf }: Pick<SpecSettings, 'tools' | 'accountOf'>,
+): { type: string | null; facts: { type: string; user: string; timeoutSec: number } | null } => {
+  const run = z.safeParse(RunBody, body);
+  if (!run.success) return { type: null, facts: null };
+  const { command_type: type, payload } = run.data;
+  try {
+    const { user, timeoutSec } = toProcess(type, payload, tools);
+    return { type, facts: { type, user: accountOf(user).name, timeoutSec } };
+  } catch (error) {
+    if (error instanceof AegisError) return { type, facts: null }; // refused for that by whoever is to run it
+    throw error;
+  }
 };
 
 const namesGrace = (payload: unknown): boolean =>

@@ -1,6 +1,7 @@
 import { accessSync, constants, readFileSync } from 'node:fs';
 import { arch, cpus, hostname, release, totalmem, type } from 'node:os';
 import { join } from 'node:path';
+import type { Selectable } from '@aegis/protocol/commands/selector';
 import type { Attrs } from '@aegis/protocol/nodes/node';
 import { VERSION } from '@aegis/protocol/version';
 
@@ -48,6 +49,23 @@ export const gatherFacts = (root = '/'): NodeFacts => {
     tools: { packageManager, compose: plugin || !has('docker-compose') ? ['docker', 'compose'] : ['docker-compose'] },
   };
 };
+
+/** What selectors of signed directives are judged by: this node's own files and what it finds on itself, never what a server says of it. */
+export const ownSelf = (
+  { name, uid }: { name: string; uid: string },
+  { site, labels }: { site?: string | undefined; labels: Readonly<Record<string, string>> },
+  { attrs, capabilities }: Pick<NodeFacts, 'attrs' | 'capabilities'>,
+): Selectable => ({
+  name,
+  uid,
+  site: site ?? null,
+  labels,
+  capabilities,
+  os: textOf(attrs.os),
+  container_engine: textOf(attrs.container_engine),
+  status: '',
+});
+const textOf = (value: unknown): string | null => (typeof value === 'string' ? value : null);
 
 const executable = (path: string): boolean => {
   try {

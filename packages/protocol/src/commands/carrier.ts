@@ -34,6 +34,8 @@ export const OfferedCommand = z.object({
   command_type: z.optional(z.string()),
   payload: z.optional(z.unknown()),
   directive: Envelope,
+  /** The operators' own directive, where they signed one: what a strict node obeys in the place of the server's. */
+  operator_directive: z.optional(Envelope),
 });
 export type OfferedCommand = z.infer<typeof OfferedCommand>;
 

@@ -1,4 +1,4 @@
-/** Selectors: `site=fra and not label.env=prod`. Keys: name, site, capability, os, engine, status, label.KEY; `=` and `!=`; `*` in a
+/** Selectors: `site=fra and not label.env=prod`. Keys: name, uid, site, capability, os, engine, status, label.KEY; `=` and `!=`; `*` in a
  *  value matches any run of characters; `and`, `or`, `not`, parentheses; values with spaces or operators in double quotes.
  *  `not` binds strongest, then `and`, then `or`. */
 import { AegisError } from '../errors.ts';
@@ -12,6 +12,7 @@ export type Selector =
 /** What a selector can see of a node. */
 export interface Selectable {
   name: string;
+  uid?: string;
   site: string | null;
   capabilities: readonly string[];
   os: string | null;
@@ -20,7 +21,7 @@ export interface Selectable {
   labels: Readonly<Record<string, string>>;
 }
 
-const KEYS = ['name', 'site', 'capability', 'os', 'engine', 'status'];
+const KEYS = ['name', 'uid', 'site', 'capability', 'os', 'engine', 'status'];
 const MAX_TERMS = 200;
 const MAX_DEPTH = 32;
 
@@ -119,6 +120,14 @@ export const matchSelector = (selector: Selector, node: Selectable): boolean => 
   }
 };
 
+/** The keys that it asks for. */
+export const selectorKeys = (selector: Selector): Set<string> => {
+  if (selector.kind === 'all') return new Set();
+  if (selector.kind === 'term') return new Set([selector.key]);
+  if (selector.kind === 'not') return selectorKeys(selector.of);
+  return new Set(selector.of.flatMap((one) => [...selectorKeys(one)]));
+};
+
 const valuesOf = (key: string, node: Selectable): readonly string[] => {
   const present = (value: string | null | undefined): string[] =>
     value === null || value === undefined ? [] : [value];
@@ -129,6 +138,8 @@ const valuesOf = (key: string, node: Selectable): readonly string[] => {
   switch (key) {
     case 'name':
       return [node.name];
+    case 'uid':
+      return present(node.uid);
     case 'site':
       return present(node.site);
     case 'capability':

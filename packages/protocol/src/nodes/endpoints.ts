@@ -201,6 +201,8 @@ export const nodeDesired = endpoint({
   summary: "A node's desired state: signed directives, tombstones that it has not confirmed included",
   response: z.object({
     directives: z.array(Envelope),
+    /** The operators' own of the same, where they signed any. */
+    operator_directives: z.optional(z.array(Envelope)),
     /** The desired-state revision that this answer shows. */
     revision: z.int(),
     trust_version: z.int(),
