@@ -1,20 +1,16 @@
 /** The control server's start order on one page: storage → domains → listeners; and its stop, the other way round. */
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { readBundle } from '@aegis/archive/bundle/read';
 import type { Door } from '@aegis/protocol/endpoint';
-import { AegisError } from '@aegis/protocol/errors';
 import { type FaultPoints, noFaultPoints } from '@aegis/protocol/fault-points';
 import { uuidv7Generator } from '@aegis/protocol/ids';
 import { auditLoops } from './access/audit/loops.ts';
 import { auditRoutes } from './access/audit/routes.ts';
 import { type AuditService, auditService } from './access/audit/service.ts';
 import { authenticator } from './access/authenticate.ts';
-import { createFleetKeys, type FleetKeys, loadFleetKeys } from './access/fleet-keys.ts';
 import { keysService } from './access/keys-service.ts';
 import { nodeTokens } from './access/node-tokens.ts';
-import { fingerprintOf, ownCertificate, pinCertificate, pinnedCertificate } from './access/own-certificate.ts';
+import { pinnedCertificate } from './access/own-certificate.ts';
 import { createPrivateFile, readPrivateFile } from './access/private-files.ts';
 import { accessRepository } from './access/repository.ts';
 import { accessRoutes } from './access/routes.ts';
@@ -38,7 +34,7 @@ import { logRoutes } from './commands/routes-logs.ts';
 import { nodeRoutes } from './commands/routes-nodes.ts';
 import { operatorRoutes } from './commands/routes-operators.ts';
 import { type CommandsService, commandsService } from './commands/service.ts';
-import { isGuessable, type ServerConfig } from './config.ts';
+import type { ServerConfig } from './config.ts';
 import { isLoopbackHost, parseListen } from './listen-address.ts';
 import { agentsService } from './nodes/agents-service.ts';
 import { enrolmentService } from './nodes/enrolment-service.ts';
@@ -51,23 +47,18 @@ import { nodesRoutes } from './nodes/routes.ts';
 import { nodeScopes } from './nodes/scope.ts';
 import { type NodesService, nodesService } from './nodes/service.ts';
 import { sweepLoop } from './nodes/sweep-loop.ts';
-import { openServerStorage, requireFleetKeys } from './offline.ts';
+import { openServerStorage } from './offline.ts';
 import { openBlobs } from './platform/blobs.ts';
-import { type Bus, processBus } from './platform/bus.ts';
-import { redisLink } from './platform/bus-redis.ts';
-import { sharedBus } from './platform/bus-shared.ts';
 import { type Clock, systemClock } from './platform/clock.ts';
 import { bodyBudget } from './platform/http/body-budget.ts';
 import { healthRoutes } from './platform/http/health-routes.ts';
 import { type Listener, listen } from './platform/http/listener.ts';
 import type { Route } from './platform/http/route.ts';
-import { type Tls, tlsFromFiles } from './platform/http/tls.ts';
 import { tlsReloadLoop } from './platform/http/tls-reload-loop.ts';
 import { type Log, silentLog } from './platform/log.ts';
-import { lockDataDir } from './platform/storage/data-dir-lock.ts';
 import { maintenanceLoop } from './platform/storage/maintenance-loop.ts';
-import { postgresLink } from './platform/storage/postgres-listen.ts';
 import { backupSettings, callerLimits, channelLimits, commandLimits } from './settings.ts';
+import { openBus, openDataDir, openTls } from './opening.ts';
 import type { Storage } from './tables.ts';
 
 export interface RunningServer extends AsyncDisposable {
@@ -408,80 +399,6 @@ const knownHost = ({ uid, name, key_id }: { uid: string; name: string; key_id: s
   name,
   keyId: key_id,
 });
-
-/** Server processes on one PostgreSQL database wake each other; SQLite has one process. */
-const openBus = async (config: ServerConfig, keys: FleetKeys, log: Log, undo: AsyncDisposableStack): Promise<Bus> => {
-  const { database_url, redis_url } = config;
-  if (database_url === null) {
-    if (redis_url !== null) log.warn('redis_url is of no use without database_url: there is one server process');
-    return processBus();
-  }
-  const openLink =
-    redis_url === null
-      ? postgresLink(database_url)
-      : redisLink(redis_url, `aegis:${keys.rootFingerprint.slice(0, 32)}`); // several fleets may use one Redis
-  const bus = undo.use(sharedBus({ openLink, random: Math.random, log }));
-  await bus.ready;
-  return bus;
-};
-
-/** The data directory's lock and keys. Only --dev makes what is not there, and a directory of its own where none is given. */
-const openDataDir = (
-  config: ServerConfig,
-  clock: Clock,
-  log: Log,
-  undo: AsyncDisposableStack,
-): { dataDir: string; keys: FleetKeys } => {
-  const isShared = config.database_url !== null;
-  if (!config.dev) {
-    if (config.data_dir === null)
-      throw new AegisError('config.invalid', 'data_dir is not set. Give --data-dir, or --dev for a temporary one.');
-    const keys = requireFleetKeys(config.data_dir, clock.now());
-    undo.use(lockDataDir(config.data_dir, isShared));
-    return { dataDir: config.data_dir, keys };
-  }
-  const dataDir = config.data_dir ?? mkdtempSync(join(tmpdir(), 'aegis-dev-'));
-  if (config.data_dir === null) undo.defer(() => rmSync(dataDir, { recursive: true, force: true }));
-  const keys = loadFleetKeys(dataDir, clock.now()) ?? createFleetKeys(dataDir, undefined, clock.now());
-  undo.use(lockDataDir(dataDir, isShared));
-  log.warn('--dev: whoever can reach a loopback port of this machine is admin, without any credential');
-  log.warn(
-    { data_dir: dataDir },
-    config.data_dir === null ? '--dev: the data is temporary and removed at the end' : '--dev: the data stays',
-  );
-  if (config.jwt_signing_secret !== null && isGuessable(config.jwt_signing_secret))
-    log.warn('--dev: jwt_signing_secret is shorter than 32 bytes; without --dev it is refused');
-  return { dataDir, keys };
-};
-
-/** The certificate that is served, and its SHA-256 for join tokens where nobody but they can vouch for it. */
-const openTls = (config: ServerConfig, dataDir: string, { now }: Clock, log: Log): Tls | undefined => {
-  const { tls_cert: cert, tls_key: key, tls_client_ca: clientCa } = config;
-  if (!config.tls_self_signed) {
-    pinCertificate(dataDir, null);
-    return cert === null || key === null ? undefined : tlsFromFiles({ cert, key, clientCa }, now, log);
-  }
-  const own = ownCertificate({ dataDir, hosts: config.listen.map((text) => parseListen(text).host), now });
-  own.renewWhenDue();
-  const tls = tlsFromFiles({ ...own.files, clientCa }, now, log);
-  const announce = (): void => {
-    const fingerprint = fingerprintOf(tls.current().cert);
-    pinCertificate(dataDir, fingerprint);
-    log.info(
-      { tls_fingerprint: fingerprint },
-      'serving a self-signed certificate; join tokens made from now on name it',
-    );
-  };
-  announce();
-  tls.follow(announce);
-  return {
-    ...tls,
-    check: async () => {
-      own.renewWhenDue();
-      await tls.check();
-    },
-  };
-};
 
 const addressesOf = (listeners: readonly Listener[]): RunningServer['addresses'] => {
   const addresses: RunningServer['addresses'] = {};
