@@ -325,6 +325,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
   nodes.onChange(channel.recheck);
   bus.onRemote(NODE_FACTS, (uid) => uid !== null && channel.recheck(uid));
   if (tls) tlsReloadLoop(tls.check, config.tls_reload_sec * 1000, stopping.signal, log);
+  const limits = callerLimits(config, clock);
   const listeners: Listener[] = [];
   const stopMs = config.stop_timeout_sec * 1000;
   undo.defer(async () => {
@@ -356,7 +357,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
         bodies,
         faults,
         log,
-        limits: callerLimits(config, clock),
+        limits,
         besideErrors: agentErrors,
         stopping: stopping.signal,
         tls,

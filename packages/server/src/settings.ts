@@ -44,11 +44,13 @@ export const commandLimits = (config: ServerConfig) => ({
   lostAfterSec: config.commands.lost_after_sec,
 });
 
-/** Token buckets of their own for each listener. */
+/** One set of buckets for all listeners of a process. */
 export const callerLimits = ({ rate_limits: limits }: ServerConfig, clock: Clock) => ({
   enrolment: rateLimiter({ burst: limits.enrolment_burst, perSecond: limits.enrolment_per_sec }, clock.now),
   failedAuth: rateLimiter({ burst: limits.failed_auth_burst, perSecond: limits.failed_auth_per_sec }, clock.now),
   agent: rateLimiter({ burst: limits.agent_burst, perSecond: limits.agent_per_sec }, clock.now),
+  address: rateLimiter({ burst: limits.address_burst, perSecond: limits.address_per_sec }, clock.now),
+  token: rateLimiter({ burst: limits.token_burst, perSecond: limits.token_per_sec }, clock.now),
 });
 
 export const channelLimits = ({ channel }: ServerConfig) => ({

@@ -76,6 +76,8 @@ export const startTestServer = async (options: TestServerOptions = {}): Promise<
       rate_limits_enrolment_pending: 10_000,
       rate_limits_failed_auth_burst: 1_000_000,
       rate_limits_agent_burst: 1_000_000,
+      rate_limits_address_burst: 1_000_000,
+      rate_limits_token_burst: 1_000_000,
       ...options.config,
     },
     env: {},

@@ -14,6 +14,7 @@ import { type WebSocket, WebSocketServer } from 'ws';
 import type { Clock } from '../platform/clock.ts';
 import type { NodeActor } from '../platform/http/actor.ts';
 import type { Log } from '../platform/log.ts';
+import { addressKey } from '../platform/http/rate-limit.ts';
 import type { ChannelNode, Claimed } from './authenticate.ts';
 import type { ChannelCalls } from './calls.ts';
 import { type ConnectionLimits, connect } from './connect.ts';
@@ -80,21 +81,21 @@ export const gateway = (on: GatewayOptions): Gateway => {
   const ticking = setInterval(up.tick, TICK_MS);
   ticking.unref();
 
-  const enter = (address: string): (() => void) => {
+  const enter = (place: string): (() => void) => {
     waiting++;
-    unauthenticated.set(address, (unauthenticated.get(address) ?? 0) + 1);
+    unauthenticated.set(place, (unauthenticated.get(place) ?? 0) + 1);
     let left = false;
     return () => {
       if (left) return;
       left = true;
       waiting--;
-      const rest = (unauthenticated.get(address) ?? 1) - 1;
-      if (rest > 0) unauthenticated.set(address, rest);
-      else unauthenticated.delete(address);
+      const rest = (unauthenticated.get(place) ?? 1) - 1;
+      if (rest > 0) unauthenticated.set(place, rest);
+      else unauthenticated.delete(place);
     };
   };
   /** @throws AegisError */
-  const claimsOf = (request: IncomingMessage, address: string): Claimed => {
+  const claimsOf = (request: IncomingMessage, place: string): Claimed => {
     if (on.stopping.aborted) throw unavailable('The server is stopping.');
     if (request.headers.origin !== undefined)
       throw new AegisError('access.forbidden', 'Web pages may not connect here: this is for nodes.');
@@ -107,7 +108,7 @@ export const gateway = (on: GatewayOptions): Gateway => {
     if (up.count() + waiting >= on.limits.maxConnections)
       throw unavailable('The server has as many nodes as it takes.');
     if (waiting >= on.limits.maxUnauthenticated) throw unavailable('Too many nodes connect at this moment.');
-    if ((unauthenticated.get(address) ?? 0) >= on.limits.maxUnauthenticatedEach)
+    if ((unauthenticated.get(place) ?? 0) >= on.limits.maxUnauthenticatedEach)
       throw new AegisError('http.rate_limited', 'Too many connections from this address have not authenticated yet.', {
         retryAfterSec: 1,
       });
@@ -121,14 +122,15 @@ export const gateway = (on: GatewayOptions): Gateway => {
         socket.destroy();
       };
       socket.on('error', onError);
+      const place = addressKey(address);
       let claimed: Claimed;
       try {
-        claimed = claimsOf(request, address);
+        claimed = claimsOf(request, place);
       } catch (error) {
         refuseUpgrade(socket, error, on.newId());
         return;
       }
-      const leave = enter(address);
+      const leave = enter(place);
       socket.once('close', leave);
       // Answers a request that is no WebSocket handshake by itself.
       server.handleUpgrade(request, socket, head, (ws: WebSocket) => {

@@ -30,7 +30,7 @@ const REST = {
   bodies: bodyBudget(1024 * 1024),
   faults: noFaultPoints,
   log: silentLog(),
-  limits: { enrolment: limiter, failedAuth: limiter, agent: limiter },
+  limits: { enrolment: limiter, failedAuth: limiter, agent: limiter, address: limiter, token: limiter },
   stopping: new AbortController().signal,
   tls: false,
 };

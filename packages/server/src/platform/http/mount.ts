@@ -19,7 +19,7 @@ import {
   unpackBody,
 } from './json-body.ts';
 import { boundaryOf, parseMultipart } from './multipart.ts';
-import type { RateLimiter } from './rate-limit.ts';
+import { addressKey, type RateLimiter } from './rate-limit.ts';
 import type { Route, RouteContext } from './route.ts';
 
 /** Mounts routes on a Fastify instance: who may call is settled before a byte of the body is read, then decoding by the
@@ -39,6 +39,15 @@ export interface RequestFacts {
  *  @throws AegisError access.unauthenticated for a credential that is not good */
 export type Authenticate = (request: RequestFacts) => Promise<Actor | null>;
 
+/** By address, but for `token` (of an operator) and `agent` (with an API key). Nodes that authenticated are not counted: many share an address. */
+export interface CallerLimits {
+  enrolment: RateLimiter;
+  failedAuth: RateLimiter;
+  agent: RateLimiter;
+  address: RateLimiter;
+  token: RateLimiter;
+}
+
 export interface MountOptions {
   authenticate: Authenticate;
   /** What the scope of a token means. @throws AegisError for what is no scope */
@@ -50,7 +59,7 @@ export interface MountOptions {
   bodies: BodyBudget;
   faults: FaultPoints;
   log: Log;
-  limits: { enrolment: RateLimiter; failedAuth: RateLimiter; agent: RateLimiter };
+  limits: CallerLimits;
   /** What else an error's answer has at a path: a seed's own envelope. */
   besideErrors?: (path: string) => Readonly<Record<string, unknown>>;
   /** Aborted when the server begins to stop. */
@@ -154,8 +163,10 @@ const admit = async (route: Route, request: FastifyRequest, options: MountOption
     throw new AegisError('http.unavailable', 'The server is stopping. Send the request again in a few seconds.', {
       retryAfterSec: RETRY_WHILE_STOPPING_SEC,
     });
-  if (route.limitedAs === 'enrolment') limit(options.limits.enrolment, request.ip);
   const { caller, agentKey = false } = route.endpoint;
+  const { limits } = options;
+  const address = addressKey(request.ip);
+  if (route.limitedAs === 'enrolment') limit(limits.enrolment, address);
   let actor: Actor | null = null;
   try {
     actor = await options.authenticate({
@@ -165,12 +176,18 @@ const admit = async (route: Route, request: FastifyRequest, options: MountOption
       remoteAddress: request.ip,
       agentKey,
     });
+    if (actor && actor.kind !== 'node') limit(limits.address, address);
+    if (actor?.kind === 'token') limit(limits.token, actor.id);
     const permittedOne = permitted(actor, route.endpoint);
-    if (route.limitedAs === 'agent' && actor?.kind === 'node') limit(options.limits.agent, actor.uid);
+    if (route.limitedAs === 'agent' && actor?.kind === 'node') limit(limits.agent, actor.uid);
+    if (actor === null) limit(limits.address, address);
     return permittedOne;
   } catch (error) {
-    if (!(error instanceof AegisError)) throw error;
-    if (caller === 'anyone') return null;
+    if (!(error instanceof AegisError) || error.code === 'http.rate_limited') throw error;
+    if (caller === 'anyone') {
+      limit(limits.address, address);
+      return null;
+    }
     if (isAboutWho(error))
       options.audit.refused({
         endpoint: route.endpoint,
@@ -180,15 +197,15 @@ const admit = async (route: Route, request: FastifyRequest, options: MountOption
         error,
       });
     if (error.code !== 'access.unauthenticated') throw error;
-    limit(options.limits.failedAuth, request.ip);
+    limit(limits.failedAuth, address);
     throw error;
   }
 };
 
 const isAboutWho = ({ code }: AegisError): boolean => [401, 403].includes(httpStatusOf(code));
 
-const limit = (limiter: RateLimiter, address: string): void => {
-  const retryAfterSec = limiter.take(address);
+const limit = (limiter: RateLimiter, key: string): void => {
+  const retryAfterSec = limiter.take(key);
   if (retryAfterSec > 0)
     throw new AegisError('http.rate_limited', `Too many requests. Try again in ${retryAfterSec} s.`, { retryAfterSec });
 };

@@ -1,4 +1,6 @@
-/** Token buckets by key (a caller's address): `burst` at once, then `perSecond`. Bounded: with too many keys the one that
+import { isIPv6 } from 'node:net';
+
+/** Token buckets by key (a caller's address, a token's id): `burst` at once, then `perSecond`. Bounded: with too many keys the one that
  *  waited longest is forgotten, which forgives it and never grows. */
 export interface RateLimit {
   burst: number;
@@ -26,4 +28,19 @@ export const rateLimiter = (limit: RateLimit, now: () => number): RateLimiter =>
       return allowed ? 0 : Math.max(1, Math.ceil((1 - tokens) / limit.perSecond));
     },
   };
+};
+
+const MAX_KEY_CHARS = 64;
+
+/** What an address counts as: of IPv6 its first 64 bits, because whoever has one of these addresses has them all. */
+export const addressKey = (address: string): string => {
+  const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address)?.[1];
+  if (mapped !== undefined) return mapped;
+  if (!isIPv6(address)) return address.slice(0, MAX_KEY_CHARS);
+  const [before = '', after] = (address.split('%', 1)[0] ?? '').split('::');
+  const groups = (text: string): string[] => (text === '' ? [] : text.split(':'));
+  const [first, last] = [groups(before), groups(after ?? '')];
+  const between = after === undefined ? [] : Array<string>(Math.max(0, 8 - first.length - last.length)).fill('0');
+  const network = [...first, ...between, ...last].slice(0, 4);
+  return `${network.map((group) => Number.parseInt(group, 16).toString(16)).join(':')}::/64`;
 };
