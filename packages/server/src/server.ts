@@ -249,7 +249,9 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     fleet: keys.fleet,
     serverKey: keys.server,
     nodes: {
-      resolve: (targets) => nodes.resolveTargets(targets, null),
+      resolve: nodes.resolveTargets,
+      uidsWithin: nodes.uidsWithin,
+      namesWithin: nodes.namesWithin,
       publicKeyOf: async (uid) => (await nodes.byUid(uid))?.publicKey ?? null,
       keyIdsOf: nodes.keyIdsOf,
       active: nodes.activeOf,

@@ -1,10 +1,12 @@
 import { decidedByServer } from '@aegis/protocol/commands/state';
 import { AegisError } from '@aegis/protocol/errors';
 import type { Bus } from '../platform/bus.ts';
+import type { Within } from '../platform/node-scope.ts';
 import type { Storage, Tx } from '../tables.ts';
 import { type ChangeRules, Changes, standingOf, wasOffered } from './changes.ts';
 import type { ExecutionsRepository } from './executions-repository.ts';
 import type { ListingRepository } from './listing-repository.ts';
+import type { ScopedParts } from './scoped-part.ts';
 import type { LiveExecution } from './tables.ts';
 
 /** What ends executions from this side: an operator's cancel and a node's retirement. What no poll has carried ends at once;
@@ -17,6 +19,7 @@ export const cancelService = (on: {
   storage: Storage;
   executions: ExecutionsRepository;
   listing: ListingRepository;
+  parts: ScopedParts;
   bus: Bus;
   newId: () => string;
   rules: () => ChangeRules;
@@ -24,9 +27,13 @@ export const cancelService = (on: {
   const { storage, executions, bus } = on;
   let late: string[] = [];
 
-  const cancelBatch = (commandId: string, node: string | undefined): Promise<{ ended: number; topics: string[] }> =>
+  const cancelBatch = (
+    commandId: string,
+    node: string | undefined,
+    within: Within,
+  ): Promise<{ ended: number; topics: string[] }> =>
     storage.write('commands.cancel', async (tx) => {
-      const rows = await executions.openOfCommand(tx, commandId, BATCH, node);
+      const rows = await executions.openOfCommand(tx, commandId, BATCH, within, node);
       const heads = rows.length > 0 ? await executions.commandHeads(tx, rows) : [];
       const changes = new Changes(rows, heads, on.rules());
       for (const row of changes.executions()) cancelOne(changes, row, on.newId);
@@ -36,18 +43,18 @@ export const cancelService = (on: {
     });
 
   return {
-    /** @throws AegisError commands.unknown_command, unknown_execution for a node that it never went to, not_cancellable */
-    cancel: async (commandId: string, node: string | undefined): Promise<void> => {
-      await on.listing.commandOrThrow(commandId);
+    /** On the nodes within alone. @throws AegisError commands.unknown_command, unknown_execution for a node that it never went to, not_cancellable */
+    cancel: async (commandId: string, node: string | undefined, within: Within): Promise<void> => {
+      await on.parts.commandOrThrow(commandId, within);
       let ended = 0;
       for (;;) {
-        const batch = await cancelBatch(commandId, node);
+        const batch = await cancelBatch(commandId, node, within);
         for (const topic of batch.topics) bus.publish(topic);
         ended += batch.ended;
         if (batch.ended < BATCH) break;
       }
       if (ended > 0) return;
-      if (node !== undefined && !(await on.listing.hasNode(commandId, node)))
+      if (node !== undefined && !(await on.listing.hasNode(commandId, node, within)))
         throw new AegisError(
           'commands.unknown_execution',
           `This command did not go to a node '${node}'. See 'aegis commands show'.`,

@@ -1,4 +1,5 @@
 import { type RawBuilder, type SqlBool, sql } from 'kysely';
+import type { Within } from '../platform/node-scope.ts';
 import { compiledOnce } from '../platform/storage/compiled.ts';
 import {
   type ColumnType,
@@ -172,10 +173,17 @@ export const executionsRepository = (storage: Storage) => {
     },
 
     /** Newest attempts that have not ended, at most `limit`, of a command and perhaps on one node only. */
-    openOfCommand: (tx: Tx, commandId: string, limit: number, node?: string): Promise<LiveExecution[]> =>
+    openOfCommand: (
+      tx: Tx,
+      commandId: string,
+      limit: number,
+      within: Within,
+      node?: string,
+    ): Promise<LiveExecution[]> =>
       locked(tx)
         .where('command_id', '=', commandId)
         .where(OPEN)
+        .where(within === null ? sql<boolean>`1 = 1` : within.holds('commands_executions.node_uid'))
         .$if(node !== undefined, (query) =>
           query.where((where) => where.or([where('node_uid', '=', node ?? ''), where('node_name', '=', node ?? '')])),
         )

@@ -1,6 +1,7 @@
 import type { CommandState, ExecutionState } from '@aegis/protocol/commands/state';
 import { AegisError } from '@aegis/protocol/errors';
 import { sql } from 'kysely';
+import type { NodeScope, Within } from '../platform/node-scope.ts';
 import { rowsByKey } from '../platform/storage/row-statements.ts';
 import { together } from '../platform/storage/statements.ts';
 import type { Storage } from '../tables.ts';
@@ -16,6 +17,15 @@ export interface CommandFilter {
   node: string | undefined;
   type: string | undefined;
   correlationId: string | undefined;
+  within: Within;
+}
+
+/** A command on the nodes within, by their newest attempts. */
+export interface PartWithin {
+  counts: Record<string, number>;
+  executed_at: number | null;
+  finished_at: number | null;
+  retry_count: number;
 }
 
 export type CommandText = Pick<CommandRow, 'id' | 'payload' | 'targets' | 'idempotency_key'>;
@@ -57,15 +67,27 @@ export const listingRepository = (storage: Storage) => {
   const { kind, read } = storage;
   const textsWith = rowsByKey(kind, { table: 'commands', columns: TEXTS, key: 'id' });
   const executionsWith = rowsByKey(kind, { table: 'commands_executions', columns: ['*'], key: 'id' });
-  const command = (id: string): Promise<ShownCommand | undefined> =>
-    read.selectFrom('commands').select(SHOWN).where('id', '=', id).executeTakeFirst();
+  /** Whether a command went to a node within, and to this one where one is named. */
+  const wentTo = (node: string | undefined, within: Within) =>
+    sql<boolean>`exists (select 1 from commands_executions as e where e.command_id = commands.id${
+      node === undefined ? sql`` : sql` and (e.node_uid = ${node} or e.node_name = ${node})`
+    }${within === null ? sql`` : sql` and ${within.holds('e.node_uid')}`})`;
+  const executionWithin = (within: Within) =>
+    within === null ? sql<boolean>`1 = 1` : within.holds('commands_executions.node_uid');
+  const command = (id: string, within: Within): Promise<ShownCommand | undefined> =>
+    read
+      .selectFrom('commands')
+      .select(SHOWN)
+      .where('id', '=', id)
+      .$if(within !== null, (query) => query.where(wentTo(undefined, within)))
+      .executeTakeFirst();
 
   return {
     command,
     /** @throws AegisError commands.unknown_command */
-    commandOrThrow: async (id: string): Promise<ShownCommand> => {
-      const row = await command(id);
-      if (!row) throw new AegisError('commands.unknown_command', `No command '${id}'. See 'aegis commands list'.`);
+    commandOrThrow: async (id: string, within: Within): Promise<ShownCommand> => {
+      const row = await command(id, within);
+      if (!row) throw unknownCommand(id);
       return row;
     },
 
@@ -77,18 +99,36 @@ export const listingRepository = (storage: Storage) => {
       if (filter.priority !== undefined) query = query.where('priority', '=', filter.priority);
       if (filter.type !== undefined) query = query.where('command_type', '=', filter.type);
       if (filter.correlationId !== undefined) query = query.where('correlation_id', '=', filter.correlationId);
-      const { node } = filter;
-      if (node !== undefined)
-        query = query.where((of) =>
-          of.exists(
-            of
-              .selectFrom('commands_executions as e')
-              .select(sql<number>`1`.as('one'))
-              .whereRef('e.command_id', '=', 'commands.id')
-              .where((where) => where.or([where('e.node_uid', '=', node), where('e.node_name', '=', node)])),
-          ),
-        );
+      const { node, within } = filter;
+      if (node !== undefined || within !== null) query = query.where(wentTo(node, within));
       return query.execute();
+    },
+
+    partsWithin: async (ids: readonly string[], within: NodeScope): Promise<Map<string, PartWithin>> => {
+      const rows = await read
+        .selectFrom('commands_executions')
+        .select((of) => [
+          'command_id',
+          'state',
+          'newest',
+          of.fn.countAll<number>().as('count'),
+          sql<number | null>`min(coalesce(started_at, delivered_at))`.as('executed_at'),
+          of.fn.max('finished_at').as('finished_at'),
+        ])
+        .where('command_id', 'in', ids)
+        .where(executionWithin(within))
+        .groupBy(['command_id', 'state', 'newest'])
+        .execute();
+      const parts = new Map<string, PartWithin>();
+      for (const row of rows) {
+        const part = parts.get(row.command_id) ?? { counts: {}, executed_at: null, finished_at: null, retry_count: 0 };
+        parts.set(row.command_id, part);
+        if (row.newest === 1) part.counts[row.state] = row.count;
+        else part.retry_count += row.count;
+        part.executed_at = extreme(Math.min, part.executed_at, row.executed_at);
+        part.finished_at = extreme(Math.max, part.finished_at, row.finished_at);
+      }
+      return parts;
     },
 
     texts: async (ids: readonly string[]): Promise<CommandText[]> => {
@@ -101,11 +141,13 @@ export const listingRepository = (storage: Storage) => {
       commandId: string,
       limit: number,
       after: readonly [nodeUid: string, attempt: number] | undefined,
+      within: Within,
     ): Promise<ExecutionRow[]> =>
       read
         .selectFrom('commands_executions')
         .selectAll()
         .where('command_id', '=', commandId)
+        .$if(within !== null, (query) => query.where(executionWithin(within)))
         .$if(after !== undefined, (query) =>
           query.where(sql<boolean>`(node_uid, attempt) > (${after?.[0]}, ${after?.[1]})`),
         )
@@ -114,7 +156,14 @@ export const listingRepository = (storage: Storage) => {
         .limit(limit)
         .execute(),
 
-    executionsByIds: async (ids: readonly string[]): Promise<ExecutionRow[]> => {
+    executionsByIds: async (ids: readonly string[], within: Within): Promise<ExecutionRow[]> => {
+      if (within !== null)
+        return read
+          .selectFrom('commands_executions')
+          .selectAll()
+          .where('id', 'in', ids)
+          .where(executionWithin(within))
+          .execute();
       const [rows = []] = await together(read, [executionsWith(ids)]);
       return rows as ExecutionRow[];
     },
@@ -122,34 +171,38 @@ export const listingRepository = (storage: Storage) => {
     /** Those that a log reader follows: small rows, first attempts first, each in the order of the targets. */
     executionKeys: (
       commandId: string,
+      within: Within,
     ): Promise<Pick<ExecutionRow, 'id' | 'node_uid' | 'node_name' | 'attempt' | 'newest'>[]> =>
       read
         .selectFrom('commands_executions')
         .select(['id', 'node_uid', 'node_name', 'attempt', 'newest'])
         .where('command_id', '=', commandId)
+        .$if(within !== null, (query) => query.where(executionWithin(within)))
         .orderBy('attempt')
         .orderBy('id')
         .execute(),
 
-    hasNode: async (commandId: string, node: string): Promise<boolean> => {
+    hasNode: async (commandId: string, node: string, within: Within): Promise<boolean> => {
       const row = await read
         .selectFrom('commands_executions')
         .select('id')
         .where('command_id', '=', commandId)
         .where((where) => where.or([where('node_uid', '=', node), where('node_name', '=', node)]))
+        .$if(within !== null, (query) => query.where(executionWithin(within)))
         .limit(1)
         .executeTakeFirst();
       return row !== undefined;
     },
 
     /** The nodes on which a command's newest attempt ended otherwise than well. */
-    unsuccessfulNodes: async (commandId: string): Promise<string[]> => {
+    unsuccessfulNodes: async (commandId: string, within: Within): Promise<string[]> => {
       const rows = await read
         .selectFrom('commands_executions')
         .select('node_uid')
         .where('command_id', '=', commandId)
         .where('newest', '=', 1)
         .where('state', '<>', 'succeeded')
+        .$if(within !== null, (query) => query.where(executionWithin(within)))
         .orderBy('id')
         .execute();
       return rows.map((row) => row.node_uid);
@@ -181,4 +234,9 @@ export const listingRepository = (storage: Storage) => {
     },
   };
 };
+export const unknownCommand = (id: string): AegisError =>
+  new AegisError('commands.unknown_command', `No command '${id}'. See 'aegis commands list'.`);
+
+const extreme = (of: typeof Math.min, a: number | null, b: number | null): number | null =>
+  a === null || b === null ? (a ?? b) : of(a, b);
 export type ListingRepository = ReturnType<typeof listingRepository>;

@@ -2,8 +2,10 @@ import type { CommandQuery } from '@aegis/protocol/commands/endpoints';
 import { type Command, type Execution, priorityRank } from '@aegis/protocol/commands/submission';
 import * as z from 'zod/mini';
 import type { Clock } from '../platform/clock.ts';
+import type { Within } from '../platform/node-scope.ts';
 import { decodeCursor, encodeCursor } from '../platform/paging.ts';
-import type { ListingRepository } from './listing-repository.ts';
+import type { CommandHead, ListingRepository } from './listing-repository.ts';
+import type { ScopedParts } from './scoped-part.ts';
 import { commandView, executionView } from './views.ts';
 
 /** Lists, single commands, and the figures that the statistics page shows. */
@@ -29,48 +31,81 @@ const withinSize = <R extends { text_chars: number }>(rows: readonly R[]): reado
   return tooMuch < 0 ? rows : rows.slice(0, Math.max(1, tooMuch));
 };
 
+/** Pages of rows that are looked at for one page of an answer, which may then be short or empty and yet not the last. */
+const LOOKS_PER_PAGE = 20;
+
 const CommandCursor = z.tuple([z.uuid()]);
 const ExecutionCursor = z.tuple([z.uuid(), z.int()]);
 
-export const listingService = (on: { repository: ListingRepository; clock: Clock }) => {
-  const { repository, clock } = on;
+export const listingService = (on: { repository: ListingRepository; parts: ScopedParts; clock: Clock }) => {
+  const { repository, parts, clock } = on;
+  /** One page of them, the ids of those that went to nodes beyond too, and where the next page begins. */
+  const heads = async (
+    query: CommandQuery,
+    within: Within,
+    from: string | undefined,
+  ): Promise<{ rows: CommandHead[]; split: Set<string>; next: string | undefined }> => {
+    // What a caller with a scope sees as a command's state is not what is stored of it: those rows are looked at one by one.
+    const byPart = within !== null && query.status !== undefined;
+    const filter = {
+      state: byPart ? undefined : query.status,
+      priority: query.priority && priorityRank(query.priority),
+      node: query.agent,
+      type: query.verb,
+      correlationId: query.correlation_id,
+      within,
+    };
+    const rows: CommandHead[] = [];
+    const split = new Set<string>();
+    let before = from;
+    for (let looks = 0; looks < LOOKS_PER_PAGE; looks++) {
+      const found = await repository.commands(filter, query.limit, before);
+      const seen = await parts.heads(found, within);
+      for (const id of seen.split) split.add(id);
+      for (const row of seen.rows) {
+        if (byPart && row.state !== query.status) continue;
+        rows.push(row);
+        if (rows.length === query.limit) return { rows, split, next: row.id };
+      }
+      before = found.at(-1)?.id;
+      if (found.length < query.limit) return { rows, split, next: undefined };
+      if (!byPart) break;
+    }
+    return { rows, split, next: before };
+  };
   let kept: { figures: CommandFigures; at: number } | null = null;
   return {
     /** @throws AegisError commands.unknown_command */
-    command: async (id: string): Promise<Command> => commandView(await repository.commandOrThrow(id)),
+    command: async (id: string, within: Within): Promise<Command> =>
+      commandView(await parts.commandOrThrow(id, within)),
 
     /** @throws AegisError http.bad_cursor */
-    commands: async (query: CommandQuery): Promise<{ items: Command[]; next_cursor: string | null }> => {
+    commands: async (
+      query: CommandQuery,
+      within: Within,
+    ): Promise<{ items: Command[]; next_cursor: string | null }> => {
       const [before] = query.cursor === undefined ? [] : decodeCursor(query.cursor, CommandCursor);
-      const rows = await repository.commands(
-        {
-          state: query.status,
-          priority: query.priority && priorityRank(query.priority),
-          node: query.agent,
-          type: query.verb,
-          correlationId: query.correlation_id,
-        },
-        query.limit,
-        before,
-      );
+      const { rows, split, next } = await heads(query, within, before);
       const page = withinSize(rows);
-      const texts = new Map((await repository.texts(page.map(({ id }) => id))).map((text) => [text.id, text]));
+      const found = await repository.texts(page.map(({ id }) => id));
+      const texts = new Map((await parts.texts(found, split, within)).map((text) => [text.id, text]));
       const items = page.flatMap((row) => {
         const text = texts.get(row.id);
         return text ? [commandView({ ...row, ...text })] : []; // deleted since
       });
-      const last = page.length < rows.length || rows.length === query.limit ? page.at(-1) : undefined;
-      return { items, next_cursor: last ? encodeCursor([last.id]) : null };
+      const last = page.length < rows.length ? page.at(-1)?.id : next;
+      return { items, next_cursor: last ? encodeCursor([last]) : null };
     },
 
     /** @throws AegisError commands.unknown_command, http.bad_cursor */
     executions: async (
       commandId: string,
       page: { limit: number; cursor?: string | undefined },
+      within: Within,
     ): Promise<{ items: Execution[]; next_cursor: string | null }> => {
       const after = page.cursor === undefined ? undefined : decodeCursor(page.cursor, ExecutionCursor);
-      const rows = await repository.executions(commandId, page.limit, after);
-      if (rows.length === 0) await repository.commandOrThrow(commandId);
+      const rows = await repository.executions(commandId, page.limit, after, within);
+      if (rows.length === 0) await parts.commandOrThrow(commandId, within);
       const last = rows.length === page.limit ? rows.at(-1) : undefined;
       return {
         items: rows.map(executionView),

@@ -5,11 +5,13 @@ import { isFinal, isFinalCommand } from '@aegis/protocol/commands/state';
 import { AegisError } from '@aegis/protocol/errors';
 import type { Bus } from '../platform/bus.ts';
 import type { Clock } from '../platform/clock.ts';
+import type { Within } from '../platform/node-scope.ts';
 import { type Wakeup, wakeup } from '../platform/wakeup.ts';
 import { nodeStillEndsMs } from './cancelled-here.ts';
 import { commandTopic, outputTopic } from './changes.ts';
 import type { ListingRepository } from './listing-repository.ts';
 import type { OutputRepository } from './output-repository.ts';
+import type { ScopedParts } from './scoped-part.ts';
 import { merged, storedRows } from './stored-stream.ts';
 import type { ExecutionRow, OutputRow } from './tables.ts';
 import { commandView, executionView } from './views.ts';
@@ -19,6 +21,7 @@ import { commandView, executionView } from './views.ts';
 
 export interface LogSelection {
   commandId: string;
+  within: Within;
   /** Name or uid. */
   node: string | undefined;
   attempt: number | undefined;
@@ -44,11 +47,17 @@ interface Followed {
   newest: boolean;
 }
 
-export const logLines = (on: { listing: ListingRepository; output: OutputRepository; bus: Bus; clock: Clock }) => {
-  const { listing, output, bus, clock } = on;
+export const logLines = (on: {
+  listing: ListingRepository;
+  parts: ScopedParts;
+  output: OutputRepository;
+  bus: Bus;
+  clock: Clock;
+}) => {
+  const { listing, parts, output, bus, clock } = on;
 
   async function* linesOf(selection: LogSelection): AsyncGenerator<LogLine | null> {
-    const { commandId, follow, signal } = selection;
+    const { commandId, within, follow, signal } = selection;
     const followed = new Map<string, Followed>();
     const dirty = new Set<string>();
     const sleeper = wakeup();
@@ -70,18 +79,18 @@ export const logLines = (on: { listing: ListingRepository; output: OutputReposit
         await findNew(selection, followed, dirty, sleeper, subscriptions);
       }
       // Before the executions: when it is final now, what they show below is all there is.
-      const command = await listing.command(commandId);
-      if (!command) return; // deleted: its retention ended
+      const command = await parts.command(commandId, within);
+      if (!command) return; // deleted: its retention ended; or no node of it is within any more
       const changed = [...dirty];
       dirty.clear();
       for (let at = 0; at < changed.length; at += EXECUTIONS_AT_ONCE)
-        for (const row of inOrder(changed.slice(at, at + EXECUTIONS_AT_ONCE), await rowsOf(changed, at)))
+        for (const row of inOrder(changed.slice(at, at + EXECUTIONS_AT_ONCE), await rowsOf(changed, at, within)))
           yield* newsOf(selection, row, command.payload, followed);
       const ended = isFinalCommand(command.state) || allEnded(selection, followed);
       const stillMs = ended && follow ? stillEndsMs(followed) : 0;
       if (!follow || (ended && stillMs <= 0)) {
         if (signal.aborted) return;
-        const last = (await listing.command(commandId)) ?? command;
+        const last = (await parts.command(commandId, within)) ?? command;
         yield { type: 'end', command: commandView(last) };
         return;
       }
@@ -92,8 +101,8 @@ export const logLines = (on: { listing: ListingRepository; output: OutputReposit
     }
   }
 
-  const rowsOf = (ids: readonly string[], at: number): Promise<ExecutionRow[]> =>
-    listing.executionsByIds(ids.slice(at, at + EXECUTIONS_AT_ONCE));
+  const rowsOf = (ids: readonly string[], at: number, within: Within): Promise<ExecutionRow[]> =>
+    listing.executionsByIds(ids.slice(at, at + EXECUTIONS_AT_ONCE), within);
 
   const findNew = async (
     selection: LogSelection,
@@ -103,7 +112,7 @@ export const logLines = (on: { listing: ListingRepository; output: OutputReposit
     subscriptions: DisposableStack,
   ): Promise<void> => {
     const { node, attempt } = selection;
-    for (const key of await listing.executionKeys(selection.commandId)) {
+    for (const key of await listing.executionKeys(selection.commandId, selection.within)) {
       if (followed.has(key.id)) continue;
       if (node !== undefined && key.node_uid !== node && key.node_name !== node) continue;
       if (attempt !== undefined && key.attempt !== attempt) continue;
@@ -158,11 +167,12 @@ export const logLines = (on: { listing: ListingRepository; output: OutputReposit
 
   /** @throws AegisError commands.unknown_command, commands.unknown_execution before the first line */
   return async (selection: LogSelection): Promise<AsyncGenerator<LogLine | null>> => {
-    await listing.commandOrThrow(selection.commandId);
-    if (selection.node !== undefined && !(await listing.hasNode(selection.commandId, selection.node)))
+    const { commandId, node, within } = selection;
+    await parts.commandOrThrow(commandId, within);
+    if (node !== undefined && !(await listing.hasNode(commandId, node, within)))
       throw new AegisError(
         'commands.unknown_execution',
-        `This command did not go to a node '${selection.node}'. See 'aegis commands show'.`,
+        `This command did not go to a node '${node}'. See 'aegis commands show'.`,
       );
     return linesOf(selection);
   };

@@ -3,7 +3,9 @@ import type { SubmitAnswer } from '@aegis/protocol/commands/submission';
 import { AegisError } from '@aegis/protocol/errors';
 import type { Clock } from '../platform/clock.ts';
 import type { OperatorActor } from '../platform/http/actor.ts';
+import type { Within } from '../platform/node-scope.ts';
 import type { ListingRepository } from './listing-repository.ts';
+import type { ScopedParts } from './scoped-part.ts';
 import type { SubmissionService } from './submission.ts';
 import { deadlineOf } from './submission-request.ts';
 
@@ -11,17 +13,18 @@ import { deadlineOf } from './submission-request.ts';
 export const retryService =
   (on: {
     listing: ListingRepository;
+    parts: ScopedParts;
     submission: SubmissionService;
     clock: Clock;
     /** Those of the nodes that are not retired. */
     active: (nodeUids: readonly string[]) => Promise<readonly string[]>;
   }) =>
   /** @throws AegisError commands.unknown_command, commands.not_retryable, and what submitting throws */
-  async (actor: OperatorActor, commandId: string): Promise<SubmitAnswer> => {
-    const command = await on.listing.commandOrThrow(commandId);
+  async (actor: OperatorActor, commandId: string, within: Within): Promise<SubmitAnswer> => {
+    const command = await on.parts.commandOrThrow(commandId, within);
     if (!isFinalCommand(command.state))
       throw new AegisError('commands.not_retryable', 'It has not ended yet. Wait for it, or cancel it first.');
-    const nodes = await on.active(await on.listing.unsuccessfulNodes(commandId));
+    const nodes = await on.active(await on.listing.unsuccessfulNodes(commandId, within));
     if (nodes.length === 0)
       throw new AegisError(
         'commands.not_retryable',
@@ -30,7 +33,7 @@ export const retryService =
     const now = on.clock.now();
     // The time that it had from its start on, whenever that was to be.
     const ttl = command.expires_at - Math.max(command.created_at, command.scheduled_at ?? 0);
-    return on.submission.submitRequest(actor, {
+    return on.submission.submitRequest(actor, within, {
       targets: [...nodes],
       dryRun: false,
       idempotencyKey: null,

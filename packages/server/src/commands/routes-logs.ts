@@ -4,6 +4,7 @@ import { AegisError } from '@aegis/protocol/errors';
 import type { FastifyReply } from 'fastify';
 import { parseRange } from '../platform/http/byte-range.ts';
 import { type Route, type RouteContext, route } from '../platform/http/route.ts';
+import type { Within } from '../platform/node-scope.ts';
 import type { CommandsService } from './service.ts';
 import type { Gap, StreamBytes } from './stream-bytes.ts';
 
@@ -32,10 +33,11 @@ const preferred = (accept: string | undefined): string =>
 const follows = (follow: string | undefined): boolean => follow !== undefined && follow !== 'false' && follow !== '0';
 
 const answerLines = async (commands: CommandsService, context: Context): Promise<FastifyReply> => {
-  const { query, params, reply, headers, signal } = context;
+  const { query, params, within, reply, headers, signal } = context;
   const type = preferred(headers.accept);
   const lines = await commands.logLines({
     commandId: params.id,
+    within,
     node: query.node,
     attempt: query.attempt,
     stream: query.stream,
@@ -68,17 +70,17 @@ const jsonOf = (line: LogLine): string => {
 };
 
 const answerBytes = async (commands: CommandsService, context: Context): Promise<FastifyReply> => {
-  const { query, params, reply, headers, signal } = context;
+  const { query, params, within, reply, headers, signal } = context;
   const { stream } = query;
   if (stream === undefined)
     throw new AegisError('http.malformed', 'Bytes are of one stream: add stream=stdout or stream=stderr.');
-  const found = await commands.streamBytes(params.id, { node: query.node, attempt: query.attempt, stream });
+  const found = await commands.streamBytes(params.id, { within, node: query.node, attempt: query.attempt, stream });
   reply
     .header('content-type', BYTES)
     .header('aegis-execution', found.execution.id)
     .header('aegis-state', found.execution.state);
   if (follows(query.follow))
-    return sendFollowed(found, query.offset ?? 0, signal, reply, () => laterGaps(commands, found));
+    return sendFollowed(found, query.offset ?? 0, signal, reply, () => laterGaps(commands, found, within));
   if (found.gaps.length > 0) reply.header('aegis-gaps', gapList(found.gaps));
   return sendStored(found, query.offset, headers.range, reply);
 };
@@ -120,9 +122,14 @@ const sendFollowed = (
   return reply;
 };
 
-const laterGaps = async (commands: CommandsService, { execution, stream }: StreamBytes): Promise<readonly Gap[]> =>
-  (await commands.streamBytes(execution.command_id, { node: execution.node_uid, attempt: execution.attempt, stream }))
-    .gaps;
+const laterGaps = async (
+  commands: CommandsService,
+  { execution, stream }: StreamBytes,
+  within: Within,
+): Promise<readonly Gap[]> => {
+  const { node_uid: node, attempt } = execution;
+  return (await commands.streamBytes(execution.command_id, { within, node, attempt, stream })).gaps;
+};
 
 const bytesOf = (source: AsyncGenerator<Buffer>): Readable =>
   Readable.from(source, { objectMode: false, highWaterMark: 1 });

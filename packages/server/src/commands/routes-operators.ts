@@ -13,16 +13,20 @@ import type { CommandsService } from './service.ts';
 
 /** The operators' doors: submit by either, list, show, cancel, retry. */
 export const operatorRoutes = (commands: CommandsService): Route[] => [
-  route(seedSubmit, ({ actor, body, headers }) => commands.submission.submit(actor, body, keyOf(headers))),
-  route(submitCommand, ({ actor, body, headers }) => commands.submission.submit(actor, body, keyOf(headers))),
-  route(listCommands, ({ query }) => commands.listing.commands(query)),
-  route(showCommand, ({ params }) => commands.listing.command(params.id)),
-  route(listExecutions, ({ params, query }) => commands.listing.executions(params.id, query)),
-  route(cancelCommand, async ({ params, body }) => {
-    await commands.cancel.cancel(params.id, body.node);
-    return commands.listing.command(params.id);
+  route(seedSubmit, ({ actor, within, body, headers }) =>
+    commands.submission.submit(actor, within, body, keyOf(headers)),
+  ),
+  route(submitCommand, ({ actor, within, body, headers }) =>
+    commands.submission.submit(actor, within, body, keyOf(headers)),
+  ),
+  route(listCommands, ({ query, within }) => commands.listing.commands(query, within)),
+  route(showCommand, ({ params, within }) => commands.listing.command(params.id, within)),
+  route(listExecutions, ({ params, query, within }) => commands.listing.executions(params.id, query, within)),
+  route(cancelCommand, async ({ params, body, within }) => {
+    await commands.cancel.cancel(params.id, body.node, within);
+    return commands.listing.command(params.id, within);
   }),
-  route(retryCommand, ({ actor, params }) => commands.retry(actor, params.id)),
+  route(retryCommand, ({ actor, params, within }) => commands.retry(actor, params.id, within)),
 ];
 
 const keyOf = (headers: FastifyRequest['headers']): string | undefined => {

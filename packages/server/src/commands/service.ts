@@ -6,6 +6,7 @@ import type { KeyPair } from '@aegis/protocol/access/keys';
 import { uuidv7Generator } from '@aegis/protocol/ids';
 import type { Bus } from '../platform/bus.ts';
 import type { Clock } from '../platform/clock.ts';
+import type { NodeScope } from '../platform/node-scope.ts';
 import type { Storage } from '../tables.ts';
 import { cancelService } from './cancel.ts';
 import type { ChangeRules } from './changes.ts';
@@ -22,6 +23,7 @@ import { outputService } from './output.ts';
 import { outputRepository } from './output-repository.ts';
 import { reportsService } from './reports.ts';
 import { retryService } from './retry.ts';
+import { scopedParts } from './scoped-part.ts';
 import { type PublicKeyOf, reportChecker } from './signed-reports.ts';
 import { streamBytes } from './stream-bytes.ts';
 import { streamHashes } from './stream-hashes.ts';
@@ -39,6 +41,10 @@ export interface CommandLimits {
 /** What commands need to know of nodes. */
 export interface NodeDoor {
   resolve: ResolveTargets;
+  /** Those of the nodes that are within. */
+  uidsWithin: (uids: readonly string[], within: NodeScope) => Promise<ReadonlySet<string>>;
+  /** Names and uids of the nodes within. */
+  namesWithin: (within: NodeScope) => Promise<ReadonlySet<string>>;
   publicKeyOf: PublicKeyOf;
   keyIdsOf: KeyIdsOf;
   /** Those of the nodes that are not retired. */
@@ -75,12 +81,14 @@ export const commandsService = (on: {
     storage,
     repository: submissionRepository(storage),
     resolve: nodes.resolve,
+    uidsWithin: nodes.uidsWithin,
     bus,
     clock,
     newId,
     maxQueuedPerNode: limits.maxQueuedPerNode,
   });
-  const cancel = cancelService({ storage, executions, listing: listingRows, bus, newId, rules });
+  const parts = scopedParts({ repository: listingRows, namesWithin: nodes.namesWithin });
+  const cancel = cancelService({ storage, executions, listing: listingRows, parts, bus, newId, rules });
 
   return {
     /** For tests of what is left behind. */
@@ -109,7 +117,7 @@ export const commandsService = (on: {
       rules,
     }),
     cancel,
-    retry: retryService({ listing: listingRows, submission, clock, active: nodes.active }),
+    retry: retryService({ listing: listingRows, parts, submission, clock, active: nodes.active }),
     expiry: expiryTurn({
       storage,
       executions,
@@ -120,8 +128,8 @@ export const commandsService = (on: {
       lastSeen: nodes.lastSeen,
       wakeLate: cancel.wakeLate,
     }),
-    listing: listingService({ repository: listingRows, clock }),
-    logLines: logLines({ listing: listingRows, output: outputRows, bus, clock }),
+    listing: listingService({ repository: listingRows, parts, clock }),
+    logLines: logLines({ listing: listingRows, parts, output: outputRows, bus, clock }),
     streamBytes: streamBytes({ listing: listingRows, output: outputRows, bus, clock }),
   };
 };

@@ -3,6 +3,7 @@ import { isFinal } from '@aegis/protocol/commands/state';
 import { AegisError } from '@aegis/protocol/errors';
 import type { Bus } from '../platform/bus.ts';
 import type { Clock } from '../platform/clock.ts';
+import type { Within } from '../platform/node-scope.ts';
 import { wakeup } from '../platform/wakeup.ts';
 import { nodeStillEndsMs } from './cancelled-here.ts';
 import { outputTopic } from './changes.ts';
@@ -65,7 +66,7 @@ export const streamBytes = (on: { listing: ListingRepository; output: OutputRepo
   /** @throws AegisError commands.unknown_command, commands.unknown_execution, http.malformed when it is not one execution */
   return async (
     commandId: string,
-    of: { node: string | undefined; attempt: number | undefined; stream: Stream },
+    of: { within: Within; node: string | undefined; attempt: number | undefined; stream: Stream },
   ): Promise<StreamBytes> => {
     const { stream } = of;
     const row = await theExecution(listing, commandId, of);
@@ -94,8 +95,8 @@ export const streamBytes = (on: { listing: ListingRepository; output: OutputRepo
         signal.addEventListener('abort', sleeper.wake, { once: true });
         try {
           for (let at = offset; !signal.aborted; ) {
-            const [now] = await listing.executionsByIds([row.id]);
-            if (!now) return;
+            const [now] = await listing.executionsByIds([row.id], of.within);
+            if (!now) return; // deleted, or its node left the scope
             const end = nextOf(now)[stream];
             for await (const bytes of bytesBetween(row.id, stream, at, end)) {
               yield bytes;
@@ -106,7 +107,7 @@ export const streamBytes = (on: { listing: ListingRepository; output: OutputRepo
               await sleeper.wait(null);
               continue;
             }
-            const payload = now.presumed === 1 ? (await listing.command(commandId))?.payload : undefined;
+            const payload = now.presumed === 1 ? (await listing.command(commandId, of.within))?.payload : undefined;
             const stillMs = payload === undefined ? 0 : nodeStillEndsMs(now, payload, clock.now());
             if (stillMs <= 0) return;
             endsBy ??= performance.now() + stillMs;
@@ -125,16 +126,16 @@ export type StreamBytesOf = ReturnType<typeof streamBytes>;
 const theExecution = async (
   listing: ListingRepository,
   commandId: string,
-  of: { node: string | undefined; attempt: number | undefined },
+  of: { within: Within; node: string | undefined; attempt: number | undefined },
 ): Promise<ExecutionRow> => {
-  const keys = (await listing.executionKeys(commandId)).filter(
+  const keys = (await listing.executionKeys(commandId, of.within)).filter(
     ({ node_uid, node_name }) => of.node === undefined || of.node === node_uid || of.node === node_name,
   );
-  if (keys.length === 0) await listing.commandOrThrow(commandId);
+  if (keys.length === 0) await listing.commandOrThrow(commandId, of.within);
   if (new Set(keys.map((key) => key.node_uid)).size > 1)
     throw new AegisError('http.malformed', 'This command went to several nodes: say which one with node=NAME.');
   const wanted = keys.find((key) => (of.attempt === undefined ? key.newest === 1 : key.attempt === of.attempt));
-  const [row] = wanted ? await listing.executionsByIds([wanted.id]) : [];
+  const [row] = wanted ? await listing.executionsByIds([wanted.id], of.within) : [];
   if (!row)
     throw new AegisError(
       'commands.unknown_execution',

@@ -3,6 +3,7 @@ import { AegisError } from '@aegis/protocol/errors';
 import type { Bus } from '../platform/bus.ts';
 import { type Clock, isoTime } from '../platform/clock.ts';
 import type { OperatorActor } from '../platform/http/actor.ts';
+import type { NodeScope, Within } from '../platform/node-scope.ts';
 import type { Storage } from '../tables.ts';
 import { commandTopic, nodeTopic } from './changes.ts';
 import type { KnownSubmission, NewCommand, SubmissionRepository } from './submission-repository.ts';
@@ -19,7 +20,7 @@ export interface ResolvedTarget {
   matchedBy: string;
 }
 /** @throws AegisError commands.unknown_target, commands.bad_selector, commands.no_target */
-export type ResolveTargets = (targets: readonly string[]) => Promise<readonly ResolvedTarget[]>;
+export type ResolveTargets = (targets: readonly string[], within: Within) => Promise<readonly ResolvedTarget[]>;
 
 type Stored = { full: ReadonlySet<string> } | { known: KnownSubmission | null };
 
@@ -30,6 +31,8 @@ export const submissionService = (on: {
   storage: Storage;
   repository: SubmissionRepository;
   resolve: ResolveTargets;
+  /** Those of the nodes that are within. */
+  uidsWithin: (uids: readonly string[], within: NodeScope) => Promise<ReadonlySet<string>>;
   bus: Bus;
   clock: Clock;
   newId: () => string;
@@ -62,15 +65,25 @@ export const submissionService = (on: {
     return outcomes;
   });
 
-  const submit = async (actor: OperatorActor, request: Request): Promise<SubmitAnswer> => {
+  /** A node that has left the scope since is not told of any more. */
+  const asSeen = async (answer: SubmitAnswer, within: Within): Promise<SubmitAnswer> => {
+    if (within === null) return answer;
+    const uids = await on.uidsWithin(
+      answer.targets.map(({ uid }) => uid),
+      within,
+    );
+    return { ...answer, targets: answer.targets.filter(({ uid }) => uids.has(uid)) };
+  };
+
+  const submit = async (actor: OperatorActor, within: Within, request: Request): Promise<SubmitAnswer> => {
     const { idempotencyKey } = request;
     if (idempotencyKey !== null && !request.dryRun) {
       // Before the targets: a repeat is answered as the first was, whatever the fleet looks like by now.
       const known = await repository.known(storage.read, actor.id, idempotencyKey);
-      if (known) return answerAgain(known, request);
+      if (known) return asSeen(answerAgain(known, request), within);
     }
     refusePast(request.command); // after the look at what is known: the repeat of what was on time then is answered
-    const targets = await on.resolve(request.targets);
+    const targets = await on.resolve(request.targets, within);
     if (targets.length === 0)
       throw new AegisError('commands.no_target', "No node is meant by these targets. See 'aegis nodes list'.");
     if (request.dryRun) return answerOf(request, null, targets, () => null);
@@ -85,7 +98,7 @@ export const submissionService = (on: {
     });
     if ('full' in outcome) throw queueFull(targets.filter(({ uid }) => outcome.full.has(uid)));
     const stored = outcome.known;
-    if (stored) return answerAgain(stored, request); // another request with the same key was quicker
+    if (stored) return asSeen(answerAgain(stored, request), within); // another request with the same key was quicker
     for (const uid of ids.keys()) on.bus.publish(nodeTopic(uid));
     on.bus.publish(commandTopic(command.id));
     return answer;
@@ -93,8 +106,12 @@ export const submissionService = (on: {
 
   return {
     /** @throws AegisError commands.queue_full, idempotency_conflict and what readSubmission and resolve throw */
-    submit: (actor: OperatorActor, body: Submission, idempotencyHeader?: string): Promise<SubmitAnswer> =>
-      submit(actor, readSubmission(body, idempotencyHeader, on.clock.now())),
+    submit: (
+      actor: OperatorActor,
+      within: Within,
+      body: Submission,
+      idempotencyHeader?: string,
+    ): Promise<SubmitAnswer> => submit(actor, within, readSubmission(body, idempotencyHeader, on.clock.now())),
     submitRequest: submit,
   };
 };

@@ -1,7 +1,7 @@
 import { isUuid } from '@aegis/protocol/ids';
 import type { NodeStatus } from '@aegis/protocol/nodes/node';
 import { type Selectable, type SelectQueryBuilder, sql, type Updateable } from 'kysely';
-import type { Within } from '../platform/node-scope.ts';
+import type { NodeScope, Within } from '../platform/node-scope.ts';
 import { compiledOnce } from '../platform/storage/compiled.ts';
 import { forUpdate } from '../platform/storage/for-update.ts';
 import { rowsByKey } from '../platform/storage/row-statements.ts';
@@ -103,6 +103,26 @@ export const nodesRepository = (storage: Storage) => {
         .executeTakeFirstOrThrow();
       return total;
     },
+    /** Those of the nodes that are within, retired ones too. */
+    uidsWithin: async (uids: readonly string[], within: NodeScope): Promise<Set<string>> => {
+      const found = new Set<string>();
+      for (let at = 0; at < uids.length; at += NAMES_AT_ONCE)
+        for (const { uid } of await storage.read
+          .selectFrom('nodes')
+          .select('uid')
+          .where('uid', 'in', uids.slice(at, at + NAMES_AT_ONCE))
+          .where(within.row)
+          .execute())
+          found.add(uid);
+      return found;
+    },
+    /** Names and uids of all that are within, retired ones too. */
+    namesWithin: async (within: NodeScope): Promise<Set<string>> =>
+      new Set(
+        (await storage.read.selectFrom('nodes').select(['uid', 'name']).where(within.row).execute()).flatMap(
+          ({ uid, name }) => [uid, name],
+        ),
+      ),
     targets: (): Promise<TargetRow[]> => allTargets(storage.read, {}),
     /** Those that have one of the names or uids. */
     targetsNamed: async (names: readonly string[]): Promise<TargetRow[]> => {

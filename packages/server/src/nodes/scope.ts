@@ -30,7 +30,7 @@ const scopeOf = (kind: StorageKind, text: string): NodeScope => {
   return {
     text,
     includes: ({ site, labels }) => matchSelector(selector, { ...SAYS_NOTHING, site, labels }),
-    holds: (uidColumn) => sql<boolean>`${sql.ref(uidColumn)} in (select nodes.uid from nodes where ${row})`,
+    holds: (uidColumn) => sql<boolean>`exists (select 1 from nodes where nodes.uid = ${sql.ref(uidColumn)} and ${row})`,
     row,
   };
 };

@@ -211,6 +211,9 @@ export const nodesService = (parts: {
     },
     /** Every node as a selector sees it. */
     candidates: async (): Promise<Candidate[]> => (await repository.targets()).map((row) => candidateOf(presence, row)),
+    /** Every node that is not retired, by the name that people know. */
+    named: async (within: Within): Promise<{ uid: string; name: string }[]> =>
+      (await repository.targets()).filter((row) => isWithin(within, row)).map(({ uid, name }) => ({ uid, name })),
     candidate: async (uid: string): Promise<Candidate | null> => {
       const row = (await repository.targetsNamed([uid])).find((one) => one.uid === uid);
       return row ? candidateOf(presence, row) : null;
@@ -347,6 +350,11 @@ export const nodesService = (parts: {
         );
       return [...found.values()];
     },
+
+    /** Those of the nodes that are within, retired ones too. */
+    uidsWithin: repository.uidsWithin,
+    /** Names and uids of all that are within, retired ones too. */
+    namesWithin: repository.namesWithin,
 
     statistics: async (): Promise<{ total: number; by_status: Record<string, number> }> => {
       const rows = await repository.targets();

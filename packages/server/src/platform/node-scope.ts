@@ -6,7 +6,8 @@ export interface NodeScope {
   /** The selector, as the token's maker wrote it. */
   readonly text: string;
   includes(node: { readonly site: string | null; readonly labels: Readonly<Record<string, string>> }): boolean;
-  /** In SQL: whether the node whose uid stands in this column is within, retired or not; false for null. */
+  /** In SQL: whether the node whose uid stands in this column is within, retired or not; false for null.
+   *  @param uidColumn with its table */
   holds(uidColumn: string): RawBuilder<boolean>;
   /** In SQL: the same of a row of `nodes` itself. */
   readonly row: RawBuilder<boolean>;
