@@ -72,6 +72,8 @@ export const openLink = async (options: LinkOptions, signal: AbortSignal): Promi
   signal.addEventListener('abort', onAbort, { once: true });
   const late = setTimeout(onAbort, 2 * HANDSHAKE_MS);
   ws.on('error', () => undefined); // 'close' follows; before the handshake the promise below hears of it
+  let link: Link | null = null;
+  ws.once('upgrade', ({ socket }) => socket.on('data', () => link?.session.heard()));
   try {
     await opened(ws);
     const ephemeral = makeEphemeral();
@@ -87,7 +89,8 @@ export const openLink = async (options: LinkOptions, signal: AbortSignal): Promi
     ws.send(JSON.stringify(request));
     const answer = accepted(await answered);
     const keys = openAnswer({ fleet: node.fleet, isServerKey: options.isServerKey, ephemeral }, request, answer);
-    return await begin(ws, options, answer, keys);
+    link = await begin(ws, options, answer, keys);
+    return link;
   } catch (error) {
     ws.terminate();
     signal.throwIfAborted();

@@ -10,6 +10,7 @@ import type { Logger } from '../platform/log.ts';
 import { errnoOf } from '../platform/process.ts';
 import type { Execution } from './execution.ts';
 import { type OutputPlan, planOutput } from './output-limit.ts';
+import type { RequestSize } from './request-size.ts';
 import { segmentReader, unlinkIfThere } from './segment-reader.ts';
 import type { UploadLane } from './upload-lane.ts';
 
@@ -24,13 +25,13 @@ export interface DrainOptions {
     sendChunks(commandId: string, executionId: string, chunks: readonly Chunk[]): Promise<NextOffsets>;
   };
   lane: UploadLane;
+  size: RequestSize;
   /** An ended execution has nothing left but what its report can carry. */
   onDrained(execution: Execution): void;
   log: Logger;
   signal: AbortSignal;
 }
 
-const REQUEST_BYTES = 4 * 1024 * 1024;
 /** Output that comes in drops is gathered this long. */
 const COALESCE_MS = 20;
 const REMAINDER_BYTES = 64 * 1024;
@@ -39,7 +40,7 @@ const REFUSED_AGAIN_MS = 5000;
 
 export type DrainLoop = ReturnType<typeof drainLoop>;
 
-export const drainLoop = ({ root, spoolBytes, carrier, lane, onDrained, log, signal }: DrainOptions) => {
+export const drainLoop = ({ root, spoolBytes, carrier, lane, size, onDrained, log, signal }: DrainOptions) => {
   const working = new Set<string>();
   const again = new Set<string>();
   const timers = new Map<string, NodeJS.Timeout>();
@@ -77,6 +78,7 @@ export const drainLoop = ({ root, spoolBytes, carrier, lane, onDrained, log, sig
   const remainder = (execution: Execution): Chunk[] | null => {
     if (execution.forgotten) return [];
     const chunks: Chunk[] = [];
+    const maxBytes = Math.min(REMAINDER_BYTES, size.bytes());
     for (const stream of STREAMS) {
       const total = totalOf(execution, stream) ?? 0;
       const segments = total === 0 ? [] : segmentsOf(execution, stream);
@@ -86,12 +88,12 @@ export const drainLoop = ({ root, spoolBytes, carrier, lane, onDrained, log, sig
       next ??= 0;
       let bytes = 0;
       for (;;) {
-        const { send, finished } = plan(execution, stream, segments, next, REMAINDER_BYTES);
+        const { send, finished } = plan(execution, stream, segments, next, maxBytes);
         if (finished || !send) break;
         if (send.kind === 'gap') chunks.push({ offset: send.offset, stream, gap: send.length, reason: send.reason });
         else {
           bytes += send.length;
-          if (bytes > REMAINDER_BYTES) return null;
+          if (bytes > maxBytes) return null;
           const buffer = Buffer.allocUnsafe(send.length);
           if (!reader.read(segments[send.segment], send.position, buffer)) return null;
           chunks.push(textOrBase64(stream, send.offset, buffer));
@@ -111,7 +113,7 @@ export const drainLoop = ({ root, spoolBytes, carrier, lane, onDrained, log, sig
     while (!signal.aborted && !execution.forgotten) {
       const next = execution.next?.[stream] ?? 0;
       const segments = segmentsOf(execution, stream);
-      const { drop: dropped, send } = plan(execution, stream, segments, next, REQUEST_BYTES);
+      const { drop: dropped, send } = plan(execution, stream, segments, next, size.bytes());
       drop(segments, dropped);
       if (!send) return;
       if (ready(execution)) return;
@@ -137,7 +139,7 @@ export const drainLoop = ({ root, spoolBytes, carrier, lane, onDrained, log, sig
     return lane.withBuffer(send.length, async (buffer) => {
       const bytes = buffer.subarray(0, send.length);
       if (!reader.read(segments[send.segment], send.position, bytes)) return null;
-      return carrier.sendOutput(execution.id, stream, send.offset, bytes);
+      return size.learn(bytes.length, () => carrier.sendOutput(execution.id, stream, send.offset, bytes));
     });
   };
 

@@ -6,6 +6,7 @@ import { silentLog } from '../platform/log.ts';
 import { executionOf } from './execution.ts';
 import { reportOfLoss } from './final-report.ts';
 import { reportLoop } from './report-loop.ts';
+import { requestSize } from './request-size.ts';
 
 test('a loss of which the server holds more than this disk does is told with the count of the server', async () => {
   const named = { id: '01a1fb9c-d7a3-77f2-8f3e-ed8bb772e5df', commandId: '01a1fb9c-d7a3-77f1-aded-cbb579d717ab' };
@@ -39,6 +40,7 @@ test('a loss of which the server holds more than this disk does is told with the
     remainder: () => [],
     onSettled: () => settled.resolve(),
     onIncomplete: () => undefined,
+    size: requestSize(systemClock),
     backoff: backoff({ random: () => 0 }),
     clock: systemClock,
     log: silentLog(),
@@ -72,6 +74,7 @@ test('an execution whose files cannot be read does not keep another from being r
     },
     onSettled: ({ id }) => settled.resolve(id),
     onIncomplete: () => undefined,
+    size: requestSize(systemClock),
     backoff: backoff({ random: () => 0 }),
     clock: systemClock,
     log: silentLog(),

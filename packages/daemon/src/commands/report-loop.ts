@@ -6,6 +6,7 @@ import type { Backoff } from '../platform/http/backoff.ts';
 import { Unreachable } from '../platform/http/client.ts';
 import type { Logger } from '../platform/log.ts';
 import type { Execution } from './execution.ts';
+import type { RequestSize } from './request-size.ts';
 
 /** The one loop that reports. While a request is under way further reports gather, so that the batch grows with the load. Each is
  *  sent until it is answered; final ones come from the journal. */
@@ -21,6 +22,7 @@ export interface ReportLoopOptions {
   onSettled(execution: Execution): void;
   /** The server lacks output: `next` was set, drain again. */
   onIncomplete(execution: Execution): void;
+  size: RequestSize;
   backoff: Backoff;
   clock: Clock;
   log: Logger;
@@ -29,6 +31,8 @@ export interface ReportLoopOptions {
 
 const BATCH = 100;
 const BATCH_CHARS = 3 * 1024 * 1024;
+/** Signed, and without output. */
+const REPORT_CHARS = 2048;
 /** A command that ends within this needs no word that it runs. */
 const RUNNING_AFTER_MS = 100;
 /** Between two requests, unless many reports wait: one that comes alone never waits. */
@@ -44,7 +48,7 @@ interface Item {
 export type ReportLoop = ReturnType<typeof reportLoop>;
 
 export const reportLoop = (options: ReportLoopOptions) => {
-  const { send, sign, runningReport, remainder, onSettled, onIncomplete, backoff, clock, log, signal } = options;
+  const { send, sign, runningReport, remainder, onSettled, onIncomplete, size, backoff, clock, log, signal } = options;
   const finals = new Map<string, Execution>();
   const runnings = new Map<string, Execution>();
   /** Refused for good as things stand; tried again seldom, because "things" may be a server of another release. */
@@ -67,13 +71,14 @@ export const reportLoop = (options: ReportLoopOptions) => {
     setTimeout(kick, REFUSED_AGAIN_MS + 1000).unref();
   };
 
-  const compose = (): { items: Item[]; posted: PostedReport[] } => {
+  const compose = (): { items: Item[]; posted: PostedReport[]; chars: number } => {
     const items: Item[] = [];
     const posted: PostedReport[] = [];
+    const maxChars = Math.min(BATCH_CHARS, size.bytes());
     let chars = 0;
     for (const execution of finals.values()) {
       const { report } = execution;
-      if (items.length >= BATCH || chars > BATCH_CHARS) break;
+      if (items.length >= BATCH || chars >= maxChars) break;
       if (!report || (resting.get(execution.id) ?? 0) > clock.monotonic()) continue;
       const chunks = orRest(execution, () => remainder(execution));
       if (chunks === 'resting') continue;
@@ -82,6 +87,7 @@ export const reportLoop = (options: ReportLoopOptions) => {
         onIncomplete(execution);
         continue;
       }
+      chars += REPORT_CHARS;
       for (const chunk of chunks) chars += 'data' in chunk ? chunk.data.length : 64;
       items.push({ execution, report });
       posted.push({ ...report, report: sign(report), ...(chunks.length > 0 ? { chunks } : {}) });
@@ -94,7 +100,7 @@ export const reportLoop = (options: ReportLoopOptions) => {
         posted.push(report);
       } else runnings.delete(execution.id);
     }
-    return { items, posted };
+    return { items, posted, chars };
   };
 
   const settle = (execution: Execution): void => {
@@ -157,10 +163,10 @@ export const reportLoop = (options: ReportLoopOptions) => {
   const run = async (): Promise<void> => {
     busy = true;
     while (!signal.aborted) {
-      const { items, posted } = compose();
+      const { items, posted, chars } = compose();
       if (items.length === 0) break;
       try {
-        await post(items, posted);
+        await size.learn(chars, () => post(items, posted));
         backoff.reset();
         if (finals.size + runnings.size < MANY) await pause(PACE_MS, signal);
       } catch (error) {

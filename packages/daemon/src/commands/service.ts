@@ -16,6 +16,7 @@ import { commandsInbox, type InboxOptions } from './inbox.ts';
 import type { SpecSettings } from './process-spec.ts';
 import { reportLoop } from './report-loop.ts';
 import type { CommandsRepository } from './repository.ts';
+import { requestSize } from './request-size.ts';
 import { launcherKeeper } from './runner/launcher-keeper.ts';
 import { commandsRunner } from './runner/runner.ts';
 import { spareFolders } from './spare-folders.ts';
@@ -98,11 +99,13 @@ export const commandsService = (options: CommandsOptions) => {
     backoff: backoff({ random }),
     signal,
   });
+  const size = requestSize(clock);
   const drain = drainLoop({
     root,
     spoolBytes: options.settings.spoolBytes,
     carrier,
     lane,
+    size,
     onDrained: (execution) => {
       setUndelivered(execution, 0);
       reports.final(execution);
@@ -130,6 +133,7 @@ export const commandsService = (options: CommandsOptions) => {
     remainder: drain.remainder,
     onSettled: (execution) => free(execution),
     onIncomplete: drain.kick,
+    size,
     backoff: backoff({ random }),
     clock,
     log,

@@ -192,6 +192,19 @@ test('silence ends a session, a sign of life keeps it', async () => {
   expect(node.ended).toHaveLength(1);
 });
 
+test('bytes of a frame that takes its time on a slow way are a sign of life', () => {
+  const { node, clock } = connect();
+  for (let part = 0; part < 10; part++) {
+    clock.ms += HEARTBEAT_MS;
+    node.session.heard();
+    node.session.tick();
+  }
+  expect(node.ended).toEqual([]);
+  clock.ms += 2 * HEARTBEAT_MS + 1;
+  node.session.tick();
+  expect(node.ended).toHaveLength(1);
+});
+
 test('no more requests are under way than the other side takes; the others wait their turn, or give up', async () => {
   const gate = Promise.withResolvers<void>();
   let most = 0;

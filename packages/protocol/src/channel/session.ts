@@ -34,6 +34,8 @@ export interface SessionOptions {
 export interface Session {
   /** A frame came. */
   take(frame: string): void;
+  /** Some bytes came, of a frame that may take its time: on a slow way it is under way for longer than silence may last. */
+  heard(): void;
   /** Resolves when it is on its way: not before there is credit and room. */
   notify(channel: string, body: unknown): Promise<void>;
   /** The answer. @throws AegisError as the other side said; http.unavailable when the session ends first, or after `timeoutMs` */
@@ -220,6 +222,9 @@ export const session = (options: SessionOptions): Session => {
       } catch (error) {
         end(error instanceof AegisError ? error : internal(error));
       }
+    },
+    heard: () => {
+      heardAt = clock.monotonic();
     },
     notify: (channel, body) => send('event', channel, body),
     request: async (channel, body, { timeoutMs, signal }) => {

@@ -64,16 +64,17 @@ export const connect = (on: ConnectOptions): void => {
   let judged = false;
   let open: Open | null = null;
   let over = false;
+  let proven = false;
   let heard = 0;
 
-  const counting = (chunk: Buffer): void => {
+  socket.on('data', (chunk: Buffer) => {
+    if (proven) return open?.session.heard();
     heard += chunk.length;
     if (heard > MAX_HANDSHAKE_BYTES + FRAME_OVERHEAD_BYTES) socket.destroy();
-  };
-  socket.on('data', counting);
+  });
   const known = (): void => {
     clearTimeout(late);
-    socket.off('data', counting);
+    proven = true;
     on.authenticated();
   };
   const close = (code: number, reason: string): void => {
