@@ -12,6 +12,8 @@ import type { StatusReport } from '@aegis/protocol/artifacts/status';
 import type { Report } from '@aegis/protocol/commands/carrier';
 import * as commands from '@aegis/protocol/commands/endpoints';
 import { type Endpoint, pathOf } from '@aegis/protocol/endpoint';
+import * as messages from '@aegis/protocol/messages/endpoints';
+import * as nodeMessages from '@aegis/protocol/messages/node-endpoints';
 import * as nodes from '@aegis/protocol/nodes/endpoints';
 import { tokenRequestTranscript } from '@aegis/protocol/nodes/enrolment';
 import { openApi } from '../../packages/server/src/platform/http/openapi.ts';
@@ -156,8 +158,18 @@ export const stage = async (url: string, adminToken: string, now = Date.now()): 
     dry_run: false,
   };
 
+  const message = { channel: 'stage', message: { say: 'secret' }, message_type: 'event', ttl_sec: 600 } as const;
+  const sent = await admin.call(messages.sendMessage, { params: { id: node.name }, body: message });
+  await node.call(nodeMessages.pollMessages);
+
   const samples: Record<string, Sample> = {
     ...artifact,
+    agentStatus: { params: { id: node.name } },
+    sendMessage: { params: { id: node.uid }, body: { ...message, channel: 'other', timeout_sec: 1 } },
+    broadcastMessage: { body: message },
+    showMessage: { params: { id: node.name, message_id: sent.message_id } },
+    pollMessages: { query: { wait: '0', except: 'other,third' } },
+    answerMessage: { body: { message_id: sent.message_id, result: { reply: 'done', truncated: true } } },
     ...(await stageBackups(admin, node, other)),
     showTrust: {},
     listAudit: { query: { limit: '2', outcome: 'ok' } },

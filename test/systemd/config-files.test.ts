@@ -58,12 +58,15 @@ test('server.toml', () => {
   expect(keysIn(text).sort()).toEqual([...CONFIG_KEYS].sort());
   const empty = server(written('empty.toml', ''));
   expect(server(join(root, 'deploy', 'server.toml'))).toEqual(empty);
-  expect(server(written('server.toml', uncommented(text, [...SERVER_EXAMPLES, 'alert_webhook_secret'])))).toEqual(
-    empty,
-  );
+  expect(
+    server(written('server.toml', uncommented(text, [...SERVER_EXAMPLES, 'alert_webhook_secret', 'port']))),
+  ).toEqual(empty);
   const whole = server(written('whole-server.toml', uncommented(text)));
   const backups = { ...whole.backups, alert_webhook_secret: null };
-  expect({ ...whole, ...Object.fromEntries(SERVER_EXAMPLES.map((key) => [key, null])), backups }).toEqual(empty);
+  const channel = { ...whole.channel, port: null };
+  expect(whole.listen).toEqual([...empty.listen, '127.0.0.1:9090=gateway']);
+  const rest = Object.fromEntries(SERVER_EXAMPLES.map((key) => [key, null]));
+  expect({ ...whole, ...rest, backups, channel, listen: empty.listen }).toEqual(empty);
 });
 
 test('daemon.toml', () => {

@@ -4,11 +4,12 @@ import { join } from 'node:path';
 import { AegisError } from '@aegis/protocol/errors';
 import { parse as parseToml } from 'smol-toml';
 import * as z from 'zod/mini';
+import { secondsOf } from './go-duration.ts';
 import { isLoopbackHost, parseListen } from './listen-address.ts';
 
 /** The server's configuration: flags over environment over a TOML file over defaults. Each key is written once, in `KEYS`. */
 
-type Kind = 'text' | 'number' | 'boolean' | 'list';
+type Kind = 'text' | 'number' | 'seconds' | 'boolean' | 'list';
 interface Key<S extends z.ZodMiniType> {
   schema: S;
   kind: Kind;
@@ -27,8 +28,22 @@ const key = <S extends z.ZodMiniType>(
   fallback: z.infer<S>,
   more: Pick<Key<S>, 'secret' | 'env'> = {},
 ): Key<S> => ({ kind, schema, allowed, fallback, ...more });
-const whole = (least: number, most: number, fallback: number) =>
-  key('number', z.int().check(z.minimum(least), z.maximum(most)), `a whole number from ${least} to ${most}`, fallback);
+const whole = (least: number, most: number, fallback: number, env: readonly string[] = []) =>
+  key('number', z.int().check(z.minimum(least), z.maximum(most)), `a whole number from ${least} to ${most}`, fallback, {
+    env,
+  });
+/** In seconds, or as Go writes durations. */
+const seconds = (least: number, most: number, fallback: number, env: readonly string[] = []) =>
+  key(
+    'seconds',
+    z.int().check(z.minimum(least), z.maximum(most)),
+    `seconds from ${least} to ${most}, as a number or as 90s, 30m, 24h`,
+    fallback,
+    { env },
+  );
+/** What a seed's variable may say, and what there is one of. */
+const only = <const T extends string>(value: T, env: string) =>
+  key('text', z.literal(value), `${value}, and nothing else: there is one`, value, { env: [env] });
 const MIB = 1024 * 1024;
 const OptionalText = z.nullable(z.string().check(z.minLength(1), z.maxLength(4096)));
 
@@ -113,13 +128,31 @@ const KEYS = {
   'commands.lost_after_sec': whole(60, 30 * 86_400, 86_400),
   'channel.handshake_sec': whole(1, 300, 10),
   'channel.heartbeat_sec': whole(1, 300, 10),
-  'channel.session_sec': whole(60, 30 * 86_400, 86_400),
-  'channel.rotation_sec': whole(1, 30 * 86_400, 86_400),
+  'channel.session_sec': seconds(60, 30 * 86_400, 86_400, ['SESSION_TIMEOUT']),
+  'channel.rotation_sec': seconds(1, 30 * 86_400, 86_400, ['KEY_ROTATION_INTERVAL']),
   'channel.rotation_messages': whole(1, 2 ** 24, 2 ** 24),
   'channel.sign_messages': key('boolean', z.boolean(), 'true or false', false),
   'channel.max_connections': whole(1, 1_000_000, 20_000),
   'channel.max_unauthenticated': whole(1, 1_000_000, 1000),
   'channel.max_unauthenticated_each': whole(1, 1_000_000, 500),
+  'channel.path': only('/ws/agent', 'WEBSOCKET_PATH'),
+  'channel.encryption': only('chacha20poly1305', 'ENCRYPTION_ALGORITHM'),
+  'channel.connections_table': only('agent_connections', 'CONNECTIONS_TABLE'),
+  'channel.port': key(
+    'number',
+    z.nullable(z.int().check(z.minimum(1), z.maximum(65_535))),
+    'a port from 1 to 65535',
+    null,
+    {
+      env: ['WEBSOCKET_PORT'],
+    },
+  ),
+  'messages.queue_size': whole(1, 1_000_000, 10_000, ['MESSAGE_QUEUE_SIZE']),
+  'messages.ttl_sec': seconds(1, 7 * 86_400, 3600, ['MESSAGE_TTL']),
+  'messages.retry_attempts': whole(0, 100, 3, ['MESSAGE_RETRY_ATTEMPTS']),
+  'messages.answer_timeout_sec': seconds(1, 3600, 320),
+  'messages.keep_sec': seconds(1, 90 * 86_400, 86_400),
+  'messages.queue_table': only('message_queue', 'MESSAGE_QUEUE_TABLE'),
   'artifacts.cache_bytes': whole(16 * MIB, 1024 * 1024 * MIB, 64 * MIB), // at least the largest bundle
   'artifacts.max_artifacts': whole(1, 1_000_000, 10_000),
   'artifacts.max_assignments_per_node': whole(1, 10_000, 256),
@@ -190,6 +223,7 @@ export const ServerConfig = z.strictObject({
   rate_limits: z.strictObject(group('rate_limits')),
   commands: z.strictObject(group('commands')),
   channel: z.strictObject(group('channel')),
+  messages: z.strictObject(group('messages')),
   artifacts: z.strictObject(group('artifacts')),
   backups: z.strictObject(group('backups')),
   audit: z.strictObject(group('audit')),
@@ -317,6 +351,7 @@ const refused = (name: KeyName, given: unknown, origin: Origin, allowed: string)
 const typed = (kind: Kind, given: unknown): unknown => {
   if (kind === 'list') return typeof given === 'string' ? given.split(/[\s;]+/).filter((one) => one !== '') : given;
   if (typeof given !== 'string') return given;
+  if (kind === 'seconds') return /^\d+$/.test(given.trim()) ? Number(given) : (secondsOf(given.trim()) ?? given);
   if (kind === 'number') return /^-?\d+$/.test(given.trim()) ? Number(given) : given;
   if (kind === 'boolean')
     return given === 'true' || given === '1' ? true : given === 'false' || given === '0' ? false : given;
@@ -347,6 +382,7 @@ const DEV_LISTEN = ['127.0.0.1:8080=all', '127.0.0.1:8083=actions', '127.0.0.1:8
 const finish = (config: ServerConfig, origins: Record<string, Origin>): void => {
   if (config.data_dir === null && !config.dev) config.data_dir = DEFAULT_DATA_DIR; // under --dev: a temporary one
   if (config.listen.length === 0) config.listen = config.dev ? DEV_LISTEN : ['127.0.0.1:8080=all'];
+  addGateway(config);
   const open = config.dev ? config.listen.find((text) => !isLoopbackHost(parseListen(text).host)) : undefined;
   if (open !== undefined)
     throw refused(
@@ -409,6 +445,14 @@ const finish = (config: ServerConfig, origins: Record<string, Origin>): void => 
       origins['nodes.degraded_after_sec'] ?? 'default',
       `less than nodes.offline_after_sec (${config.nodes.offline_after_sec})`,
     );
+};
+
+/** WEBSOCKET_PORT: where nodes were told to come, beside what is served there already. */
+const addGateway = ({ listen, channel: { port } }: ServerConfig): void => {
+  const known = listen.map(parseListen);
+  const host = known[0]?.host ?? '127.0.0.1';
+  if (port === null || known.some((at) => at.port === port)) return;
+  listen.push(`${host.includes(':') ? `[${host}]` : host}:${port}=gateway`);
 };
 
 function parsesAsListen(text: string): boolean {

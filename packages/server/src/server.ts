@@ -27,6 +27,7 @@ import { backupsObjectRoutes } from './backups/routes-objects.ts';
 import { type BackupsService, backupsService } from './backups/service.ts';
 import { uploadSweepLoop } from './backups/upload-sweep.ts';
 import { channelCalls } from './channel/calls.ts';
+import { connectionsOf } from './channel/agent-connections.ts';
 import { CHANNEL_UPGRADE, gateway } from './channel/gateway.ts';
 import { NODE_TOPICS, nodeTopic } from './commands/changes.ts';
 import { expiryLoop } from './commands/expiry-loop.ts';
@@ -36,6 +37,9 @@ import { operatorRoutes } from './commands/routes-operators.ts';
 import { type CommandsService, commandsService } from './commands/service.ts';
 import type { ServerConfig } from './config.ts';
 import { isLoopbackHost, parseListen } from './listen-address.ts';
+import { messagesRoutes } from './messages/routes.ts';
+import { messagesService } from './messages/service.ts';
+import { messageSweepLoop } from './messages/sweep-loop.ts';
 import { agentsService } from './nodes/agents-service.ts';
 import { enrolmentService } from './nodes/enrolment-service.ts';
 import { keylessService } from './nodes/keyless-service.ts';
@@ -57,7 +61,7 @@ import type { Route } from './platform/http/route.ts';
 import { tlsReloadLoop } from './platform/http/tls-reload-loop.ts';
 import { type Log, silentLog } from './platform/log.ts';
 import { maintenanceLoop } from './platform/storage/maintenance-loop.ts';
-import { backupSettings, callerLimits, channelLimits, commandLimits } from './settings.ts';
+import { backupSettings, callerLimits, channelLimits, commandLimits, messageLimits } from './settings.ts';
 import { openBus, openDataDir, openTls } from './opening.ts';
 import type { Storage } from './tables.ts';
 
@@ -267,6 +271,22 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
   nodes.onRetire({ inTransaction: commands.cancel.nodeRetired, afterwards: commands.cancel.wakeLate });
   nodes.onRetire({ inTransaction: artifacts.nodeRetired, afterwards: () => undefined }); // it locks the node's desired state for the next
   nodes.onRetire({ inTransaction: backups.nodeRetired, afterwards: () => undefined });
+  const attached = connectionsOf(storage, () => channel.connections, log);
+  const messages = messagesService({
+    storage,
+    bus,
+    clock,
+    newId,
+    random: Math.random,
+    log,
+    secret: keys.secrets.join_master,
+    nodes: { find: nodes.show, all: nodes.named },
+    connections: attached,
+    limits: messageLimits(config),
+  });
+  nodes.onRetire({ inTransaction: messages.nodeRetired, afterwards: () => undefined });
+  messageSweepLoop(messages, stopping.signal, log);
+  await attached.start(stopping.signal);
   blobSweepLoop(artifacts.library.sweep, stopping.signal, log);
   expiryLoop(commands.expiry, stopping.signal, log);
   backups.reconciler.start(stopping.signal);
@@ -301,6 +321,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     ...nodeRoutes(commands),
     ...operatorRoutes(commands),
     ...logRoutes(commands),
+    ...messagesRoutes(messages),
     ...healthRoutes({
       clock,
       storage,
@@ -313,6 +334,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     fleet: keys.fleet,
     identity: keys.server,
     nodes: { nodeOf: nodes.forChannel, actorOf: nodes.actorOf, attend: nodes.attend },
+    attached: (connection) => both(attached.attached(connection), messages.connected(connection)),
     calls: channelCalls(routes, { faults, newId, stopping: stopping.signal }),
     refused: ({ agentId, address, error, node }) => {
       log.info({ agent_id: agentId, address, code: error.code }, 'a node was refused on the channel');
@@ -395,6 +417,11 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     close,
     [Symbol.asyncDispose]: close,
   };
+};
+
+const both = (one: () => void, other: () => void) => (): void => {
+  one();
+  other();
 };
 
 const knownHost = ({ uid, name, key_id }: { uid: string; name: string; key_id: string | null }) => ({

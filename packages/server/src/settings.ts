@@ -53,6 +53,14 @@ export const callerLimits = ({ rate_limits: limits }: ServerConfig, clock: Clock
   token: rateLimiter({ burst: limits.token_burst, perSecond: limits.token_per_sec }, clock.now),
 });
 
+export const messageLimits = ({ messages }: ServerConfig) => ({
+  queueSize: messages.queue_size,
+  ttlMs: messages.ttl_sec * 1000,
+  retries: messages.retry_attempts,
+  answerMs: messages.answer_timeout_sec * 1000,
+  keepMs: messages.keep_sec * 1000,
+});
+
 export const channelLimits = ({ channel }: ServerConfig) => ({
   handshakeMs: channel.handshake_sec * 1000,
   sessionMs: channel.session_sec * 1000,

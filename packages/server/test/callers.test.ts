@@ -7,6 +7,8 @@ import * as backups from '@aegis/protocol/backups/endpoints';
 import * as backupsNodes from '@aegis/protocol/backups/node-endpoints';
 import * as commands from '@aegis/protocol/commands/endpoints';
 import { type Endpoint, pathOf } from '@aegis/protocol/endpoint';
+import * as messages from '@aegis/protocol/messages/endpoints';
+import * as messagesNodes from '@aegis/protocol/messages/node-endpoints';
 import * as nodes from '@aegis/protocol/nodes/endpoints';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { route } from '../src/platform/http/route.ts';
@@ -17,9 +19,18 @@ import type { TestClient } from './test-client.ts';
 
 const isEndpoint = (value: unknown): value is Endpoint =>
   typeof value === 'object' && value !== null && 'door' in value && 'caller' in value;
-const ENDPOINTS = [access, audit, nodes, commands, artifacts, backups, backupsNodes, backupsAgents].flatMap((part) =>
-  Object.values(part).filter(isEndpoint),
-);
+const ENDPOINTS = [
+  access,
+  audit,
+  nodes,
+  commands,
+  artifacts,
+  backups,
+  backupsNodes,
+  backupsAgents,
+  messages,
+  messagesNodes,
+].flatMap((part) => Object.values(part).filter(isEndpoint));
 
 const WHO = [
   'nobody',

@@ -38,6 +38,7 @@ export interface GatewayStage extends AsyncDisposable {
 export const startGateway = async (
   more: {
     calls?: ChannelCalls;
+    attached?: GatewayOptions['attached'];
     limits?: Partial<GatewayOptions['limits']>;
     nodes?: KnownNode[];
     clock?: GatewayOptions['clock'];
@@ -62,6 +63,7 @@ export const startGateway = async (
       actorOf: async (uid) => ({ kind: 'node', uid, name: uid, keyId: null, keyless: false }),
       attend: () => () => undefined,
     },
+    attached: more.attached ?? (() => () => undefined),
     calls: more.calls ?? (() => null),
     refused: ({ agentId, error }) => refused.push({ agentId, error }),
     limits: {

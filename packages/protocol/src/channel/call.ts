@@ -1,4 +1,6 @@
 import * as z from 'zod/mini';
+import { MAX_NODE_CHANNELS } from '../messages/message.ts';
+import { ChannelName } from './messages.ts';
 
 /** Where a server takes channels. */
 export const CHANNEL_PATH = '/ws/agent';
@@ -17,7 +19,11 @@ export const Call = z.strictObject({
 export type Call = z.infer<typeof Call>;
 
 /** After the handshake, the node's first message, an event on `hello`: only now does the server count it as connected. */
-export const Hello = z.looseObject({ version: z.string().check(z.maxLength(64)) });
+export const Hello = z.looseObject({
+  version: z.string().check(z.maxLength(64)),
+  /** On which operators can say something to it, beside the built-in ones; absent: it does not say, and answers each. */
+  channels: z.optional(z.array(ChannelName).check(z.maxLength(MAX_NODE_CHANNELS))),
+});
 export type Hello = z.infer<typeof Hello>;
 
 /** WebSocket close codes (RFC 6455, section 7.4.2: 4000 and on are ours) and what a node does then. */

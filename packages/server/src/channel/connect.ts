@@ -41,6 +41,8 @@ export interface ConnectOptions {
     actorOf(uid: string): Promise<NodeActor>;
     attend(uid: string): () => void;
   };
+  /** Told of each connection that counts from now on; what it gives back is called once, when it has ended. */
+  attached(connection: Connection): () => void;
   calls: ChannelCalls;
   refused(facts: { agentId: string; address: string; error: AegisError; node: NodeActor | null }): void;
   limits: ConnectionLimits;
@@ -178,6 +180,7 @@ const openSession = (
   const { promise: closed, resolve: nowClosed } = Promise.withResolvers<void>();
   let closeCode: number | null = null;
   let leave = (): void => undefined;
+  let channels: readonly string[] | null = null;
   let proven = false;
 
   const opening = opener({
@@ -187,12 +190,19 @@ const openSession = (
   });
   /** The first message shows that whoever is there holds the keys: only now it counts. */
   const prove = (channel: string, payload: Buffer): void => {
-    if (channel !== 'hello' || !z.safeParse(Hello, JSON.parse(payload.toString('utf8'))).success)
+    const hello = channel === 'hello' ? z.safeParse(Hello, JSON.parse(payload.toString('utf8'))) : null;
+    if (!hello?.success)
       throw new AegisError('channel.bad_frame', "A node's first message is its hello, as docs/channel.md has it.");
     proven = true;
     facts.known();
-    leave = on.nodes.attend(uid);
+    channels = hello.data.channels ?? null;
+    const leaveNode = on.nodes.attend(uid);
     on.connections.add(connection)?.end(superseded(), CLOSE.superseded);
+    const detach = on.attached(connection);
+    leave = () => {
+      detach();
+      leaveNode();
+    };
     const about = { node: name, uid, session: on.sessionToken.slice(0, 8), address: on.address };
     log.debug(about, 'a node connected');
     if (Math.abs(admitted.skewSec) > TELL_SKEW_SEC)
@@ -251,7 +261,11 @@ const openSession = (
     remoteAddress: on.address,
     connectedAtMs: clock.now(),
     expiresAtMs,
+    get channels() {
+      return channels;
+    },
     notify: one.notify,
+    request: one.request,
     tick: () => {
       if (clock.now() >= expiresAtMs)
         end(new AegisError('http.unavailable', 'The session is over: the node connects anew.'), CLOSE.expired);

@@ -10,8 +10,12 @@ export interface Connection {
   readonly remoteAddress: string;
   readonly connectedAtMs: number;
   readonly expiresAtMs: number;
+  /** Beside the built-in ones: that the node named in its hello; null when it named none. */
+  readonly channels: readonly string[] | null;
   /** Sends an event. @throws AegisError http.unavailable, http.too_large */
   notify(channel: string, body: unknown): Promise<void>;
+  /** The node's answer. @throws AegisError as the node said; http.unavailable when the connection ends first, or after `timeoutMs` */
+  request(channel: string, body: unknown, options: { timeoutMs: number; signal?: AbortSignal }): Promise<unknown>;
   /** About each second. */
   tick(): void;
   end(reason: AegisError, closeCode: number): void;

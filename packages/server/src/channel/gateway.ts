@@ -13,12 +13,12 @@ import { AegisError, errorBody, httpStatusOf } from '@aegis/protocol/errors';
 import { type WebSocket, WebSocketServer } from 'ws';
 import type { Clock } from '../platform/clock.ts';
 import type { NodeActor } from '../platform/http/actor.ts';
-import type { Log } from '../platform/log.ts';
 import { addressKey } from '../platform/http/rate-limit.ts';
+import type { Log } from '../platform/log.ts';
 import type { ChannelNode, Claimed } from './authenticate.ts';
 import type { ChannelCalls } from './calls.ts';
 import { type ConnectionLimits, connect } from './connect.ts';
-import { connections } from './connections.ts';
+import { type Connection, connections } from './connections.ts';
 
 export interface GatewayOptions {
   fleet: string;
@@ -28,6 +28,8 @@ export interface GatewayOptions {
     actorOf(uid: string): Promise<NodeActor>;
     attend(uid: string): () => void;
   };
+  /** Told of each connection that counts from now on; what it gives back is called once, when it has ended. */
+  attached(connection: Connection): () => void;
   calls: ChannelCalls;
   /** Told of each handshake that was refused, and of each connection that ended because what came was not good (then `node` is whose it was). */
   refused(facts: { agentId: string; address: string; error: AegisError; node: NodeActor | null }): void;

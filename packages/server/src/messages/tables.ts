@@ -1,4 +1,5 @@
 import type { MessageType } from '@aegis/protocol/channel/messages';
+import type { ErrorCode } from '@aegis/protocol/errors';
 import type { MessageState } from '@aegis/protocol/messages/message';
 
 /** Rows of the messages domain. Times are milliseconds since 1970. */
@@ -22,7 +23,7 @@ export interface MessagesTables {
     /** Null while it may still be given to the node, or answered. */
     processed_at: number | null;
     expires_at: number;
-    error_code: string | null;
+    error_code: ErrorCode | null;
     /** What the node answered, or why it failed: encrypted as the message is. */
     encrypted_outcome: string | null;
     outcome_nonce: string | null;

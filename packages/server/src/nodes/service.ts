@@ -214,6 +214,9 @@ export const nodesService = (parts: {
     /** Every node that is not retired, by the name that people know. */
     named: async (within: Within): Promise<{ uid: string; name: string }[]> =>
       (await repository.targets()).filter((row) => isWithin(within, row)).map(({ uid, name }) => ({ uid, name })),
+    /** Every node that is not retired, by the name that people know. */
+    named: async (within: Within): Promise<{ uid: string; name: string }[]> =>
+      (await repository.targets()).filter((row) => isWithin(within, row)).map(({ uid, name }) => ({ uid, name })),
     candidate: async (uid: string): Promise<Candidate | null> => {
       const row = (await repository.targetsNamed([uid])).find((one) => one.uid === uid);
       return row ? candidateOf(presence, row) : null;
