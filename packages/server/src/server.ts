@@ -38,7 +38,7 @@ import { type CommandsService, commandsService } from './commands/service.ts';
 import type { ServerConfig } from './config.ts';
 import { isLoopbackHost, parseListen } from './listen-address.ts';
 import { messagesRoutes } from './messages/routes.ts';
-import { messagesService } from './messages/service.ts';
+import { type MessagesService, messagesService } from './messages/service.ts';
 import { messageSweepLoop } from './messages/sweep-loop.ts';
 import { agentsService } from './nodes/agents-service.ts';
 import { enrolmentService } from './nodes/enrolment-service.ts';
@@ -76,6 +76,7 @@ export interface RunningServer extends AsyncDisposable {
   commands: CommandsService;
   artifacts: ArtifactsService;
   backups: BackupsService;
+  messages: MessagesService;
   nodes: NodesService;
   audit: AuditService;
   /** Resolves when all is closed; safe to call again. */
@@ -412,6 +413,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     commands,
     artifacts,
     backups,
+    messages,
     nodes,
     audit,
     close,
