@@ -38,7 +38,7 @@ export const allEndpoints = async (): Promise<Endpoint[]> => {
   }
   return found;
 };
-const ENDPOINTS = /^((node|agent|audit)-)?endpoints\.ts$/;
+const ENDPOINTS = /^((node|agent|audit|trust)-)?endpoints\.ts$/;
 const isEndpoint = (value: unknown): value is Endpoint =>
   typeof value === 'object' && value !== null && 'door' in value && 'caller' in value;
 
@@ -172,6 +172,9 @@ export const stage = async (url: string, adminToken: string, now = Date.now()): 
     answerMessage: { body: { message_id: sent.message_id, result: { reply: 'done', truncated: true } } },
     ...(await stageBackups(admin, node, other)),
     showTrust: {},
+    walkTrust: { query: { from: '1' } },
+    draftTrust: { body: { revoke: [signer.keyid], lifetime_sec: 86_400 } },
+    publishTrust: { body: { trust_bundle: trust.trust_bundle } },
     listAudit: { query: { limit: '2', outcome: 'ok' } },
     listAuditHeads: { query: { limit: '2' } },
     listKeys: { query: { limit: '2' } },

@@ -4,6 +4,8 @@ import { type Envelope, PAYLOAD_TYPES, signEnvelope } from '@aegis/protocol/acce
 import { addKey, revokeKey, showTrust } from '@aegis/protocol/access/endpoints';
 import { generateKeyPair } from '@aegis/protocol/access/keys';
 import type { TrustBundle } from '@aegis/protocol/access/trust-bundle';
+import { digestOf } from '@aegis/protocol/access/trust-chain';
+import { draftTrust, publishTrust } from '@aegis/protocol/access/trust-endpoints';
 import { expect, test } from 'vitest';
 import { waitFor } from '../faults/wait.ts';
 import { type HeldNode, startHeldFleet } from '../fleet/in-process.ts';
@@ -69,9 +71,21 @@ test('a server restored from an old backup takes nothing back on its nodes', asy
   for (let at = 0; at < 3; at++) await admin.call(addKey, added(newKey()));
   await obeys(fleet, node);
   expect(heldBy(node)).toEqual(newest);
+  // The chains have parted: only a version that the root lets follow both brings them together, and it forgets no revocation.
+  const merges = [{ version: 3, digest: digestOf({ payload: btoa(JSON.stringify(newest)) }) }];
+  const merge = async () => {
+    const { payload, signatures } = await admin.call(draftTrust, { body: { merges } });
+    return admin.call(publishTrust, {
+      body: { trust_bundle: { payloadType: PAYLOAD_TYPES.trust, payload, signatures } },
+    });
+  };
+  await merge();
+  await obeys(fleet, node);
+  expect(heldBy(node)).toEqual(newest);
   await admin.call(revokeKey, { params: { id: keyid } });
-  await holds(node, 6);
+  await holds(node, 7);
   expect(heldBy(node)?.keys.find((key) => key.keyid === keyid)?.state).toBe('revoked');
+  await obeys(fleet, node);
 });
 
 test('somebody between server and node cannot make it trust a key or forget a revocation', async () => {
@@ -102,6 +116,8 @@ test('somebody between server and node cannot make it trust a key or forget a re
         const told = JSON.parse(answer.body.toString()) as { trust_version: number };
         return { ...answer, body: Buffer.from(JSON.stringify({ ...told, trust_version: 9 })) };
       }
+      if (path === '/api/v1/trust/versions')
+        return { ...answer, body: Buffer.from(JSON.stringify({ trust_bundles: [shown], newest: 9 })) };
       if (path !== '/api/v1/trust') return answer;
       showed++;
       return { ...answer, body: Buffer.from(JSON.stringify({ trust_bundle: shown, root_fingerprint: mallory.keyId })) };

@@ -6,12 +6,13 @@ import { readBootId } from '@aegis/native/boot-id';
 import { PAYLOAD_TYPES, signEnvelope } from '@aegis/protocol/access/dsse';
 import { keyIdOf } from '@aegis/protocol/access/keys';
 import type { KernelReport } from '@aegis/protocol/artifacts/status';
+import { AegisError } from '@aegis/protocol/errors';
 import { type FaultPoints, noFaultPoints } from '@aegis/protocol/fault-points';
 import { uuidv7Generator } from '@aegis/protocol/ids';
 import { VERSION } from '@aegis/protocol/version';
-import { seenDirectives } from './access/seen.ts';
 import { type PolicyStatus, policyKeeper } from './access/policy-file.ts';
-import { trustStore } from './access/trust-store.ts';
+import { seenDirectives } from './access/seen.ts';
+import { signersNamedIn, trustStore } from './access/trust-store.ts';
 import { directiveVerifier } from './access/verify-directive.ts';
 import type { KernelEngine } from './artifacts/deployment.ts';
 import { type ArtifactsStatus, artifactsService } from './artifacts/service.ts';
@@ -78,9 +79,9 @@ export interface DaemonStatus extends CommandsStatus {
   last_contact: string | null;
   last_error: string | null;
   draining: boolean;
-  artifacts: ArtifactsStatus;
   /** Whom this node obeys. */
   policy: PolicyStatus;
+  artifacts: ArtifactsStatus;
   backups: BackupsStatus;
   journal_bytes: number;
   rss_bytes: number;
@@ -115,8 +116,8 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
 
   // Journal: also the lock that keeps a second daemon away.
   ensurePrivateFolder(config.data_dir);
-  const journal = openJournal({
   const policy = policyKeeper({ path: config.policy_file, clock, log });
+  const journal = openJournal({
     path: join(config.data_dir, 'journal.db'),
     migrations,
     faults,
@@ -152,10 +153,10 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
     // Domains.
     const seen = seenDirectives({ journal, maxRows: config.journal_max_seen });
     const trust = trustStore({ dataDir: config.data_dir, identity, client, clock, log });
-    const verifier = directiveVerifier({
     const launcher = ownLauncher();
     const tools = { ...facts.tools, aegis: launcher && { launcher, dataDir: resolve(config.data_dir) } };
     const accountOf = accountLookup();
+    const verifier = directiveVerifier({
       fleet: identity.fleet,
       ownKeyId: keys.signing.keyId,
       servers: trust.signers,
@@ -262,8 +263,8 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
       client,
       journal,
       refreshTrust: trust.refreshIfNewer,
-      takers: { 'artifacts.assign': artifacts.take, 'backups.config': backups.take },
       choose: verifier.chooseDesired,
+      takers: { 'artifacts.assign': artifacts.take, 'backups.config': backups.take },
       backoff: backoff({ random }),
       log,
       signal: stopping.signal,
@@ -286,8 +287,8 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
         last_contact: lastContactMs === null ? null : isoTime(lastContactMs),
         last_error: lastError,
         draining,
-        ...commands.status(),
         policy: policy.status(),
+        ...commands.status(),
         artifacts: artifacts.status(),
         backups: backups.status(),
         journal_bytes: journal.fileBytes(),
@@ -342,7 +343,12 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
     backups.start();
     tidy();
     carrier.start({
-      offers: commands.accept,
+      offers: async (offers) => {
+        await trust.refreshIfUnknown(signersNamedIn(offers)).catch((error: unknown) => {
+          log.debug({ err: error }, 'the trust bundle was not asked for');
+        });
+        return commands.accept(offers);
+      },
       hasRoom: commands.hasRoom,
       hasBacklog: commands.hasBacklog,
       desiredRevision: desired.known,
@@ -358,6 +364,12 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
     });
 
     const linking = new AbortController();
+    let linkedTo = '';
+    trust.onChange(() => {
+      // Whoever has that key now may be somebody else.
+      if (!trust.signers().has(linkedTo))
+        live.get()?.end(new AegisError('channel.bad_handshake', 'The key of the server at the other end was revoked.'));
+    });
     const link = linked
       ? linkLoop({
           open: (signal) =>
@@ -367,7 +379,10 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
                 secure: { trust: tlsTrust(config, identity.tls), proxy: proxyOf(config) },
                 userAgent: USER_AGENT,
                 node: { ...identity, key: keys.signing },
-                isServerKey: (raw) => trust.signers().has(keyIdOf(raw)),
+                isServerKey: (raw) => {
+                  linkedTo = keyIdOf(raw);
+                  return trust.signers().has(linkedTo);
+                },
                 handlerOf: () => null,
                 newId: uuidv7Generator(clock.now),
                 clock,

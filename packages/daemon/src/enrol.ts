@@ -4,6 +4,7 @@ import type { TlsTrust } from '@aegis/protocol/channel/secure-connect';
 import { AegisError } from '@aegis/protocol/errors';
 import { type FaultPoints, noFaultPoints } from '@aegis/protocol/fault-points';
 import { VERSION } from '@aegis/protocol/version';
+import { trustHome } from './access/trust-home.ts';
 import type { DaemonConfig } from './config.ts';
 import { ensureEnrolled } from './nodes/enrolment.ts';
 import { type Identity, type NodeKeys, readIdentity } from './nodes/identity.ts';
@@ -74,6 +75,7 @@ export const enrolOnce = async ({
       },
       pinnedCertificate: (fingerprint) =>
         fetchPinnedCertificate(new URL(server), fingerprint, { proxy: proxyOf(config), client: clientOf(config) }),
+      trust: trustHome(config.data_dir, clock),
       clock,
       log,
     });

@@ -58,6 +58,8 @@ const TABLE = {
   'access.beyond_scope': [403, 252],
   'access.key_conflict': [409, 1],
   'access.root_key_absent': [409, 1],
+  'access.bad_root': [422, 2],
+  'access.bad_trust_bundle': [409, 252],
   'access.bad_password': [403, 252],
   'channel.bad_handshake': [403, 252],
   'channel.unsupported_version': [422, 252],

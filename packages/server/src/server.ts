@@ -1,6 +1,7 @@
 /** The control server's start order on one page: storage → domains → listeners; and its stop, the other way round. */
 import { join } from 'node:path';
 import { readBundle } from '@aegis/archive/bundle/read';
+import { operatorKeysOf } from '@aegis/protocol/access/operators';
 import type { Door } from '@aegis/protocol/endpoint';
 import { type FaultPoints, noFaultPoints } from '@aegis/protocol/fault-points';
 import { uuidv7Generator } from '@aegis/protocol/ids';
@@ -17,6 +18,8 @@ import { accessRoutes } from './access/routes.ts';
 import { operatorJwts, tokenKeyPair } from './access/tokens-jwt.ts';
 import { tokensService } from './access/tokens-service.ts';
 import { trustOf } from './access/trust.ts';
+import { trustLoop, trustWarnings } from './access/trust-loop.ts';
+import { trustRoutes } from './access/trust-routes.ts';
 import { artifactsRoutes } from './artifacts/routes.ts';
 import { type ArtifactsService, artifactsService } from './artifacts/service.ts';
 import { blobSweepLoop } from './artifacts/sweep-loop.ts';
@@ -26,8 +29,8 @@ import { backupsNodeRoutes } from './backups/routes-nodes.ts';
 import { backupsObjectRoutes } from './backups/routes-objects.ts';
 import { type BackupsService, backupsService } from './backups/service.ts';
 import { uploadSweepLoop } from './backups/upload-sweep.ts';
-import { channelCalls } from './channel/calls.ts';
 import { connectionsOf } from './channel/agent-connections.ts';
+import { channelCalls } from './channel/calls.ts';
 import { CHANNEL_UPGRADE, gateway } from './channel/gateway.ts';
 import { NODE_TOPICS, nodeTopic } from './commands/changes.ts';
 import { expiryLoop } from './commands/expiry-loop.ts';
@@ -36,6 +39,10 @@ import { nodeRoutes } from './commands/routes-nodes.ts';
 import { operatorRoutes } from './commands/routes-operators.ts';
 import { type CommandsService, commandsService } from './commands/service.ts';
 import type { ServerConfig } from './config.ts';
+import { eventRetentionLoop } from './events/retention-loop.ts';
+import { eventsRoutes } from './events/routes.ts';
+import { type EventsService, eventsService } from './events/service.ts';
+import { eventSettings } from './events/settings.ts';
 import { isLoopbackHost, parseListen } from './listen-address.ts';
 import { messagesRoutes } from './messages/routes.ts';
 import { type MessagesService, messagesService } from './messages/service.ts';
@@ -52,6 +59,7 @@ import { nodeScopes } from './nodes/scope.ts';
 import { type NodesService, nodesService } from './nodes/service.ts';
 import { sweepLoop } from './nodes/sweep-loop.ts';
 import { openServerStorage } from './offline.ts';
+import { openBus, openDataDir, openTls } from './opening.ts';
 import { openBlobs } from './platform/blobs.ts';
 import { type Clock, systemClock } from './platform/clock.ts';
 import { bodyBudget } from './platform/http/body-budget.ts';
@@ -62,7 +70,6 @@ import { tlsReloadLoop } from './platform/http/tls-reload-loop.ts';
 import { type Log, silentLog } from './platform/log.ts';
 import { maintenanceLoop } from './platform/storage/maintenance-loop.ts';
 import { backupSettings, callerLimits, channelLimits, commandLimits, messageLimits } from './settings.ts';
-import { openBus, openDataDir, openTls } from './opening.ts';
 import type { Storage } from './tables.ts';
 
 export interface RunningServer extends AsyncDisposable {
@@ -79,6 +86,7 @@ export interface RunningServer extends AsyncDisposable {
   messages: MessagesService;
   nodes: NodesService;
   audit: AuditService;
+  events: EventsService;
   /** Resolves when all is closed; safe to call again. */
   close(): Promise<void>;
 }
@@ -117,12 +125,13 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
 
   // Domains.
   const newId = uuidv7Generator(clock.now);
+  const trust = trustOf({ dataDir, keys, clock, faults, shared: storage.kind === 'postgres' });
   const audit = auditService({
     storage,
     clock,
     log,
     fleet: keys.fleet,
-    serverKey: keys.server,
+    serverKey: trust.serverKey,
     retentionDays: config.audit.retention_days,
   });
   undo.defer(() => audit.close().catch((err: unknown) => log.warn({ err }, 'the audit chain is not signed')));
@@ -135,7 +144,9 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
       now: clock.now,
     }),
     clock,
-    rootFingerprint: keys.rootFingerprint,
+    get rootFingerprint() {
+      return trust.rootFingerprint();
+    },
     joinMaster: keys.secrets.join_master,
     tlsFingerprint: () => pinnedCertificate(dataDir),
   });
@@ -144,7 +155,17 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     fleet: keys.fleet,
     now: clock.now,
   });
-  const trust = trustOf({ dataDir, keys, clock, faults, shared: storage.kind === 'postgres' });
+  const events = eventsService({
+    storage,
+    bus,
+    clock,
+    log,
+    nodes: { find: (id, within) => nodes.show(id, within) },
+    actorOf: tokens.actorOf,
+    ...eventSettings(config.events),
+    stopping: stopping.signal,
+  });
+  await events.start();
   const rows = nodesRepository(storage);
   const registrations = registrationsRepository(storage);
   const rules = {
@@ -168,7 +189,11 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     ...shared,
     registrations,
     identity: {
-      ...keys,
+      fleet: keys.fleet,
+      server: trust.serverKey,
+      get rootFingerprint() {
+        return trust.rootFingerprint();
+      },
       get trustBundle() {
         return trust.current().envelope;
       },
@@ -201,14 +226,14 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     blobs,
     readBundle,
     trust,
-    signer: { fleet: keys.fleet, key: keys.server },
+    signer: { fleet: keys.fleet, key: trust.serverKey },
     nodes: {
-      named: async (names) => (await rows.targetsNamed(names)).map(knownHost),
-      resolve: (targets) => nodes.resolveTargets(targets, null),
+      named: nodes.hostsNamed,
+      resolve: nodes.resolveTargets,
       activeIn: async (tx, uids) => new Set((await rows.activeIn(tx, uids)).map(({ uid }) => uid)),
       activeUids: async () => (await rows.targets()).map(({ uid }) => uid),
       onlineOf: nodes.onlineOf,
-      find: (id) => nodes.show(id, null),
+      find: nodes.show,
     },
     wake: (uid) => bus.publish(nodeTopic(uid)),
     onWoken: (listener) => bus.onRemote(NODE_TOPICS, listener),
@@ -223,19 +248,21 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
   });
   await artifacts.library.sweep();
   trust.onChange(artifacts.desired.announceTrust);
+  trust.onChange(audit.signHead); // by the key that is in force now
   // A crash may have come between the change and the telling. The first version is what every node enrolled with.
   if (trust.current().version > 1) await artifacts.desired.announceTrust(trust.current().version);
   const backups = backupsService({
     storage,
     dataDir,
     keyFile: { read: readPrivateFile, create: createPrivateFile },
-    signer: { fleet: keys.fleet, key: keys.server },
+    signer: { fleet: keys.fleet, key: trust.serverKey, keyOf: trust.servedWith },
     nodes: {
       candidates: nodes.candidates,
       candidate: nodes.candidate,
       activeIn: async (tx, uids) => new Set((await rows.activeIn(tx, uids)).map(({ uid }) => uid)),
       onlineOf: nodes.onlineOf,
-      find: (id) => nodes.show(id, null),
+      find: nodes.show,
+      namesWithin: nodes.namesWithin,
       keysOf: nodes.keysOf,
     },
     desired: artifacts.desired,
@@ -247,12 +274,15 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
   undo.defer(() => backups.s3.stores.close());
   undo.defer(() => backups.own.close());
   nodes.onChange(backups.reconciler.nodeChanged);
+  nodes.onChange(events.nodeChanged);
+  bus.onRemote(NODE_FACTS, events.nodeChanged);
   const commands = commandsService({
     storage,
     bus,
     clock,
     fleet: keys.fleet,
-    serverKey: keys.server,
+    serverKey: trust.serverKey,
+    operators: () => operatorKeysOf(trust.current().bundle),
     nodes: {
       resolve: nodes.resolveTargets,
       uidsWithin: nodes.uidsWithin,
@@ -267,6 +297,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
       },
     },
     desired: artifacts.desired,
+    tell: events.statements,
     limits: commandLimits(config),
   });
   nodes.onRetire({ inTransaction: commands.cancel.nodeRetired, afterwards: commands.cancel.wakeLate });
@@ -299,14 +330,17 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
   presenceLoop(nodes, stopping.signal, log);
   sweepLoop(registrations, clock, stopping.signal, log);
   maintenanceLoop(storage, stopping.signal, log);
+  eventRetentionLoop(events.retention, stopping.signal, log);
+  trustLoop({ trust, audit, newId, clock, log, signal: stopping.signal });
   auditLoops(audit, config.audit.sign_every_sec, stopping.signal, log);
 
   // Listeners.
   const routes: Route[] = [
-    ...accessRoutes({ rootFingerprint: keys.rootFingerprint, trust, keys: keysService(trust), tokens }),
+    ...accessRoutes({ trust, keys: keysService(trust), tokens }),
+    ...trustRoutes(trust),
     ...auditRoutes(audit, () => ({
       trust_bundle: trust.current().envelope,
-      root_fingerprint: keys.rootFingerprint,
+      root_fingerprint: trust.rootFingerprint(),
     })),
     ...nodesRoutes(nodes, enrolment, keyless, async (node) => {
       const trust_version = trust.current().version;
@@ -322,10 +356,12 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     ...nodeRoutes(commands),
     ...operatorRoutes(commands),
     ...logRoutes(commands),
+    ...eventsRoutes(events),
     ...messagesRoutes(messages),
     ...healthRoutes({
       clock,
       storage,
+      warnings: () => trustWarnings(trust),
       nodes: nodes.statistics,
       commands: commands.listing.figures,
     }),
@@ -333,7 +369,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
   const bodies = bodyBudget(config.http.body_budget_bytes);
   const channel = gateway({
     fleet: keys.fleet,
-    identity: keys.server,
+    identity: trust.serverKey,
     nodes: { nodeOf: nodes.forChannel, actorOf: nodes.actorOf, attend: nodes.attend },
     attached: (connection) => both(attached.attached(connection), messages.connected(connection)),
     calls: channelCalls(routes, { faults, newId, stopping: stopping.signal }),
@@ -407,7 +443,9 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
   return {
     addresses: addressesOf(listeners),
     fleet: keys.fleet,
-    rootFingerprint: keys.rootFingerprint,
+    get rootFingerprint() {
+      return trust.rootFingerprint();
+    },
     dataDir,
     storage,
     commands,
@@ -416,6 +454,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     messages,
     nodes,
     audit,
+    events,
     close,
     [Symbol.asyncDispose]: close,
   };
@@ -425,12 +464,6 @@ const both = (one: () => void, other: () => void) => (): void => {
   one();
   other();
 };
-
-const knownHost = ({ uid, name, key_id }: { uid: string; name: string; key_id: string | null }) => ({
-  uid,
-  name,
-  keyId: key_id,
-});
 
 const addressesOf = (listeners: readonly Listener[]): RunningServer['addresses'] => {
   const addresses: RunningServer['addresses'] = {};

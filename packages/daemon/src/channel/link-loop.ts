@@ -11,8 +11,9 @@ import type { Link } from './link.ts';
 
 export interface LinkLoopOptions {
   open(signal: AbortSignal): Promise<Link>;
-  /** Asked for when the server has a key that is not known: a newer trust bundle may name it. */
-  refreshTrust(): Promise<void>;
+  /** Asked for when the server has a key that is not known: a newer trust bundle may name it.
+   *  @returns whether another bundle is in force now */
+  refreshTrust(): Promise<boolean>;
   /** The session that is up has changed. */
   changed(session: Session | null): void;
   clock: Clock;
@@ -63,10 +64,14 @@ export const linkLoop = (options: LinkLoopOptions): { status(): LinkStatus; done
           ? 'the channel to the server could not be renewed, trying again'
           : 'no channel to the server: polling instead',
       );
-    if (refused && error.code === 'channel.bad_handshake')
-      await options
-        .refreshTrust()
-        .catch((cause: unknown) => log.debug({ err: cause }, 'the trust bundle was not asked for'));
+    if (refused && error.code === 'channel.bad_handshake') {
+      const learnt = await options.refreshTrust().catch((cause: unknown) => {
+        log.debug({ err: cause }, 'the trust bundle was not asked for');
+        return false;
+      });
+      // The server has got another key meanwhile, perhaps.
+      if (learnt) return waiting.reset();
+    }
     await pause(pauseMs, signal);
   };
   const run = async (): Promise<void> => {

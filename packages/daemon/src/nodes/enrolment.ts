@@ -55,6 +55,11 @@ export interface EnrolmentOptions {
   /** A client for this server, given the pinned certificate when the join token names one. */
   clientFor(tls: Identity['tls']): HttpClient;
   pinnedCertificate(fingerprint: string): Promise<string>;
+  /** Who is of the fleet that this node belongs to already. */
+  trust: {
+    isRoot(identity: Identity, fingerprint: string): boolean;
+    isOurs(identity: Identity, shown: Envelope, client: HttpClient): Promise<boolean>;
+  };
   clock: Clock;
   log: Logger;
 }
@@ -86,11 +91,11 @@ export const ensureEnrolled = async (options: EnrolmentOptions): Promise<{ ident
 
 const refuseOtherHome = (
   identity: Identity,
-  { dataDir, name }: EnrolmentOptions,
+  { dataDir, name, trust }: EnrolmentOptions,
   token: JoinToken | undefined,
 ): void => {
   const differs =
-    token && token.rootFingerprint !== identity.root_fingerprint
+    token && !trust.isRoot(identity, token.rootFingerprint)
       ? `fleet '${identity.fleet}' with another trust root`
       : name !== undefined && name !== identity.name
         ? `the fleet as '${identity.name}'`
@@ -112,7 +117,7 @@ const moved = async (
   options: EnrolmentOptions,
   token: JoinToken | undefined,
 ): Promise<Identity> => {
-  const { dataDir, server, clock, log } = options;
+  const { dataDir, server, log } = options;
   const pin = token?.tlsFingerprint;
   const tls = pin
     ? { certificate: await options.pinnedCertificate(pin), fingerprint: pin }
@@ -123,8 +128,7 @@ const moved = async (
   const client = options.clientFor(tls);
   try {
     const { trust_bundle } = await client.call(showTrust, { authorised: false });
-    const { bundle } = openTrustBundle(trust_bundle, identity.root_fingerprint, clock.now());
-    if (bundle.fleet !== identity.fleet) throw alreadyOf(dataDir, whose);
+    if (!(await options.trust.isOurs(identity, trust_bundle, client))) throw alreadyOf(dataDir, whose);
   } catch (error) {
     if (!(error instanceof AegisError)) throw error; // not reached: says nothing about who is there
     throw alreadyOf(dataDir, whose, error);

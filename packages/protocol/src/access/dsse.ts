@@ -64,13 +64,14 @@ export const openEnvelope = (
 export const signEnvelopeInPool = (payloadType: PayloadType, payload: unknown, key: KeyPair): Promise<Envelope> =>
   new Promise((resolve, reject) => {
     const bytes = Buffer.from(JSON.stringify(payload), 'utf8');
-    sign(null, preAuthEncoding(payloadType, bytes), key.privateKey, (error, signature) => {
+    const { keyId, privateKey } = key; // a server's key may be another one by the time that this is signed
+    sign(null, preAuthEncoding(payloadType, bytes), privateKey, (error, signature) => {
       if (error) reject(error);
       else
         resolve({
           payloadType,
           payload: bytes.toString('base64'),
-          signatures: [{ keyid: key.keyId, sig: signature.toString('base64') }],
+          signatures: [{ keyid: keyId, sig: signature.toString('base64') }],
         });
     });
   });

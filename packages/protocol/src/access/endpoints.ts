@@ -5,6 +5,7 @@ import { NextCursor, Page } from '../paging.ts';
 import { Envelope } from './dsse.ts';
 import { ROLES } from './roles.ts';
 import { Scope } from './scope.ts';
+import { KeyScope } from './trust-bundle.ts';
 
 const tag = 'access';
 const ById = z.object({ id: z.string().check(z.maxLength(64)) });
@@ -30,6 +31,10 @@ export const TrustedKey = z.object({
   name: z.string(),
   person: z.nullable(z.string()),
   usage: z.array(z.string()),
+  /** What an operator's key may order, and for whom; null: anything. */
+  scope: z.nullable(KeyScope),
+  /** When a server's key that is being replaced ends. */
+  until: z.nullable(z.string()),
   state: z.enum(['active', 'revoked']),
   /** Base64 of the 32 bytes. */
   public_key: z.string(),
@@ -43,7 +48,8 @@ export const NewTrustedKey = z.strictObject({
   public_key: z.string().check(z.minLength(1), z.maxLength(4096)),
   name: Title,
   person: z.optional(Title),
-  usage: z.array(z.enum(['artifacts'])).check(z.minLength(1), z.maxLength(8)),
+  usage: z.array(z.enum(['operate', 'artifacts', 'release'])).check(z.minLength(1), z.maxLength(8)),
+  scope: z.optional(KeyScope),
 });
 export type NewTrustedKey = z.infer<typeof NewTrustedKey>;
 export const listKeys = endpoint({
@@ -66,7 +72,7 @@ export const addKey = endpoint({
   caller: 'admin',
   scope: 'fleet',
   tag,
-  summary: 'Let a key sign artifacts; the root key signs a new trust bundle',
+  summary: 'Let a key sign orders or artifacts; the root key signs a new trust bundle',
   body: NewTrustedKey,
   response: TrustedKey,
   status: 201,

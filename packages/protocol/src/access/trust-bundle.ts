@@ -112,6 +112,8 @@ export const rootFingerprintOf = ({ threshold, keys, persons }: TrustRoot): stri
     .digest('hex');
 };
 
+export const rootKeyIds = ({ keys }: TrustRoot): string[] => keys.map((key) => keyIdOf(Buffer.from(key, 'base64')));
+
 /** How many of the root's keys, or persons, signed it; and whether they are enough. */
 export const rootSignatures = (
   envelope: Envelope,

@@ -6,18 +6,20 @@ import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import { Envelope } from '@aegis/protocol/access/dsse';
 import { generateKeyPair, type KeyPair, keyPairFromPem, privateKeyToPem } from '@aegis/protocol/access/keys';
-import { signTrustBundle } from '@aegis/protocol/access/trust-bundle';
+import { rootFingerprintOf, signTrustBundle } from '@aegis/protocol/access/trust-bundle';
 import { AegisError } from '@aegis/protocol/errors';
 import * as z from 'zod/mini';
+import { serverKeyIn } from './key-files.ts';
 import { createPrivateFile, privateDirectory, readPrivateFile } from './private-files.ts';
 import { readTrustChain, type TrustVersion } from './trust-chain.ts';
 
 export interface FleetKeys {
   fleet: string;
-  /** Hex SHA-256 of the root's raw public key: what join tokens pin. */
+  /** Of the root in force: what join tokens pin. */
   rootFingerprint: string;
-  rootPublicKey: Buffer;
-  /** Signs directives and enrolment answers. */
+  /** Of the root that the fleet began with: what says for good which fleet it is. */
+  firstRootFingerprint: string;
+  /** Signs directives and enrolment answers. What goes on while keys change asks `Trust` for it. */
   server: KeyPair;
   /** The trust bundle's versions, the newest last. */
   chain: readonly [TrustVersion, ...TrustVersion[]];
@@ -44,9 +46,6 @@ const paths = (dataDir: string) => ({
   secrets: join(dataDir, 'keys', 'secrets.json'),
 });
 
-/** Read for the moment of a change to the trust bundle; may be kept elsewhere in between. */
-export const rootKeyPath = (dataDir: string): string => paths(dataDir).root;
-
 /** What `dataDir` holds, or null when it was never initialised.
  *  @throws AegisError config.invalid when a part of it is missing, unreadable or not private */
 export const loadFleetKeys = (dataDir: string, now: number): FleetKeys | null => {
@@ -54,30 +53,35 @@ export const loadFleetKeys = (dataDir: string, now: number): FleetKeys | null =>
   const fleetText = readPrivateFile(at.fleet);
   if (fleetText === null) return null;
   const { fleet, root_fingerprint, trust_bundle } = parsed(at.fleet, FleetFile, fleetText);
-  const chain = readTrustChain(dataDir, trust_bundle, root_fingerprint, now);
+  const chain = readTrustChain(dataDir, trust_bundle, root_fingerprint);
   const { bundle } = chain.at(-1) ?? chain[0];
-  const server = keyPairFromPem(required(at.server));
-  if (!bundle.keys.some((key) => key.keyid === server.keyId && key.state === 'active'))
-    throw new AegisError('config.invalid', `${at.server} is not the key that the fleet's trust bundle names.`);
   return {
     fleet,
-    rootFingerprint: root_fingerprint,
-    rootPublicKey: Buffer.from(bundle.root.keys[0] ?? '', 'base64'),
-    server,
+    rootFingerprint: rootFingerprintOf(bundle.root),
+    firstRootFingerprint: root_fingerprint,
+    server: serverKeyIn(dataDir, bundle, now),
     chain,
     secrets: parsed(at.secrets, Secrets, required(at.secrets)),
   };
 };
 
-/** Makes a fleet in `dataDir`; safe to repeat after a crash, because fleet.json, which says that all is there, comes last. */
-export const createFleetKeys = (dataDir: string, fleetName: string | undefined, now: number): FleetKeys => {
+/** Makes a fleet in `dataDir`; safe to repeat after a crash, because fleet.json, which says that all is there, comes last.
+ *  @param keepRoot takes the root's private key (PEM) to where it shall be; without it, it stays in `dataDir` */
+export const createFleetKeys = (
+  dataDir: string,
+  fleetName: string | undefined,
+  now: number,
+  keepRoot?: (pem: string) => void,
+): FleetKeys => {
   const fleet = fleetName ?? `fleet-${randomBytes(4).toString('hex')}`;
   if (!FLEET_NAME.test(fleet))
     throw new AegisError('config.invalid', `'${fleet.slice(0, 80)}' is no fleet name: 1–64 of A-Z a-z 0-9 . _ -`);
   const at = paths(dataDir);
   privateDirectory(dataDir);
   privateDirectory(at.keys);
-  const root = keyPairFromPem(madeOnce(at.root, () => privateKeyToPem(generateKeyPair().privateKey)));
+  const root = keepRoot
+    ? rootKeptBy(keepRoot)
+    : keyPairFromPem(madeOnce(at.root, () => privateKeyToPem(generateKeyPair().privateKey)));
   const server = keyPairFromPem(madeOnce(at.server, () => privateKeyToPem(generateKeyPair().privateKey)));
   const secrets: Secrets = {
     jwt_signing_secret: randomBytes(32).toString('base64url'),
@@ -108,6 +112,13 @@ export const createFleetKeys = (dataDir: string, fleetName: string | undefined, 
   const made = loadFleetKeys(dataDir, now);
   if (!made) throw new AegisError('config.invalid', `${at.fleet} vanished while it was being made.`);
   return made;
+};
+
+/** Never in the data directory, not for a moment. */
+const rootKeptBy = (keep: (pem: string) => void): KeyPair => {
+  const root = generateKeyPair();
+  keep(privateKeyToPem(root.privateKey));
+  return root;
 };
 
 const madeOnce = (path: string, text: () => string): string => {

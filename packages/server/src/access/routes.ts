@@ -6,8 +6,7 @@ import type { Trust } from './trust.ts';
 
 /** access/routes: the HTTP door of the access domain. No rules and no SQL here. */
 export const accessRoutes = (parts: {
-  rootFingerprint: string;
-  trust: Pick<Trust, 'current'>;
+  trust: Pick<Trust, 'current' | 'rootFingerprint'>;
   keys: KeysService;
   tokens: TokensService;
 }): Route[] => {
@@ -15,7 +14,7 @@ export const accessRoutes = (parts: {
   return [
     route(api.showTrust, () => ({
       trust_bundle: parts.trust.current().envelope,
-      root_fingerprint: parts.rootFingerprint,
+      root_fingerprint: parts.trust.rootFingerprint(),
     })),
     route(api.listKeys, ({ query }) => keys.list(query)),
     route(api.addKey, ({ body }) => keys.add(body)),

@@ -1,8 +1,8 @@
-import { createHash } from 'node:crypto';
 import { existsSync, lstatSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { Envelope } from '@aegis/protocol/access/dsse';
 import { openTrustBundle, type TrustBundle } from '@aegis/protocol/access/trust-bundle';
+import { digestOf, followTrust } from '@aegis/protocol/access/trust-chain';
 import { AegisError } from '@aegis/protocol/errors';
 import type { FaultPoints } from '@aegis/protocol/fault-points';
 import * as z from 'zod/mini';
@@ -22,60 +22,52 @@ const MAX_FILE_BYTES = 2 * 1024 * 1024;
 const NAME = /^([1-9]\d{0,8})\.json$/;
 const DRAFT = /^\.[0-9a-f]{16}\.new$/;
 const folderOf = (dataDir: string): string => join(dataDir, 'trust');
+const pathOf = (dataDir: string, version: number): string => join(folderOf(dataDir), `${version}.json`);
 
-/** What the next version's `previous` has to be: hex SHA-256 of the payload's bytes. */
-export const digestOf = ({ payload }: Envelope): string =>
-  createHash('sha256').update(Buffer.from(payload, 'base64')).digest('hex');
-
-/** From the first to the newest, each checked against the root and the one before; the newest also against the clock.
- *  @throws AegisError config.invalid for a chain with a gap or a forged link, access.untrusted when the newest has expired */
+/** From the first to the newest, the first checked against the root, each later one against the one before.
+ *  @throws AegisError config.invalid for a chain with a gap or a forged link, access.untrusted for a forged first one */
 export const readTrustChain = (
   dataDir: string,
   first: Envelope,
   rootFingerprint: string,
-  now: number,
 ): readonly [TrustVersion, ...TrustVersion[]] => {
-  // Those before the newest are history: their expiry means nothing any more.
-  const opened = (envelope: Envelope, at = Number.NEGATIVE_INFINITY) =>
-    openTrustBundle(envelope, rootFingerprint, at).bundle;
-  const chain: [TrustVersion, ...TrustVersion[]] = [{ version: 1, envelope: first, bundle: opened(first) }];
-  for (let version = 2; version <= newestIn(dataDir); version++) {
-    const path = join(folderOf(dataDir), `${version}.json`);
-    const envelope = envelopeIn(path);
-    const before = chain.at(-1)?.envelope;
-    let bundle: TrustBundle;
-    try {
-      bundle = opened(envelope);
-    } catch (cause) {
-      throw broken(path, cause);
-    }
-    if (bundle.version !== version || !before || bundle.previous !== digestOf(before)) throw broken(path);
-    chain.push({ version, envelope, bundle });
-  }
-  opened(chain.at(-1)?.envelope ?? first, now);
+  // Expired ones are history; and where the newest is, somebody has to be able to put the next one in force.
+  const { bundle } = openTrustBundle(first, rootFingerprint, Number.NEGATIVE_INFINITY);
+  const chain: [TrustVersion, ...TrustVersion[]] = [{ version: 1, envelope: first, bundle }];
+  for (let last = chain[0]; last.version < newestIn(dataDir); chain.push(last)) last = following(dataDir, last);
   return chain;
 };
 
 /** The version after `before`, once it is there. @throws AegisError config.invalid when it does not follow from that */
-export const nextInTrustChain = (
-  dataDir: string,
-  before: TrustVersion,
-  rootFingerprint: string,
-): TrustVersion | null => {
+export const nextInTrustChain = (dataDir: string, before: TrustVersion): TrustVersion | null =>
+  existsSync(pathOf(dataDir, before.version + 1)) ? following(dataDir, before) : null;
+
+/** @throws AegisError config.invalid */
+const following = (dataDir: string, before: TrustVersion): TrustVersion => {
   const version = before.version + 1;
-  const path = join(folderOf(dataDir), `${version}.json`);
-  if (!existsSync(path)) return null;
+  const path = pathOf(dataDir, version);
   const envelope = envelopeIn(path);
-  const { bundle } = openTrustBundle(envelope, rootFingerprint, Number.NEGATIVE_INFINITY);
-  if (bundle.version !== version || bundle.previous !== digestOf(before.envelope)) throw broken(path);
-  return { version, envelope, bundle };
+  try {
+    const { bundle } = followTrust({ bundle: before.bundle, payload: before.envelope.payload }, envelope);
+    // A merge is for nodes that hold what this server lost; here each names the one before.
+    if (bundle.version === version && bundle.previous === digestOf(before.envelope))
+      return { version, envelope, bundle };
+  } catch (cause) {
+    throw broken(path, cause);
+  }
+  throw broken(path);
 };
+
+/** As it stands on disk, for whoever walks the chain; null when there is no such version.
+ *  @throws AegisError config.invalid */
+export const envelopeOfVersion = (dataDir: string, version: number): Envelope | null =>
+  existsSync(pathOf(dataDir, version)) ? envelopeIn(pathOf(dataDir, version)) : null;
 
 /** False when that version is there already. Durable when it returns. */
 export const addToTrustChain = (dataDir: string, version: number, envelope: Envelope, faults: FaultPoints): boolean => {
   privateDirectory(folderOf(dataDir));
   faults.at('server.trust-before-link');
-  const added = createPrivateFile(join(folderOf(dataDir), `${version}.json`), JSON.stringify(envelope));
+  const added = createPrivateFile(pathOf(dataDir, version), JSON.stringify(envelope));
   faults.at('server.trust-after-link');
   return added;
 };

@@ -1,3 +1,5 @@
+import { sql } from 'kysely';
+import type { Within } from '../platform/node-scope.ts';
 import { compiledOnce } from '../platform/storage/compiled.ts';
 import { type ColumnType, rowInserts } from '../platform/storage/row-statements.ts';
 import { type Executor, type Statement, together } from '../platform/storage/statements.ts';
@@ -131,24 +133,32 @@ export const assignmentsRepository = (storage: Storage) => {
         .execute();
       return new Set(rows.map(({ config_id }) => config_id));
     },
-    countsOf: async (configIds: readonly string[]): Promise<Map<string, number>> => {
+    /** How many nodes within have each. */
+    countsOf: async (configIds: readonly string[], within: Within): Promise<Map<string, number>> => {
       if (configIds.length === 0) return new Map();
       const rows = await read
         .selectFrom('backups_assignments')
         .select((of) => ['config_id', of.fn.countAll<number>().as('count')])
         .where('config_id', 'in', configIds)
         .where('present', '=', 1)
+        .where(within === null ? sql<boolean>`1 = 1` : within.holds('backups_assignments.node_uid'))
         .groupBy('config_id')
         .execute();
       return new Map(rows.map(({ config_id, count }) => [config_id, Number(count)]));
     },
-    /** Those that have it now, by name. */
-    page: (configId: string, limit: number, after?: readonly [string, string]): Promise<AssignmentRow[]> => {
+    /** Those within that have it now, by name. */
+    page: (
+      configId: string,
+      limit: number,
+      after: readonly [string, string] | undefined,
+      within: Within,
+    ): Promise<AssignmentRow[]> => {
       const rows = read
         .selectFrom('backups_assignments')
         .selectAll()
         .where('config_id', '=', configId)
         .where('present', '=', 1)
+        .where(within === null ? sql<boolean>`1 = 1` : within.holds('backups_assignments.node_uid'))
         .orderBy('node_name')
         .orderBy('node_uid')
         .limit(limit);

@@ -1,4 +1,5 @@
 import { sql } from 'kysely';
+import type { NodeScope, Within } from '../platform/node-scope.ts';
 import { forUpdate } from '../platform/storage/for-update.ts';
 import type { Storage, Tx } from '../tables.ts';
 import type { ConfigRow } from './tables.ts';
@@ -16,12 +17,27 @@ export interface ConfigHead {
 
 const EACH_AT_ONCE = 8;
 
+const assignedWithin = (within: NodeScope) =>
+  sql<boolean>`exists (select 1 from backups_assignments as a
+    where a.config_id = backups_configs.id and a.present = 1 and ${within.holds('a.node_uid')})`;
+const ranWithin = (within: NodeScope) =>
+  sql<boolean>`exists (select 1 from backups_runs as r
+    where r.config_id = backups_configs.id and ${within.holds('r.node_uid')})`;
+
 export const configsRepository = (storage: Storage) => {
   const { read } = storage;
   const live = () => read.selectFrom('backups_configs').selectAll().where('deleted_at', 'is', null);
   return {
     byId: (id: string): Promise<ConfigRow | undefined> => live().where('id', '=', id).executeTakeFirst(),
     byName: (name: string): Promise<ConfigRow | undefined> => live().where('name', '=', name).executeTakeFirst(),
+    /** Whether a node within has it, or has backups of it: else there is no such configuration for who asks. */
+    isWithin: async (id: string, within: NodeScope): Promise<boolean> =>
+      (await read
+        .selectFrom('backups_configs')
+        .select('id')
+        .where('id', '=', id)
+        .where((where) => where.or([assignedWithin(within), ranWithin(within)]))
+        .executeTakeFirst()) !== undefined,
     /** Also a deleted one, of several with the name the newest: its runs are still there. */
     everBy: (key: 'id' | 'name', text: string): Promise<ConfigRow | undefined> =>
       read
@@ -42,7 +58,12 @@ export const configsRepository = (storage: Storage) => {
       return new Map(rows.map((row) => [row.id, row]));
     },
     /** Live ones, by name, and how much text each is. @param nodeUid those that this node has */
-    page: (limit: number, after?: readonly [string, string], nodeUid?: string): Promise<ConfigHead[]> => {
+    page: (
+      limit: number,
+      after: readonly [string, string] | undefined,
+      nodeUid: string | undefined,
+      within: Within,
+    ): Promise<ConfigHead[]> => {
       let rows = read
         .selectFrom('backups_configs')
         .select(['id', 'name', sql<number>`length(spec)`.as('chars')])
@@ -50,6 +71,7 @@ export const configsRepository = (storage: Storage) => {
         .orderBy('name')
         .orderBy('id')
         .limit(limit);
+      if (within !== null) rows = rows.where((where) => where.or([assignedWithin(within), ranWithin(within)]));
       if (nodeUid !== undefined)
         rows = rows.where('id', 'in', (of) =>
           of

@@ -4,6 +4,7 @@ import { AegisError } from '@aegis/protocol/errors';
 import { isUuid } from '@aegis/protocol/ids';
 import * as z from 'zod/mini';
 import type { Clock } from '../platform/clock.ts';
+import type { Within } from '../platform/node-scope.ts';
 import type { OneAtATime } from '../platform/one-at-a-time.ts';
 import { decodeCursor, encodeCursor } from '../platform/paging.ts';
 import { type AssignmentChanges, HostsGone, type Outcome, type Wish } from './assignments.ts';
@@ -55,8 +56,8 @@ export const configsService = (on: {
     if (!row) throw unknownConfig(id);
     return row;
   };
-  const shown = async (row: ConfigRow): Promise<BackupConfig> => {
-    const [view] = await on.views([row]);
+  const shown = async (row: ConfigRow, within: Within = null): Promise<BackupConfig> => {
+    const [view] = await on.views([row], within);
     if (!view) throw unknownConfig(row.id);
     return view;
   };
@@ -175,7 +176,7 @@ export const configsService = (on: {
         configs.read,
         await wishFor(row, spec, before, by, now),
       );
-      const [view] = before ? await on.views([stored]) : [];
+      const [view] = before ? await on.views([stored], null) : [];
       return {
         config: {
           ...(view ?? configView(stored, { place: placeOf(destination), assigned: 0, last: undefined })),
@@ -281,19 +282,27 @@ export const configsService = (on: {
           throw new AegisError('backups.limit', 'A configuration takes 1000 names and selectors. Use a selector.');
         return apply(by, { ...spec, nodes }, { probe: false, dry_run: request.dry_run }, before, null);
       }),
-    list: async (query: { node?: string | undefined; limit: number; cursor?: string | undefined }) => {
-      const node = query.node === undefined ? undefined : (await on.nodes.find(query.node)).uid;
+    list: async (query: { node?: string | undefined; limit: number; cursor?: string | undefined }, within: Within) => {
+      const node = query.node === undefined ? undefined : (await on.nodes.find(query.node, within)).uid;
       const after = query.cursor === undefined ? undefined : decodeCursor(query.cursor, Cursor);
-      const heads = await configs.page(query.limit, after, node);
+      const heads = await configs.page(query.limit, after, node, within);
       const fitting = withinPage(heads, ({ chars }) => chars);
       const last = lastOf(fitting, heads, query.limit);
       const rows = await configs.byIds(fitting.map(({ id }) => id));
       return {
-        items: await on.views(fitting.flatMap(({ id }) => rows.get(id) ?? [])),
+        items: await on.views(
+          fitting.flatMap(({ id }) => rows.get(id) ?? []),
+          within,
+        ),
         next_cursor: last ? encodeCursor([last.name, last.id]) : null,
       };
     },
-    show: async (id: string): Promise<BackupConfig> => shown(await find(id)),
+    /** Within a scope a configuration is there when one of its nodes is. @throws AegisError backups.unknown_config */
+    show: async (id: string, within: Within): Promise<BackupConfig> => {
+      const row = await find(id);
+      if (within && !(await configs.isWithin(row.id, within))) throw unknownConfig(id);
+      return shown(row, within);
+    },
     /** Its nodes lose it; runs and archives stay. @throws AegisError backups.unknown_config */
     delete: (by: string, id: string): Promise<BackupConfig> =>
       on.inTurn(async () => {

@@ -1,4 +1,5 @@
 import type { Selectable } from '@aegis/protocol/commands/selector';
+import type { NodeScope, Within } from '../platform/node-scope.ts';
 import type { Tx } from '../tables.ts';
 
 /** A node as a selector sees it; its status does not count here. */
@@ -15,7 +16,9 @@ export interface NodeDoor {
   activeIn: (tx: Tx, uids: readonly string[]) => Promise<ReadonlySet<string>>;
   onlineOf: (uids: readonly string[]) => Promise<ReadonlySet<string>>;
   /** Retired ones too: their archives outlive them. By uid or name. @throws AegisError nodes.unknown_node */
-  find: (id: string) => Promise<{ uid: string; name: string }>;
+  find: (id: string, within: Within) => Promise<{ uid: string; name: string }>;
+  /** Names and uids of all that are within; retired ones too. */
+  namesWithin: (within: NodeScope) => Promise<ReadonlySet<string>>;
   /** Raw Ed25519 and X25519 public keys; retired ones too. */
   keysOf: (uid: string) => Promise<{ publicKey: Buffer | null; sealingKey: Buffer | null } | null>;
 }

@@ -6,6 +6,7 @@ import { AegisError } from '@aegis/protocol/errors';
 import { type Clock, isoTime } from '../platform/clock.ts';
 import type { NodeActor } from '../platform/http/actor.ts';
 import type { Log } from '../platform/log.ts';
+import type { Within } from '../platform/node-scope.ts';
 import type { Place } from './destinations-repository.ts';
 import type { GrantsRepository } from './grants-repository.ts';
 import type { NodeDoor } from './node-door.ts';
@@ -64,9 +65,10 @@ export const readingService = (on: {
       by: string,
       run: RunRow,
       { node, ttl_sec }: { node: string; ttl_sec: number },
+      within: Within,
     ): Promise<ResponseOf<typeof grantRestore>> => {
       requireObjects(run);
-      const { uid, name } = await on.nodes.find(node);
+      const { uid, name } = await on.nodes.find(node, within);
       const now = on.clock.now();
       const expires_at = now + ttl_sec * 1000;
       await on.grants.put({ run_id: run.id, node_uid: uid, expires_at, granted_at: now, granted_by: by }, now);

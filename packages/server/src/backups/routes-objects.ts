@@ -12,17 +12,17 @@ export const backupsObjectRoutes = (backups: BackupsService): Route[] => {
     route(nodes.openUpload, ({ actor, params, body }) => uploads.open(actor, params.id, body)),
     route(nodes.closeUpload, ({ actor, params, body }) => uploads.close(actor, params.id, body)),
     route(nodes.restoreSource, ({ actor, params }) => reading.source(actor, params.id, shown)),
-    route(operators.runLinks, async ({ actor, params }) => {
-      const run = await find(params.id);
+    route(operators.runLinks, async ({ actor, params, within }) => {
+      const run = await find(params.id, within);
       return reading.links(actor.name, run, await shown(run));
     }),
-    route(operators.grantRestore, async ({ actor, params, body }) =>
-      reading.grant(actor.name, await find(params.id), body),
+    route(operators.grantRestore, async ({ actor, params, body, within }) =>
+      reading.grant(actor.name, await find(params.id, within), body, within),
     ),
-    route(operators.verifyRun, async ({ params }) => {
-      const run = await find(params.id);
+    route(operators.verifyRun, async ({ params, within }) => {
+      const run = await find(params.id, within);
       await verification.verify(run);
-      return shown(await find(run.id));
+      return shown(await find(run.id, within));
     }),
   ];
 };

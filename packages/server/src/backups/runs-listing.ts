@@ -4,6 +4,7 @@ import { AegisError } from '@aegis/protocol/errors';
 import { isUuid } from '@aegis/protocol/ids';
 import * as z from 'zod/mini';
 import { type Clock, isoTime, isoTimeOrNull } from '../platform/clock.ts';
+import type { Within } from '../platform/node-scope.ts';
 import { decodeCursor, encodeCursor } from '../platform/paging.ts';
 import type { AssignmentsRepository } from './assignments-repository.ts';
 import { specOf } from './config-views.ts';
@@ -39,27 +40,27 @@ export const runsListing = (on: {
   const { runs, configs } = on;
 
   /** A deleted one too: its runs are still there. @throws AegisError backups.unknown_config */
-  const configEver = async (id: string): Promise<ConfigRow> => {
+  const configEver = async (id: string, within: Within): Promise<ConfigRow> => {
     const row = await configs.everBy(isUuid(id) ? 'id' : 'name', id);
-    if (!row) throw unknownConfig(id);
+    if (!row || (within && !(await configs.isWithin(row.id, within)))) throw unknownConfig(id);
     return row;
   };
   /** A retired one's name too, where no other node bears it now: archives outlive their node. @throws AegisError nodes.unknown_node */
-  const nodeEver = async (text: string): Promise<{ uid: string; name: string }> => {
+  const nodeEver = async (text: string, within: Within): Promise<{ uid: string; name: string }> => {
     try {
-      return await on.nodes.find(text);
+      return await on.nodes.find(text, within);
     } catch (error) {
-      const found = await runs.nodeNamed(text);
+      const found = await runs.nodeNamed(text, within);
       if (!found) throw error;
       return found;
     }
   };
   /** `latest:CONFIG` and `latest:CONFIG@NODE`. A configuration's name has no '@'. */
-  const latest = async (text: string): Promise<RunRow> => {
+  const latest = async (text: string, within: Within): Promise<RunRow> => {
     const [config = '', node] = text.slice(LATEST.length).split(/@(.*)/s);
-    const { id, name } = await configEver(config);
-    const found = node === undefined ? null : await nodeEver(node);
-    const run = await runs.latestGood(id, found?.uid);
+    const { id, name } = await configEver(config, within);
+    const found = node === undefined ? null : await nodeEver(node, within);
+    const run = await runs.latestGood(id, found?.uid, within);
     if (!run)
       throw new AegisError(
         'backups.unknown_run',
@@ -68,9 +69,9 @@ export const runsListing = (on: {
     return run;
   };
   /** By id, or `latest:…`. @throws AegisError backups.unknown_run, unknown_config, nodes.unknown_node */
-  const find = async (id: string): Promise<RunRow> => {
-    if (id.startsWith(LATEST)) return latest(id);
-    const row = isUuid(id) ? await runs.byId(id) : undefined;
+  const find = async (id: string, within: Within): Promise<RunRow> => {
+    if (id.startsWith(LATEST)) return latest(id, within);
+    const row = isUuid(id) ? await runs.byIdWithin(id, within) : undefined;
     if (!row) throw unknownRun(id);
     return row;
   };
@@ -83,13 +84,14 @@ export const runsListing = (on: {
   return {
     find,
     shown,
-    list: async ({ config, node, state, removed, limit, cursor }: RunQuery) => {
+    list: async ({ config, node, state, removed, limit, cursor }: RunQuery, within: Within) => {
       const rows = await runs.page(
         {
-          configId: config === undefined ? undefined : (await configEver(config)).id,
-          nodeUid: node === undefined ? undefined : (await nodeEver(node)).uid,
+          configId: config === undefined ? undefined : (await configEver(config, within)).id,
+          nodeUid: node === undefined ? undefined : (await nodeEver(node, within)).uid,
           state,
           removed: removed === 'true',
+          within,
         },
         limit,
         cursor === undefined ? undefined : decodeCursor(cursor, RunCursor),
@@ -98,10 +100,10 @@ export const runsListing = (on: {
       const last = lastOf(fitting, rows, limit);
       return { items: await views(fitting), next_cursor: last ? encodeCursor([last.started_at, last.id]) : null };
     },
-    show: async (id: string): Promise<Run> => shown(await find(id)),
+    show: async (id: string, within: Within): Promise<Run> => shown(await find(id, within)),
     /** A repeat changes nothing. @throws AegisError backups.unknown_run, run_ended */
-    cancel: async (by: string, id: string): Promise<Run> => {
-      const { id: runId } = await find(id);
+    cancel: async (by: string, id: string, within: Within): Promise<Run> => {
+      const { id: runId } = await find(id, within);
       const after = await runs.write('backups.cancel', async (tx) => {
         const run = await runs.lock(tx, runId);
         if (!run) throw unknownRun(id);
@@ -113,19 +115,21 @@ export const runsListing = (on: {
       });
       return shown(after);
     },
-    log: async (id: string, query: LogPage) => on.log.ofRun((await find(id)).id, query),
+    log: async (id: string, query: LogPage, within: Within) => on.log.ofRun((await find(id, within)).id, query),
     /** @throws AegisError nodes.unknown_node */
-    nodeLog: async (node: string, query: LogPage) => on.log.ofNode((await on.nodes.find(node)).uid, query),
+    nodeLog: async (node: string, query: LogPage, within: Within) =>
+      on.log.ofNode((await on.nodes.find(node, within)).uid, query),
 
     /** How each node stands under a configuration. */
     nodesOf: async (
       id: string,
       { limit, cursor }: LogPage,
+      within: Within,
     ): Promise<{ items: ConfigNode[]; next_cursor: string | null }> => {
       const config = isUuid(id) ? await configs.byId(id) : await configs.byName(id);
-      if (!config) throw unknownConfig(id);
+      if (!config || (within && !(await configs.isWithin(config.id, within)))) throw unknownConfig(id);
       const after = cursor === undefined ? undefined : decodeCursor(cursor, NodeCursor);
-      const rows = await on.assignments.page(config.id, limit, after);
+      const rows = await on.assignments.page(config.id, limit, after, within);
       const uids = rows.map(({ node_uid }) => node_uid);
       const [{ last, good }, reports, online] = await Promise.all([
         runs.newestOfNodes(config.id, uids),

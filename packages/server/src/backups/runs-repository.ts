@@ -1,5 +1,6 @@
 import { isGood, type RunState } from '@aegis/protocol/backups/run';
 import type { Updateable } from 'kysely';
+import type { Within } from '../platform/node-scope.ts';
 import { forUpdate } from '../platform/storage/for-update.ts';
 import { type ColumnType, rowsByKey } from '../platform/storage/row-statements.ts';
 import { type Statement, together } from '../platform/storage/statements.ts';
@@ -56,6 +57,8 @@ export interface RunFilter {
   state?: RunState | undefined;
   /** Those whose objects are gone too. */
   removed?: boolean | undefined;
+  /** Of the server's own files there are none within any scope. */
+  within: Within;
 }
 /** A sign of progress, of a run and attempt that `lock` and a check have found to be under way. */
 export interface ProgressRow {
@@ -116,13 +119,27 @@ export const runsRepository = (storage: Storage) => {
                   select ${ALL} from backups_runs where config_id = p.c order by started_at desc, id desc limit 1) as r`,
           runs: [[ids]],
         };
-  const filtered = ({ configId, nodeUid, state, removed }: RunFilter) => {
+  const filtered = ({ configId, nodeUid, state, removed, within }: RunFilter) => {
     let rows = read.selectFrom('backups_runs').selectAll();
     if (configId !== undefined) rows = rows.where('config_id', '=', configId);
     if (nodeUid !== undefined) rows = rows.where('node_uid', '=', nodeUid);
     if (state !== undefined) rows = rows.where('state', '=', state);
+    if (within !== null) rows = rows.where(within.holds('backups_runs.node_uid'));
     if (removed !== true) rows = rows.where('removed_at', 'is', null);
     return rows;
+  };
+
+  const page = (
+    filter: RunFilter,
+    limit: number,
+    after?: readonly [startedAt: number, id: string],
+  ): Promise<RunRow[]> => {
+    const rows = filtered(filter).orderBy('started_at', 'desc').orderBy('id', 'desc').limit(limit);
+    return (
+      after
+        ? rows.where((where) => where(where.refTuple('started_at', 'id'), '<', where.tuple(after[0], after[1])))
+        : rows
+    ).execute();
   };
 
   return {
@@ -157,26 +174,22 @@ export const runsRepository = (storage: Storage) => {
     saveProgress: async (tx: Tx, rows: readonly ProgressRow[]): Promise<void> => {
       if (rows.length > 0) await together(tx, [saveProgress(rows)]);
     },
-    page: (filter: RunFilter, limit: number, after?: readonly [startedAt: number, id: string]): Promise<RunRow[]> => {
-      const rows = filtered(filter).orderBy('started_at', 'desc').orderBy('id', 'desc').limit(limit);
-      return (
-        after
-          ? rows.where((where) => where(where.refTuple('started_at', 'id'), '<', where.tuple(after[0], after[1])))
-          : rows
-      ).execute();
-    },
+    page,
+    /** The run, when its node is within. */
+    byIdWithin: (id: string, within: Within): Promise<RunRow | undefined> =>
+      filtered({ removed: true, within }).where('id', '=', id).executeTakeFirst(),
     /** The newest that can be restored. */
-    latestGood: (configId: string, nodeUid: string | undefined): Promise<RunRow | undefined> =>
-      filtered({ configId, nodeUid })
+    latestGood: (configId: string, nodeUid: string | undefined, within: Within): Promise<RunRow | undefined> =>
+      filtered({ configId, nodeUid, within })
         .where('state', 'in', GOOD_STATES)
         .orderBy('started_at', 'desc')
         .orderBy('id', 'desc')
         .limit(1)
         .executeTakeFirst(),
     /** Of the node that bore this name in the newest of its runs: one that was retired is found by its runs alone. */
-    nodeNamed: async (name: string): Promise<{ uid: string; name: string } | undefined> => {
-      const row = await read
-        .selectFrom('backups_runs')
+    nodeNamed: async (name: string, within: Within): Promise<{ uid: string; name: string } | undefined> => {
+      const row = await filtered({ removed: true, within })
+        .clearSelect()
         .select(['node_uid', 'node_name'])
         .where('node_name', '=', name)
         .where('node_uid', 'is not', null)
@@ -185,7 +198,15 @@ export const runsRepository = (storage: Storage) => {
         .executeTakeFirst();
       return row?.node_uid ? { uid: row.node_uid, name: row.node_name } : undefined;
     },
-    newestOfConfigs: async (ids: readonly string[]): Promise<Map<string, RunRow>> => {
+    newestOfConfigs: async (ids: readonly string[], within: Within): Promise<Map<string, RunRow>> => {
+      if (within !== null) {
+        const found = new Map<string, RunRow>();
+        for (const configId of ids) {
+          const [newestRun] = await page({ configId, removed: true, within }, 1);
+          if (newestRun) found.set(configId, newestRun);
+        }
+        return found;
+      }
       const [rows = []] = await together(read, [newestOfConfig(ids)]);
       return new Map((rows as RunRow[]).map((row) => [row.config_id, row]));
     },

@@ -81,7 +81,7 @@ export const s3Reach = (parts: BackupParts, settings: S3Settings) => {
     signing,
     uploads: service,
     reading,
-    verification: runVerification({ runs, stores, placeOf, nodes, serverKey: parts.serverKey, clock }),
+    verification: runVerification({ runs, stores, placeOf, nodes, serverKeyOf: parts.serverKeyOf, clock }),
     sweep: uploadSweep({
       runs,
       uploads,

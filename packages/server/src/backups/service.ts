@@ -2,7 +2,6 @@
  *  state), destinations with their credentials, runs and their logs; called by its routes, by the nodes' polls and by what happens to nodes.
  *  Invariant: a generation is one text; a good run is proven by its node's signature and by the objects themselves; a run stays where it was
  *  written. It must not know how nodes are enrolled or polls wait, nor hand a credential to anyone but the node that it is sealed to. */
-import type { KeyPair } from '@aegis/protocol/access/keys';
 import type { Clock } from '../platform/clock.ts';
 import type { Log } from '../platform/log.ts';
 import { oneAtATime } from '../platform/one-at-a-time.ts';
@@ -62,8 +61,7 @@ export interface BackupParts {
   vault: CredentialVault;
   audit: ReturnType<typeof auditService>;
   nodes: NodeDoor;
-  /** Signs what the server makes of its own files. */
-  serverKey: KeyPair;
+  serverKeyOf: (keyId: string) => Buffer | null;
   clock: Clock;
   newId: () => string;
   log: Log;
@@ -73,7 +71,8 @@ export const backupsService = (on: {
   storage: Storage;
   dataDir: string;
   keyFile: KeyFile;
-  signer: Signer;
+  /** Its key signs what the server makes of its own files as well; `keyOf` knows those that it had before. */
+  signer: Signer & { keyOf(keyId: string): Buffer | null };
   nodes: NodeDoor;
   desired: DesiredDoor;
   s3: S3Settings;
@@ -99,7 +98,7 @@ export const backupsService = (on: {
     vault,
     audit,
     nodes,
-    serverKey: on.signer.key,
+    serverKeyOf: on.signer.keyOf,
     clock,
     newId,
     log,
@@ -138,7 +137,7 @@ export const backupsService = (on: {
     configs,
     destinations,
     changes,
-    views: configViews({ destinations, assignments, runs }),
+    views: configViews({ destinations, assignments, runs, nodes }),
     nodes,
     desired,
     vault,
@@ -175,7 +174,7 @@ export const backupsService = (on: {
       key: on.signer.key,
       clock,
     }),
-    keyId: on.signer.key.keyId,
+    keyId: () => on.signer.key.keyId,
     after: upkeep.after,
     clock,
     newId,

@@ -27,14 +27,14 @@ export const runVerification = (on: {
   stores: Stores;
   placeOf: (run: RunRow) => Promise<Place>;
   nodes: NodeDoor;
-  /** Signs what the server makes of its own files. */
-  serverKey: { keyId: string; publicRaw: Buffer };
+  /** Of a server key by its id, also one that was replaced since: what it signed of the server's own files. */
+  serverKeyOf: (keyId: string) => Buffer | null;
   clock: Clock;
 }) => {
   const { runs, clock } = on;
 
   const keyOf = async (run: RunRow): Promise<Buffer | null> => {
-    if (run.node_uid === null) return run.node_key === on.serverKey.keyId ? on.serverKey.publicRaw : null;
+    if (run.node_uid === null) return run.node_key === null ? null : on.serverKeyOf(run.node_key);
     return (await on.nodes.keysOf(run.node_uid))?.publicKey ?? null;
   };
   /** What is wrong, or null. Failures of the destination are thrown: they say nothing of the backup. */

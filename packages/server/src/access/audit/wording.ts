@@ -45,10 +45,10 @@ const SUMMARY_FIELDS = [
   'schedule',
 ] as const;
 /** Fields of answers that name what was made. */
-const RESULT_FIELDS = ['id', 'command_id', 'run_id', 'artifact_id', 'keyid', 'agent_uid', 'uid'] as const;
+const RESULT_FIELDS = ['id', 'command_id', 'run_id', 'artifact_id', 'keyid', 'head', 'agent_uid', 'uid'] as const;
 
 /** Text that both databases store and every reader reads alike. */
-const bounded = (text: string, most = MAX_CHARS): string => {
+export const bounded = (text: string, most = MAX_CHARS): string => {
   const short = text.length > most ? `${text.slice(0, most)}…` : text;
   return short.toWellFormed().replaceAll(/\p{Cc}/gu, '\u{fffd}');
 };

@@ -42,7 +42,7 @@ export const absenceDetection = (on: {
     }
     let after: [string, string] | undefined;
     do {
-      const rows = await on.assignments.page(config.id, NODES_AT_ONCE, after);
+      const rows = await on.assignments.page(config.id, NODES_AT_ONCE, after, null);
       const { good } = await on.runs.newestOfNodes(
         config.id,
         rows.map(({ node_uid }) => node_uid),

@@ -39,7 +39,7 @@ export const ownRunsService = (on: {
   destinations: DestinationsRepository;
   began: Pick<RunsService, 'begin'>;
   attempt: OneAttempt;
-  keyId: string;
+  keyId: () => string;
   after: AfterEnd;
   clock: Clock;
   newId: () => string;
@@ -205,7 +205,7 @@ export const ownRunsService = (on: {
             'backups.busy',
             `'${config.name}' is being carried out (run ${underWay.id}). Wait, or cancel that run.`,
           );
-        return on.began.begin(tx, { uid: null, name: NODE_NAME, keyId: on.keyId }, config, {
+        return on.began.begin(tx, { uid: null, name: NODE_NAME, keyId: on.keyId() }, config, {
           run_id: id,
           config_id: config.id,
           generation: config.revision,

@@ -190,7 +190,7 @@ export const retentionService = (on: {
     ): Promise<{ decisions: Decision[] }> => {
       const config = await on.findConfig(id);
       const uids =
-        wanted.node === undefined ? await removals.nodesOf(config.id) : [(await on.nodes.find(wanted.node)).uid];
+        wanted.node === undefined ? await removals.nodesOf(config.id) : [(await on.nodes.find(wanted.node, null)).uid];
       const decided: (readonly [Pair, Judged[]])[] = [];
       let count = 0;
       for (const nodeUid of uids) {

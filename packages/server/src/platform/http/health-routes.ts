@@ -21,6 +21,8 @@ type Statistics = ResponseOf<typeof statistics>;
 export const healthRoutes = (parts: {
   clock: Clock;
   storage: { kind: string; ping(): Promise<{ overloaded: boolean }> };
+  /** What people have to see to in time. */
+  warnings: () => string[];
   nodes: () => Promise<Statistics['nodes']>;
   commands: () => Promise<Pick<Statistics, 'commands' | 'executions'> & { outputBytes: number }>;
 }): Route[] => {
@@ -41,6 +43,7 @@ export const healthRoutes = (parts: {
   const health = async ({ reply }: RouteContext<typeof healthz>) => {
     const { failing, overloaded } = await look();
     const healthy = failing.length === 0;
+    const warnings = parts.warnings();
     if (!healthy) reply.code(503).header('retry-after', '2');
     return {
       status: healthy ? ('healthy' as const) : ('unhealthy' as const),
@@ -48,6 +51,7 @@ export const healthRoutes = (parts: {
       version: VERSION,
       ...(healthy ? {} : { failing }),
       ...(overloaded.length > 0 ? { overloaded } : {}),
+      ...(warnings.length > 0 ? { warnings } : {}),
     };
   };
   const figures = async (): Promise<Statistics> => {
