@@ -38,6 +38,9 @@ const KINDS: Readonly<Record<string, () => Kind>> = {
       .join(''),
     exitCode: 0,
   }),
+  // Little, and yet much where a second has a kibibyte.
+  page: () => ({ script: 'seq 1 1500', stdout: numbered(1, 1500), stderr: '', exitCode: 0 }),
+  chapter: () => ({ script: 'seq 1 20000', stdout: numbered(1, 20_000), stderr: '', exitCode: 0 }),
   // More than fits a segment or a request, in bursts.
   bursting: () => ({
     script: 'for i in 1 2 3 4 5; do seq $((i * 100000 - 99999)) $((i * 100000)); sleep 0.4; done',
