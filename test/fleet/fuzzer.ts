@@ -20,7 +20,7 @@ const MAX_FAULTS = 20;
 const GIVE_UP_MS = 5000;
 const LANES = 8;
 /** Those that may rightly be kept waiting. */
-const WAITING = new Set(['pollCommands', 'readLogs']);
+const WAITING = new Set(['pollCommands', 'readLogs', 'readEvents']);
 const WAIT_MS = 200;
 /** Busy or out of room is an answer; a failure is not. 405 and 404: a mutated path. */
 const STATUSES = new Set([200, 201, 202, 204, 206, 400, 401, 403, 404, 405, 409, 413, 415, 416, 422, 429, 431, 503]);

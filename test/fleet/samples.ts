@@ -248,6 +248,7 @@ export const stage = async (url: string, adminToken: string, now = Date.now()): 
     retryCommand: { params: { id: ended.commandId }, body: {} },
     listExecutions: { params: { id: command_id }, query: { limit: '2' } },
     readLogs: { params: { id: command_id }, query: { stream: 'stdout', attempt: '1', offset: '0' } },
+    readEvents: { query: { type: 'execution,node', node: node.name, from: '0', follow: 'false' } },
     statistics: {},
     openApi: {},
   };

@@ -7,6 +7,7 @@ import { migration0007 } from './backups/migrations/0007-backups-upkeep.ts';
 import { migration0012 } from './channel/migrations/0012-connections.ts';
 import { migration0003 } from './commands/migrations/0003-commands.ts';
 import { migration0011 } from './messages/migrations/0011-messages.ts';
+import { migration0013 } from './events/migrations/0013-events.ts';
 import { migration0002 } from './nodes/migrations/0002-nodes.ts';
 import { migration0004 } from './nodes/migrations/0004-registration-origins.ts';
 import { migration0008 } from './nodes/migrations/0008-agents.ts';
@@ -26,4 +27,5 @@ export const MIGRATIONS: readonly Migration[] = [
   migration0010,
   migration0011,
   migration0012,
+  migration0013,
 ];

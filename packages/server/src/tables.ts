@@ -5,6 +5,7 @@ import type { ArtifactsTables } from './artifacts/tables.ts';
 import type { BackupsTables } from './backups/tables.ts';
 import type { ChannelTables } from './channel/tables.ts';
 import type { CommandsTables } from './commands/tables.ts';
+import type { EventsTables } from './events/tables.ts';
 import type { MessagesTables } from './messages/tables.ts';
 import type { NodesTables } from './nodes/tables.ts';
 import type { Storage as AnyStorage } from './platform/storage/storage.ts';
@@ -15,6 +16,7 @@ export type Tables = AccessTables &
   ArtifactsTables &
   BackupsTables &
   ChannelTables &
-  MessagesTables;
+  MessagesTables &
+  EventsTables;
 export type Storage = AnyStorage<Tables>;
 export type Tx = Transaction<Tables>;

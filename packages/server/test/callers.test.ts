@@ -7,6 +7,7 @@ import * as backups from '@aegis/protocol/backups/endpoints';
 import * as backupsNodes from '@aegis/protocol/backups/node-endpoints';
 import * as commands from '@aegis/protocol/commands/endpoints';
 import { type Endpoint, pathOf } from '@aegis/protocol/endpoint';
+import * as events from '@aegis/protocol/events/endpoints';
 import * as messages from '@aegis/protocol/messages/endpoints';
 import * as messagesNodes from '@aegis/protocol/messages/node-endpoints';
 import * as nodes from '@aegis/protocol/nodes/endpoints';
@@ -30,6 +31,7 @@ const ENDPOINTS = [
   backupsAgents,
   messages,
   messagesNodes,
+  events,
 ].flatMap((part) => Object.values(part).filter(isEndpoint));
 
 const WHO = [
@@ -114,9 +116,13 @@ describe('every route as everyone', () => {
     const params = { id, stream: 'stdout', artifact_id: id, host_id: who }; // the nodes bear these names
     const body = endpoint.rawBody ? 'bytes' : endpoint.body ? '{"nonsense":1}' : undefined;
     const type = endpoint.rawBody ? 'application/octet-stream' : 'application/json';
-    return client.raw(endpoint.method, `${pathOf(endpoint, params)}${endpoint.rawBody ? '?offset=0' : ''}`, {
-      ...(body === undefined ? {} : { body, headers: { 'content-type': type } }),
-    });
+    return client.raw(
+      endpoint.method,
+      `${pathOf(endpoint, params)}${endpoint.rawBody ? '?offset=0' : endpoint === events.readEvents ? '?follow=false' : ''}`,
+      {
+        ...(body === undefined ? {} : { body, headers: { 'content-type': type } }),
+      },
+    );
   };
 
   test.each(WHO)('%s', async (who) => {

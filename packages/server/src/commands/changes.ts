@@ -10,6 +10,7 @@ import {
 } from '@aegis/protocol/commands/state';
 import { backoffMs, nextAttemptId } from './attempts.ts';
 import type { CommandRow, ExecutionRow, LiveCommand, LiveExecution } from './tables.ts';
+import { type Told, toldOf } from './told.ts';
 
 /** What one transaction does to executions, and everything that follows from it: a retry, the commands' counts and states, the
  *  depth of the nodes' queues, and whom to wake afterwards. Pure: rows in, rows out. Every writer goes through it, so counts
@@ -33,6 +34,8 @@ export interface Outcome {
   /** Node uid → by how much its queue grew. */
   queued: Map<string, number>;
   topics: string[];
+  /** Every state that an execution took on, in their order. */
+  told: Told[];
 }
 
 /** Whether the node may hold it: then what the server decides alone is only presumed. */
@@ -64,6 +67,7 @@ export class Changes {
   readonly #touched = new Set<LiveExecution>();
   readonly #created: ExecutionRow[] = [];
   readonly #topics = new Set<string>();
+  readonly #told: Told[] = [];
 
   constructor(executions: readonly LiveExecution[], commands: readonly LiveCommand[], rules: ChangeRules) {
     this.#rules = rules;
@@ -99,9 +103,12 @@ export class Changes {
     this.#topics.add(nodeTopic(uid));
   }
 
+  /** What an event says of it (exit code, error) is set before. */
   settle(row: LiveExecution, standing: Standing): void {
+    const isNew = row.state !== standing.state || (row.presumed === 1) !== standing.presumed;
     row.state = standing.state;
     row.presumed = standing.presumed ? 1 : 0;
+    if (isNew) this.#told.push(toldOf(row));
     if (standing.state !== 'queued' && !standing.presumed && standing.state !== 'expired')
       row.delivered_at ??= this.now;
     if (isFinal(standing.state)) {
@@ -123,16 +130,16 @@ export class Changes {
     row.newest = 0;
     this.touch(row);
     command.retry_count += 1;
-    this.#created.push(
-      newExecution({
-        id: nextAttemptId(row.id),
-        command,
-        node: { uid: row.node_uid, name: row.node_name },
-        attempt: row.attempt + 1,
-        notBefore: due,
-        now: this.now,
-      }),
-    );
+    const next = newExecution({
+      id: nextAttemptId(row.id),
+      command,
+      node: { uid: row.node_uid, name: row.node_name },
+      attempt: row.attempt + 1,
+      notBefore: due,
+      now: this.now,
+    });
+    this.#created.push(next);
+    this.#told.push(toldOf(next));
     this.#topics.add(nodeTopic(row.node_uid)).add(commandTopic(row.command_id));
   }
 
@@ -172,6 +179,7 @@ export class Changes {
       commands: [...this.#commands].map(([id, command]) => ({ id, ...command })),
       queued,
       topics: [...this.#topics],
+      told: this.#told,
     };
   }
 

@@ -12,6 +12,7 @@ import { type Statement, together } from '../platform/storage/statements.ts';
 import type { Storage, Tx } from '../tables.ts';
 import type { Outcome } from './changes.ts';
 import type { ExecutionRow, LiveCommand, LiveExecution } from './tables.ts';
+import type { Tell } from './told.ts';
 
 /** Executions and their commands inside one transaction: loaded (and on PostgreSQL locked, in the order of their ids), then
  *  saved as a set. */
@@ -118,7 +119,7 @@ export interface Loaded {
 }
 const NOTHING: Loaded = { rows: [], heads: [] };
 
-export const executionsRepository = (storage: Storage) => {
+export const executionsRepository = (storage: Storage, tell: Tell) => {
   const { kind } = storage;
   const growth = queueGrowth(kind);
   const locked = (tx: Tx) =>
@@ -222,6 +223,7 @@ export const executionsRepository = (storage: Storage) => {
         }),
         ...commandUpdates(outcome.commands as unknown as RowChange[]),
         ...(outcome.queued.size > 0 ? [growth(outcome.queued)] : []),
+        ...tell(outcome.told),
       ]);
     },
   };

@@ -29,6 +29,7 @@ import { streamBytes } from './stream-bytes.ts';
 import { streamHashes } from './stream-hashes.ts';
 import { type ResolveTargets, submissionService } from './submission.ts';
 import { submissionRepository } from './submission-repository.ts';
+import type { Tell } from './told.ts';
 
 export interface CommandLimits {
   redeliverAfterMs: number;
@@ -63,6 +64,7 @@ export const commandsService = (on: {
   nodes: NodeDoor;
   /** What polls tell of beside commands. */
   desired: DesiredRevisions;
+  tell: Tell;
   limits: CommandLimits;
   random?: () => number;
 }) => {
@@ -72,14 +74,14 @@ export const commandsService = (on: {
   const newId = uuidv7Generator(clock.now);
   const rules = (): ChangeRules => ({ now: clock.now(), random, retentionMs });
 
-  const executions = executionsRepository(storage);
+  const executions = executionsRepository(storage, on.tell);
   const outputRows = outputRepository(storage);
   const listingRows = listingRepository(storage);
   const hashes = streamHashes();
   const output = outputService({ storage, repository: outputRows, hashes, bus, clock });
   const submission = submissionService({
     storage,
-    repository: submissionRepository(storage),
+    repository: submissionRepository(storage, on.tell),
     resolve: nodes.resolve,
     uidsWithin: nodes.uidsWithin,
     bus,

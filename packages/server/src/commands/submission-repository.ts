@@ -5,6 +5,7 @@ import type { Storage, Tx } from '../tables.ts';
 import { newExecution } from './changes.ts';
 import { queueGrowth } from './executions-repository.ts';
 import type { CommandRow } from './tables.ts';
+import { type Tell, toldOf } from './told.ts';
 
 export type NewExecution = Readonly<Record<'id' | 'uid' | 'name', string>>;
 export interface NewCommand {
@@ -71,7 +72,7 @@ const EXECUTION = {
   stderr_missing: 'bigint',
 } as const;
 
-export const submissionRepository = (storage: Storage) => {
+export const submissionRepository = (storage: Storage, tell: Tell) => {
   const { kind, read } = storage;
   const known = compiledOnce((of: { actorId: string; key: string }) =>
     read
@@ -113,6 +114,7 @@ export const submissionRepository = (storage: Storage) => {
           ...(plain.length > 0 ? [commandInserts(plain.map(({ command }) => command))] : []),
           executionInserts(executions),
           growth(grown),
+          ...tell(executions.map(toldOf)),
         ]);
       return inserted;
     },

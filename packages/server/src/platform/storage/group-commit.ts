@@ -41,6 +41,7 @@ const ROLLBACK_WORK = CompiledQuery.raw('rollback to savepoint work');
 export interface GroupCommit<DB> {
   write: Storage<DB>['write'];
   writeTogether: Storage<DB>['writeTogether'];
+  onCommit: Storage<DB>['onCommit'];
   /** Does `work` in the next transaction, before all that waits and even when no more may wait: what asks whether writing works
    *  shall not be told that others write a lot. Few may call it, and seldom. */
   probe(work: (tx: Transaction<DB>) => Promise<unknown>): Promise<unknown>;
@@ -58,6 +59,10 @@ export const groupCommit = <DB>(
   let queue: QueuedWork<DB>[] = [];
   let loop: Promise<void> | null = null;
   let closed = false;
+  const listeners: (() => void)[] = [];
+  const committed = (): void => {
+    for (const listener of listeners) listener();
+  };
 
   const runQueue = async (): Promise<void> => {
     while (queue.length > 0) {
@@ -65,7 +70,7 @@ export const groupCommit = <DB>(
       await new Promise((resolve) => setImmediate(resolve));
       const batch = queue.slice(0, limits.batch);
       queue = queue.slice(limits.batch);
-      await commitBatch(database, batch, faults);
+      await commitBatch(database, batch, faults, committed);
     }
     loop = null;
   };
@@ -93,6 +98,7 @@ export const groupCommit = <DB>(
       ) =>
       (item: I) =>
         enqueue<O>(label, work as Work<DB>, item, options.last ? 'last' : undefined),
+    onCommit: (listener) => void listeners.push(listener),
     probe: (work) => enqueue('probe', async (tx) => [await work(tx)], undefined, 'first'),
     isFull,
     drain: async () => {
@@ -109,6 +115,7 @@ const commitBatch = async <DB>(
   { kind, writer }: { kind: StorageKind; writer: Kysely<DB> },
   batch: readonly QueuedWork<DB>[],
   faults: FaultPoints,
+  committed: () => void,
 ): Promise<void> => {
   let tx: ControlledTransaction<DB> | undefined;
   let outcomes: Outcomes<DB>;
@@ -119,6 +126,7 @@ const commitBatch = async <DB>(
     // A commit that fails may yet have happened (the connection broke before the answer): reported as failed, the sender
     // sends again, and what is stored twice is stored once.
     await tx.commit().execute();
+    committed();
     for (const { label } of batch) faults.at(`server.after-commit.${label}`);
   } catch (error) {
     await abandon(tx);

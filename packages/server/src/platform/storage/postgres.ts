@@ -56,6 +56,7 @@ export const openPostgres = <DB>(options: {
       read,
       write: group.write,
       writeTogether: group.writeTogether,
+      onCommit: group.onCommit,
       alone: aloneOn(read),
       ping: async () => {
         const overloaded = group.isFull();

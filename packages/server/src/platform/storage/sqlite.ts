@@ -59,6 +59,7 @@ export const openSqlite = <DB>(options: {
       read,
       write: group.write,
       writeTogether: group.writeTogether,
+      onCommit: group.onCommit,
       alone: (_, work) => work(), // one process has the file
       ping: async () => {
         const overloaded = group.isFull();

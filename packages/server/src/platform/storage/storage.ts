@@ -28,6 +28,8 @@ export interface Storage<DB> {
    *  of one name within this process must not overlap (`OneAtATime`): each holds a connection.
    *  @throws AegisError http.unavailable when the turn did not come */
   alone<T>(name: string, work: () => Promise<T>): Promise<T>;
+  /** Calls `listener` after each of this process's transactions that is durable, before anybody is answered. It must not throw. */
+  onCommit(listener: () => void): void;
   /** Answers when the database works, for health, and whether it has more to do than it can.
    *  @throws AegisError http.unavailable when it does not work */
   ping(): Promise<{ overloaded: boolean }>;
