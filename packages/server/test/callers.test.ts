@@ -1,6 +1,7 @@
 import * as audit from '@aegis/protocol/access/audit-endpoints';
 import * as access from '@aegis/protocol/access/endpoints';
 import type { Caller } from '@aegis/protocol/access/roles';
+import * as trust from '@aegis/protocol/access/trust-endpoints';
 import * as artifacts from '@aegis/protocol/artifacts/endpoints';
 import * as backupsAgents from '@aegis/protocol/backups/agent-endpoints';
 import * as backups from '@aegis/protocol/backups/endpoints';
@@ -22,6 +23,7 @@ const isEndpoint = (value: unknown): value is Endpoint =>
   typeof value === 'object' && value !== null && 'door' in value && 'caller' in value;
 const ENDPOINTS = [
   access,
+  trust,
   audit,
   nodes,
   commands,
