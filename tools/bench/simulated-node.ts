@@ -65,7 +65,7 @@ export const enrolSimulatedNode = async (pool: Pool, joinToken: string, name: st
   };
 };
 
-const reportOf = ({ command_id, execution_id, attempt }: OfferedCommand, keys: KeyPair): PostedReport => {
+export const reportOf = ({ command_id, execution_id, attempt }: OfferedCommand, keys: KeyPair): PostedReport => {
   const now = new Date().toISOString();
   const report: Report = {
     command_id,

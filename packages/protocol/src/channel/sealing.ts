@@ -61,8 +61,6 @@ export const sealer = ({
   let seq = 0;
   let begunAt = clock.monotonic();
   let inEpoch = 0;
-  const nonce = Buffer.alloc(12);
-  const associatedData = associating();
   return {
     seal: ({ id, type, channel }, payload) => {
       const now = clock.monotonic();
@@ -72,7 +70,7 @@ export const sealer = ({
         inEpoch = 0;
         begunAt = now;
       }
-      nonce.writeBigUInt64BE(BigInt(seq), 4);
+      const nonce = nonceOf(seq);
       const clear = { id, type, channel, timestamp: Math.floor(clock.now() / 1000), seq, epoch };
       const associated = associatedData(clear);
       const cipher = createCipheriv(ALGORITHM, key, nonce, { authTagLength: TAG_BYTES });
@@ -102,8 +100,6 @@ export const opener = ({
   let key = secretKey(first);
   let epoch = 0;
   let seq = 0;
-  const nonce = Buffer.alloc(12);
-  const associatedData = associating();
   return {
     open: (frame) => {
       const message = decodeMessage(frame);
@@ -112,7 +108,7 @@ export const opener = ({
           'channel.bad_sequence',
           `A message of the channel came out of turn (${message.seq} in epoch ${message.epoch}, where ${seq} in epoch ${epoch} was due): it was repeated, left out or moved. The node connects anew.`,
         );
-      nonce.writeBigUInt64BE(BigInt(seq), 4);
+      const nonce = nonceOf(seq);
       const using = message.epoch === epoch ? key : nextKey(key);
       const associated = associatedData(message);
       const sealed = Buffer.from(message.payload, 'base64');
@@ -162,20 +158,23 @@ const verifySignature = (
   );
 };
 
-/** Every clear field, length-prefixed, in this order: as `lengthPrefixed` makes it, and faster. What it gives holds until the next call.
- *  Each field is ASCII, by its pattern. */
-const associating = (): ((clear: Omit<Opened, 'payload'>) => Buffer) => {
-  const prefix = lengthPrefixed(['aegis-ws-1 message']);
-  const bytes = Buffer.alloc(512);
-  prefix.copy(bytes);
-  return ({ id, type, channel, timestamp, seq, epoch }) => {
-    let at = prefix.length;
-    for (const item of [id, type, channel, String(timestamp), String(seq), String(epoch)]) {
-      at = bytes.writeUInt32BE(item.length, at);
-      at += bytes.write(item, at, 'latin1');
-    }
-    return bytes.subarray(0, at);
-  };
+// Of all connections, so that ten thousand of them do not hold ten thousand of each: what one of these gives holds until its next call, and
+// nothing here waits in between.
+const NONCE = Buffer.alloc(12);
+const nonceOf = (seq: number): Buffer => {
+  NONCE.writeBigUInt64BE(BigInt(seq), 4);
+  return NONCE;
+};
+const PREFIX = lengthPrefixed(['aegis-ws-1 message']);
+const ASSOCIATED = Buffer.concat([PREFIX], 512);
+/** Every clear field, length-prefixed, in this order: as `lengthPrefixed` makes it, and faster. Each field is ASCII, by its pattern. */
+const associatedData = ({ id, type, channel, timestamp, seq, epoch }: Omit<Opened, 'payload'>): Buffer => {
+  let at = PREFIX.length;
+  for (const item of [id, type, channel, String(timestamp), String(seq), String(epoch)]) {
+    at = ASSOCIATED.writeUInt32BE(item.length, at);
+    at += ASSOCIATED.write(item, at, 'latin1');
+  }
+  return ASSOCIATED.subarray(0, at);
 };
 
 const signedBytes = (direction: Direction, sessionId: Uint8Array, associated: Buffer, sealed: Buffer): Buffer =>

@@ -174,8 +174,10 @@ const openSession = (
   },
 ): Open => {
   const { ws, clock, limits, log } = on;
-  const { admitted, keys, expiresAtMs } = facts;
-  const { uid, name, publicKey } = admitted.node;
+  // One by one: what a function below names is held for as long as the connection lasts, and request and keys need not be.
+  const { keys, expiresAtMs, known, close } = facts;
+  const { uid, name, publicKey } = facts.admitted.node;
+  const { skewSec } = facts.admitted;
   const calling = new AbortController();
   const { promise: closed, resolve: nowClosed } = Promise.withResolvers<void>();
   let closeCode: number | null = null;
@@ -194,7 +196,7 @@ const openSession = (
     if (!hello?.success)
       throw new AegisError('channel.bad_frame', "A node's first message is its hello, as docs/channel.md has it.");
     proven = true;
-    facts.known();
+    known();
     channels = hello.data.channels ?? null;
     const leaveNode = on.nodes.attend(uid);
     on.connections.add(connection)?.end(superseded(), CLOSE.superseded);
@@ -205,8 +207,8 @@ const openSession = (
     };
     const about = { node: name, uid, session: on.sessionToken.slice(0, 8), address: on.address };
     log.debug(about, 'a node connected');
-    if (Math.abs(admitted.skewSec) > TELL_SKEW_SEC)
-      log.warn({ ...about, skew_sec: admitted.skewSec }, "this node's clock differs from the server's");
+    if (Math.abs(skewSec) > TELL_SKEW_SEC)
+      log.warn({ ...about, skew_sec: skewSec }, "this node's clock differs from the server's");
   };
   const one = session({
     wire: socketWire(ws),
@@ -239,7 +241,7 @@ const openSession = (
       calling.abort('the connection ended');
       on.connections.remove(connection);
       leave();
-      facts.close(closeCode ?? (reason.code.startsWith('channel.') ? CLOSE.broken : CLOSE.silent), reason.code);
+      close(closeCode ?? (reason.code.startsWith('channel.') ? CLOSE.broken : CLOSE.silent), reason.code);
       if (reason.code.startsWith('channel.'))
         on.refused({
           agentId: uid,
