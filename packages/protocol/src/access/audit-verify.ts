@@ -3,7 +3,7 @@ import * as z from 'zod/mini';
 import { AUDIT_GENESIS, AuditEntry, AuditHead, auditHash } from './audit.ts';
 import { Envelope, openEnvelope, PAYLOAD_TYPES } from './dsse.ts';
 import { parseStrictJson } from './strict-json.ts';
-import { keysFor, openTrustBundle } from './trust-bundle.ts';
+import { keysFor, openTrustBundle, type TrustBundle } from './trust-bundle.ts';
 
 /** Verifies an export of the audit chain line by line, by nothing but the export, a pinned root and heads that somebody kept. */
 
@@ -84,9 +84,12 @@ export const auditVerifier = (options: { rootFingerprint?: string | null; kept?:
 
   let lines = 0;
   let header: z.infer<typeof Header> | null = null;
+  /** Server keys of the bundle, replaced ones too: what those signed stands as long as one in force signed after them. */
   let keys: ReadonlyMap<string, KeyObject> = new Map();
+  let inForce: ReadonlyMap<string, KeyObject> = new Map();
+  let isSignedInForce = false;
   /** Heads by the entry that they sign. */
-  const heads = new Map<number, { hash: string; line: number | null; kept: boolean }[]>();
+  const heads = new Map<number, { hash: string; line: number | null; kept: boolean; inForce: boolean }[]>();
   let entries = 0;
   let first: number | null = null;
   let seq = 0;
@@ -98,7 +101,7 @@ export const auditVerifier = (options: { rootFingerprint?: string | null; kept?:
   let keptTooOld = 0;
   let signedSeq: number | null = null;
 
-  const opened = (envelope: Envelope, line: number | null): AuditHead | null => {
+  const opened = (envelope: Envelope, line: number | null): (AuditHead & { inForce: boolean }) | null => {
     const { payload, signedBy } = openEnvelope(envelope, PAYLOAD_TYPES.auditHead, keys);
     const where = line === null ? 'A kept head' : 'This signed head';
     if (signedBy.length === 0) {
@@ -106,13 +109,14 @@ export const auditVerifier = (options: { rootFingerprint?: string | null; kept?:
       return null;
     }
     const head = z.safeParse(AuditHead, jsonOf(payload.toString('utf8')));
-    if (head.success && head.data.fleet === header?.fleet) return head.data;
+    if (head.success && head.data.fleet === header?.fleet)
+      return { ...head.data, inForce: signedBy.some((id) => inForce.has(id)) };
     find('bad_head', line, null, `${where} is no head of this fleet's audit chain.`);
     return null;
   };
-  const expectHead = (head: AuditHead, line: number | null): void => {
+  const expectHead = (head: AuditHead & { inForce: boolean }, line: number | null): void => {
     const known = heads.get(head.seq) ?? [];
-    heads.set(head.seq, [...known, { hash: head.hash, line, kept: line === null }]);
+    heads.set(head.seq, [...known, { hash: head.hash, line, kept: line === null, inForce: head.inForce }]);
   };
   /** Compares what was signed of an entry with what it has now. */
   const compareHeads = (): void => {
@@ -124,6 +128,7 @@ export const auditVerifier = (options: { rootFingerprint?: string | null; kept?:
       }
       if (head.kept) keptFitting += 1;
       else fitting += 1;
+      if (head.inForce) isSignedInForce = true;
       signedSeq = Math.max(signedSeq ?? 0, seq);
     }
     heads.delete(seq);
@@ -135,7 +140,10 @@ export const auditVerifier = (options: { rootFingerprint?: string | null; kept?:
       const pinned = options.rootFingerprint ?? line.root_fingerprint;
       const { bundle } = openTrustBundle(line.trust_bundle, pinned, 0); // it may have expired since
       if (bundle.fleet !== line.fleet) find('untrusted', lines, null, 'The trust bundle is of another fleet.');
-      else keys = keysFor(bundle, 'serve');
+      else {
+        keys = everServed(bundle);
+        inForce = keysFor(bundle, 'serve');
+      }
     } catch (error) {
       find('untrusted', lines, null, error instanceof Error ? error.message : 'The trust bundle is refused.');
     }
@@ -219,6 +227,13 @@ export const auditVerifier = (options: { rootFingerprint?: string | null; kept?:
             find('truncated', head.line, signed, `${whose} shows that entry ${signed} was there, and it is gone.`);
           }
         }
+      if (fitting > 0 && !isSignedInForce)
+        find(
+          'bad_head',
+          null,
+          signedSeq,
+          "No head is signed by a server key that is in force: a replaced one could be anybody's by now.",
+        );
       if (suppressed > 0)
         findings.push({
           what: 'unreadable',
@@ -244,6 +259,9 @@ export const auditVerifier = (options: { rootFingerprint?: string | null; kept?:
     },
   };
 };
+
+const everServed = (bundle: TrustBundle): Map<string, KeyObject> =>
+  keysFor({ ...bundle, keys: bundle.keys.map((key) => ({ ...key, state: 'active' as const })) }, 'serve');
 
 const isHash = (text: string): boolean => /^[0-9a-f]{64}$/.test(text);
 const jsonOf = (text: string): unknown => {
