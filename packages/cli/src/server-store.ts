@@ -1,4 +1,5 @@
 import { AegisError } from '@aegis/protocol/errors';
+import type { LocalUser } from '@aegis/server/offline';
 import * as Flags from '@oclif/core/flags';
 import { becomeOwnerOf } from './data-owner.ts';
 import { settingsOf } from './settings-flags.ts';
@@ -16,7 +17,7 @@ export const storeFlags = {
   }),
 };
 
-export type Store = { dataDir: string; databaseUrl?: string; jwtSecret?: string };
+export type Store = { dataDir: string; databaseUrl?: string; jwtSecret?: string; by: LocalUser };
 
 export const storeOf = async (
   flags: { 'data-dir'?: string | undefined; config?: string | undefined },
@@ -29,9 +30,12 @@ export const storeOf = async (
     configFile: flags.config,
   });
   if (config.data_dir === null) throw new AegisError('cli.usage', 'Name the data directory with --data-dir.');
+  const { localUser } = await import('@aegis/server/offline');
+  const by = localUser(env);
   becomeOwnerOf(config.data_dir);
   return {
     dataDir: config.data_dir,
+    by,
     ...(config.database_url === null ? {} : { databaseUrl: config.database_url }),
     ...(config.jwt_signing_secret === null ? {} : { jwtSecret: config.jwt_signing_secret }),
   };

@@ -4,6 +4,7 @@ import type { Role } from '@aegis/protocol/access/roles';
 import { AegisError } from '@aegis/protocol/errors';
 import { type FaultPoints, noFaultPoints } from '@aegis/protocol/fault-points';
 import type { Labels } from '@aegis/protocol/nodes/node';
+import { type LocalUser, localUser, recordedOffline } from './access/audit/offline.ts';
 import { claimStorage } from './access/claimed-storage.ts';
 import { createFleetKeys, type FleetKeys, loadFleetKeys } from './access/fleet-keys.ts';
 import { pinnedCertificate } from './access/own-certificate.ts';
@@ -16,6 +17,8 @@ import { appliedMigrations } from './platform/storage/migrate.ts';
 import { openStorage } from './platform/storage/open.ts';
 import type { Storage } from './tables.ts';
 
+export { type LocalUser, localUser };
+
 /** What works on the data directory by itself, whether or not a server runs on it. */
 
 export interface OnData {
@@ -24,6 +27,8 @@ export interface OnData {
   databaseUrl?: string | undefined;
   /** `jwt_signing_secret`: signs operators' tokens, where it is set. */
   jwtSecret?: string | null | undefined;
+  /** For the audit; absent: this process's user. */
+  by?: LocalUser | undefined;
   clock?: Clock | undefined;
 }
 
@@ -71,7 +76,11 @@ export const migrateServer = async (
 /** The token's text: this is the one time that it can be seen. */
 export const issueToken = (
   options: OnData & { role: Role; name: string; ttlSec?: number | undefined; scope?: string | undefined },
-): Promise<string> => withTokens(options, async (tokens) => (await tokens.createToken(options)).token);
+): Promise<string> => {
+  const { name, role, scope = null, ttlSec: ttl_sec } = options;
+  const call = { action: 'createToken', body: { name, role, scope, ttl_sec } };
+  return withTokens(options, async (tokens, record) => (await record(call, () => tokens.createToken(options))).token);
+};
 
 export const issueJoinToken = (
   options: OnData & {
@@ -81,16 +90,27 @@ export const issueJoinToken = (
     labels?: Labels | undefined;
     tlsFingerprint?: string | undefined;
   },
-): Promise<string> => withTokens(options, async (tokens) => (await tokens.createJoinToken(options)).join_token);
+): Promise<string> => {
+  const { uses, site, ttlSec: ttl_sec } = options;
+  const call = { action: 'createJoinToken', body: { ttl_sec, uses, site } };
+  return withTokens(
+    options,
+    async (tokens, record) => (await record(call, () => tokens.createJoinToken(options))).join_token,
+  );
+};
 
 export const listTokens = (options: OnData): Promise<OperatorToken[]> =>
   withTokens(options, (tokens) => everyPage((paging) => tokens.listTokens(paging)));
 export const revokeToken = (options: OnData & { id: string }): Promise<OperatorToken> =>
-  withTokens(options, (tokens) => tokens.revokeToken(options.id));
+  withTokens(options, (tokens, record) =>
+    record({ action: 'revokeToken', params: { id: options.id } }, () => tokens.revokeToken(options.id)),
+  );
 export const listJoinTokens = (options: OnData): Promise<JoinTokenInfo[]> =>
   withTokens(options, (tokens) => everyPage((paging) => tokens.listJoinTokens(paging)));
 export const revokeJoinToken = (options: OnData & { id: string }): Promise<JoinTokenInfo> =>
-  withTokens(options, (tokens) => tokens.revokeJoinToken(options.id));
+  withTokens(options, (tokens, record) =>
+    record({ action: 'revokeJoinToken', params: { id: options.id } }, () => tokens.revokeJoinToken(options.id)),
+  );
 
 /** @throws AegisError config.invalid when nobody has initialised it */
 export const requireFleetKeys = (dataDir: string, now: number): FleetKeys => {
@@ -129,7 +149,14 @@ export const openServerStorage = async (
   return storage;
 };
 
-const withTokens = async <T>(options: OnData, work: (tokens: TokensService) => Promise<T>): Promise<T> => {
+/** Leaves an entry in the audit. */
+type Recorded = <T>(call: { action: string; params?: unknown; body?: unknown }, work: () => Promise<T>) => Promise<T>;
+
+/** What `work` does not record is not: for reading, and for tests that count entries. */
+export const withTokens = async <T>(
+  options: OnData,
+  work: (tokens: TokensService, record: Recorded) => Promise<T>,
+): Promise<T> => {
   const clock = options.clock ?? systemClock;
   const keys = requireFleetKeys(options.dataDir, clock.now());
   const storage = await openServerStorage({ ...options, keys });
@@ -148,6 +175,7 @@ const withTokens = async <T>(options: OnData, work: (tokens: TokensService) => P
         joinMaster: keys.secrets.join_master,
         tlsFingerprint: () => pinnedCertificate(options.dataDir),
       }),
+      (call, does) => recordedOffline({ storage, clock, by: options.by ?? localUser({}) }, call, does),
     );
   } finally {
     await storage.close();

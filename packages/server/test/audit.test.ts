@@ -7,7 +7,16 @@ import { ackCommands, submitCommand } from '@aegis/protocol/commands/endpoints';
 import { sql } from 'kysely';
 import { describe, expect, test } from 'vitest';
 import { auditRepository } from '../src/access/audit/repository.ts';
-import { openServerStorage, requireFleetKeys } from '../src/offline.ts';
+import {
+  issueJoinToken,
+  issueToken,
+  listJoinTokens as joinTokensThere,
+  openServerStorage,
+  requireFleetKeys,
+  revokeJoinToken as revokeJoinTokenThere,
+  revokeToken as revokeTokenThere,
+  listTokens as tokensThere,
+} from '../src/offline.ts';
 import { handClock, startTestServer, type TestServer } from './start-test-server.ts';
 
 const exported = async (server: TestServer): Promise<string[]> => {
@@ -315,3 +324,39 @@ const rewritten = async (server: TestServer, from: number): Promise<void> => {
   }
   await run(server, `update access_audit_head set hash = '${hash}'`);
 };
+
+test('what is done on the data directory is in the chain of the running server, by whom and never a secret', async () => {
+  await using server = await startTestServer();
+  const { dataDir } = server;
+  const by = { uid: 1000, name: 'alice' };
+  const token = await issueToken({ dataDir, by, role: 'operator', name: 'ci', scope: 'site=fra', ttlSec: 60 });
+  const [made] = await tokensThere({ dataDir, by });
+  await revokeTokenThere({ dataDir, by, id: made?.id ?? '' });
+  await expect(revokeTokenThere({ dataDir, by, id: 'nobody' })).rejects.toMatchObject({ code: 'access.unknown_token' });
+  const joinToken = await issueJoinToken({ dataDir, by, ttlSec: 60, uses: 3, labels: { secret: 'label' } });
+  const [join] = await joinTokensThere({ dataDir, by });
+  await revokeJoinTokenThere({ dataDir, by, id: join?.id ?? '' });
+  const { items } = await server.as('admin').call(listAudit, { query: { limit: 100 } });
+  const asked = ['name=ci', 'role=operator', 'scope=site=fra', 'ttl_sec=60'];
+  const [id, joinId] = [made?.id, join?.id];
+  expect(
+    items.toReversed().map(({ action, outcome, code, targets, summary }) => [action, outcome, code, targets, summary]),
+  ).toEqual([
+    ['createToken', 'begun', null, [], asked],
+    ['createToken', 'ok', null, [id], asked],
+    ['revokeToken', 'begun', null, [id], []],
+    ['revokeToken', 'ok', null, [id], []],
+    ['revokeToken', 'begun', null, ['nobody'], []],
+    ['revokeToken', 'refused', 'access.unknown_token', ['nobody'], []],
+    ['createJoinToken', 'begun', null, [], ['ttl_sec=60', 'uses=3']],
+    ['createJoinToken', 'ok', null, [joinId], ['ttl_sec=60', 'uses=3']],
+    ['revokeJoinToken', 'begun', null, [joinId], []],
+    ['revokeJoinToken', 'ok', null, [joinId], []],
+  ]);
+  for (const { actor_kind, actor_id, actor_name, address } of items)
+    expect([actor_kind, actor_id, actor_name, address]).toEqual(['local', '1000', 'alice', null]);
+  const lines = await exported(server);
+  expect(verified(lines)).toMatchObject({ intact: true, entries: 10 });
+  for (const secret of [...token.split('.').slice(1), joinToken.split('.')[2] ?? ''])
+    expect(lines.join('\n')).not.toContain(secret);
+});

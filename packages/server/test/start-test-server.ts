@@ -10,7 +10,7 @@ import { registerComplete, registerInit, registerKeyless } from '@aegis/protocol
 import { enrolmentTranscript, joinTokenMac, RegisterInit } from '@aegis/protocol/nodes/enrolment';
 import * as z from 'zod/mini';
 import { type Flags, loadServerConfig } from '../src/config.ts';
-import { initialiseServer, issueJoinToken, issueToken } from '../src/offline.ts';
+import { initialiseServer, withTokens } from '../src/offline.ts';
 import type { Clock } from '../src/platform/clock.ts';
 import type { Log } from '../src/platform/log.ts';
 import { type RunningServer, startServer } from '../src/server.ts';
@@ -93,12 +93,13 @@ export const startTestServer = async (options: TestServerOptions = {}): Promise<
   const urlOf = () => Object.values(running.addresses)[0] ?? '';
   const issued = new Map<Role, Promise<string>>();
   const tokenOf = (role: Role): Promise<string> => {
-    const known = issued.get(role) ?? issueToken({ ...onData, role, name: `test-${role}` });
+    const made = () => withTokens(onData, async (on) => (await on.createToken({ role, name: `test-${role}` })).token);
+    const known = issued.get(role) ?? made();
     issued.set(role, known);
     return known;
   };
   const joinToken: TestServer['joinToken'] = (wanted = {}) =>
-    issueJoinToken({ ...onData, ttlSec: 3600, uses: 1, ...wanted });
+    withTokens(onData, async (on) => (await on.createJoinToken({ ttlSec: 3600, uses: 1, ...wanted })).join_token);
   const client = (bearer: () => Promise<string | undefined>) => testClient(urlOf, bearer);
   const withToken = (bearer: string) => client(async () => bearer);
   const anyone = client(async () => undefined);
