@@ -2,6 +2,7 @@ import type { AssignAnswer, Assignment, HostsAnswer } from '@aegis/protocol/arti
 import { AegisError } from '@aegis/protocol/errors';
 import type * as z from 'zod/mini';
 import type { Clock } from '../platform/clock.ts';
+import type { Within } from '../platform/node-scope.ts';
 import type { Tx } from '../tables.ts';
 import type { AssignmentsRepository } from './assignments-repository.ts';
 import type { DesiredState } from './desired.ts';
@@ -33,8 +34,8 @@ export const assignService = (on: {
   const { artifacts, assignments, library, nodes } = on;
 
   /** @throws AegisError artifacts.unknown_host */
-  const hostsNamed = async (names: readonly string[]): Promise<KnownHost[]> => {
-    const known = await nodes.named(names);
+  const hostsNamed = async (names: readonly string[], within: Within): Promise<KnownHost[]> => {
+    const known = await nodes.named(names, within);
     // A node chooses its name: one that is another node's uid must not come in its way.
     const found = new Map([
       ...known.map((host) => [host.name, host] as const),
@@ -45,8 +46,8 @@ export const assignService = (on: {
   };
   /** Nodes by names and selectors. Those without a key are refused by name, and no selector reaches them.
    *  @throws AegisError artifacts.unknown_target, artifacts.unsupported, commands.bad_selector */
-  const hostsTargeted = async (targets: readonly string[]): Promise<Host[]> => {
-    const found = await nodes.resolve(targets).catch((error: unknown) => {
+  const hostsTargeted = async (targets: readonly string[], within: Within): Promise<Host[]> => {
+    const found = await nodes.resolve(targets, within).catch((error: unknown) => {
       throw asUnknownTarget(error);
     });
     const named = new Set(targets);
@@ -171,39 +172,40 @@ export const assignService = (on: {
   return {
     /** @throws AegisError artifacts.unknown_artifact, unknown_host, unsupported, unknown_constant, not_settable, bad_constant,
      *  revoked_signer, limit */
-    assign: async (by: string, artifactId: string, host: string, settings: Settings | undefined) => {
+    assign: async (by: string, artifactId: string, host: string, settings: Settings | undefined, within: Within) => {
       const artifact = await library.find(artifactId);
-      const hosts = await hostsNamed([host]);
+      const hosts = await hostsNamed([host], within);
       refuseKeyless(hosts);
       return onlyOne(await assignTo(by, artifact, hosts, settings));
     },
 
     /** What is off already stays off. @throws AegisError artifacts.unknown_artifact, unknown_host, not_assigned */
-    unassign: async (by: string, artifactId: string, host: string): Promise<Assignment> => {
+    unassign: async (by: string, artifactId: string, host: string, within: Within): Promise<Assignment> => {
       const artifact = await library.find(artifactId);
-      const hosts = await hostsNamed([host]);
+      const hosts = await hostsNamed([host], within);
       const changes = await unassignFrom(by, artifact.name, hosts, artifact.id);
       if (!changes.some(({ after }) => after.artifact_id === artifact.id)) throw notAssigned(artifact, hosts);
       const { changed: _, ...assignment } = await onlyOne(changes);
       return assignment;
     },
 
-    /** The whole set of one version's nodes; nodes on other versions of the name stay as they are. Without `settings` a node that has
+    /** The whole set of one version's nodes within; nodes on other versions of the name stay as they are. Without `settings` a node that has
      *  the artifact keeps its own. @throws as `assign` */
     putHosts: async (
       by: string,
       artifactId: string,
       names: readonly string[],
       settings: Settings | undefined,
+      within: Within,
     ): Promise<z.infer<typeof HostsAnswer>> => {
       const artifact = await library.find(artifactId);
-      const hosts = await hostsNamed(names);
+      const hosts = await hostsNamed(names, within);
       refuseKeyless(hosts);
       const given = await settingsFor(artifact, settings);
       const wanted = new Set(hosts.map(({ uid }) => uid));
       const changes = await assignments.write('artifacts.put-hosts', async (tx) => {
         const current = await stillThere(tx, artifact);
-        const gone = (await assignments.holdersIn(tx, artifact.id))
+        const gone = (await assignments.holdersIn(tx, artifact.id, within))
           .filter(({ node_uid }) => !wanted.has(node_uid))
           .map(({ node_uid, node_name }) => ({ uid: node_uid, name: node_name }));
         const made = await on.changes(tx, {
@@ -239,14 +241,15 @@ export const assignService = (on: {
     assignMany: async (
       by: string,
       request: { artifact: string; targets: readonly string[]; constants?: Settings | undefined; dry_run: boolean },
+      within: Within,
     ): Promise<AssignAnswer> => {
       const artifact = await library.resolve(request.artifact);
-      const hosts = await hostsTargeted(request.targets);
+      const hosts = await hostsTargeted(request.targets, within);
       on.signers.refuseUntrusted(artifact);
       const changes = request.dry_run
         ? await planned(artifact.name, hosts, by, presence(artifact, await settingsFor(artifact, request.constants)))
         : await assignTo(by, artifact, hosts, request.constants);
-      return { artifact: await library.show(artifact.id), assignments: await answersOf(changes) };
+      return { artifact: await library.show(artifact.id, within), assignments: await answersOf(changes) };
     },
 
     /** `name` takes off whatever version is there, `name@version` or an id only that one. Nodes that a selector reaches and that do not
@@ -254,11 +257,12 @@ export const assignService = (on: {
     unassignMany: async (
       by: string,
       request: { artifact: string; targets: readonly string[]; dry_run: boolean },
+      within: Within,
     ): Promise<AssignAnswer> => {
       const reference = parseReference(request.artifact);
       const artifact = await library.resolve(request.artifact);
       const exact = 'id' in reference || reference.version !== null ? artifact.id : null;
-      const hosts = await hostsTargeted(request.targets);
+      const hosts = await hostsTargeted(request.targets, within);
       const rows = await assignments.ofName(
         artifact.name,
         hosts.map(({ uid }) => uid),
@@ -279,7 +283,7 @@ export const assignService = (on: {
         ? await planned(artifact.name, those, by, { kind: 'absent' })
         : await unassignFrom(by, artifact.name, those, exact);
       return {
-        artifact: exact === null ? null : await library.show(artifact.id),
+        artifact: exact === null ? null : await library.show(artifact.id, within),
         assignments: await answersOf(changes),
       };
     },

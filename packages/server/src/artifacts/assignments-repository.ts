@@ -1,3 +1,5 @@
+import { sql } from 'kysely';
+import type { Within } from '../platform/node-scope.ts';
 import { compiledOnce } from '../platform/storage/compiled.ts';
 import { type ColumnType, rowInserts, rowsByKey } from '../platform/storage/row-statements.ts';
 import { type Statement, together } from '../platform/storage/statements.ts';
@@ -181,14 +183,15 @@ export const assignmentsRepository = (storage: Storage) => {
         .where('node_uid', '=', uid)
         .where('name', '=', name)
         .executeTakeFirst(),
-    /** The nodes that run the artifact, by uid. */
-    holdersIn: (tx: Tx, artifactId: string): Promise<{ node_uid: string; node_name: string }[]> =>
+    /** The nodes within that run the artifact, by uid. */
+    holdersIn: (tx: Tx, artifactId: string, within: Within): Promise<{ node_uid: string; node_name: string }[]> =>
       tx
         .selectFrom('artifacts_assignments')
         .select(['node_uid', 'node_name'])
         .where('artifact_id', '=', artifactId)
         .where('confirmed', '=', 0)
         .where('present', '=', 1)
+        .where(within === null ? sql<boolean>`1 = 1` : within.holds('artifacts_assignments.node_uid'))
         .orderBy('node_uid')
         .execute(),
 
@@ -223,8 +226,8 @@ export const assignmentsRepository = (storage: Storage) => {
         .where('a.confirmed', '=', 0)
         .where('a.present', '=', 1)
         .executeTakeFirst(),
-    /** On how many nodes each is assigned. */
-    countsOf: async (artifactIds: readonly string[]): Promise<Map<string, number>> => {
+    /** On how many nodes within each is assigned. */
+    countsOf: async (artifactIds: readonly string[], within: Within): Promise<Map<string, number>> => {
       if (artifactIds.length === 0) return new Map();
       const rows = await read
         .selectFrom('artifacts_assignments')
@@ -232,6 +235,7 @@ export const assignmentsRepository = (storage: Storage) => {
         .where('artifact_id', 'in', artifactIds)
         .where('confirmed', '=', 0)
         .where('present', '=', 1)
+        .where(within === null ? sql<boolean>`1 = 1` : within.holds('artifacts_assignments.node_uid'))
         .groupBy('artifact_id')
         .execute();
       return new Map(rows.map(({ artifact_id, count }) => [artifact_id, count]));

@@ -3,6 +3,7 @@ import type { ForHost } from '@aegis/protocol/artifacts/endpoints';
 import { AegisError } from '@aegis/protocol/errors';
 import type { Clock } from '../platform/clock.ts';
 import type { Actor, NodeActor } from '../platform/http/actor.ts';
+import type { Within } from '../platform/node-scope.ts';
 import type { AssignmentsRepository, HostRow } from './assignments-repository.ts';
 import { absentBody, assignmentDirective, presentBody, type Signer, type Templates } from './directives.ts';
 import type { KnownHost } from './node-door.ts';
@@ -22,7 +23,7 @@ export const forHostService = (on: {
   templateOf: Templates;
   signers: Signers;
   signer: Signer;
-  named: (names: readonly string[]) => Promise<readonly KnownHost[]>;
+  named: (names: readonly string[], within: Within) => Promise<readonly KnownHost[]>;
   clock: Clock;
   newId: () => string;
 }) => {
@@ -36,7 +37,7 @@ export const forHostService = (on: {
     });
     if (counted.size + asked.length > COUNTS_KEPT) counted.clear();
     if (asked.length > 0) {
-      const counts = assignments.countsOf(asked); // whoever asks meanwhile waits for this answer
+      const counts = assignments.countsOf(asked, null); // whoever asks meanwhile waits for this answer
       for (const id of asked) {
         const count = counts.then((all) => all.get(id) ?? 0);
         count.catch(() => counted.delete(id));
@@ -71,18 +72,19 @@ export const forHostService = (on: {
     return signed.flat();
   };
 
-  const uidOf = async (host: string): Promise<string | undefined> => {
-    const known = await on.named([host]);
+  const uidOf = async (host: string, within: Within): Promise<string | undefined> => {
+    const known = await on.named([host], within);
     return (known.find(({ uid }) => uid === host) ?? known[0])?.uid;
   };
 
-  const forHost = async (actor: Actor, host: string): Promise<ForHost> => {
+  const forHost = async (actor: Actor, host: string, within: Within): Promise<ForHost> => {
     const version = on.signers.version();
-    const uid = actor.kind === 'node' ? ownUid(actor, host) : await uidOf(host);
+    const uid = actor.kind === 'node' ? ownUid(actor, host) : await uidOf(host, within);
     if (uid === undefined) return { artifacts: [], total: 0, directives: [], revision: 0, trust_version: version };
     const { revision, rows } = await assignments.ofHost(uid);
     const present = rows.filter((row) => row.present === 1);
-    const counts = await countsOf(present.map(({ artifact_id }) => artifact_id));
+    const ids = present.map(({ artifact_id }) => artifact_id);
+    const counts = await (within === null ? countsOf(ids) : assignments.countsOf(ids, within));
     const keyId = actor.kind === 'node' ? actor.keyId : null;
     return {
       artifacts: present.map(({ artifact }) =>

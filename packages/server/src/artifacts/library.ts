@@ -5,6 +5,7 @@ import { AegisError } from '@aegis/protocol/errors';
 import * as z from 'zod/mini';
 import { BlobFault, type Blobs } from '../platform/blobs.ts';
 import type { Clock } from '../platform/clock.ts';
+import type { Within } from '../platform/node-scope.ts';
 import type { OneAtATime } from '../platform/one-at-a-time.ts';
 import { decodeCursor, encodeCursor } from '../platform/paging.ts';
 import type { AssignmentsRepository } from './assignments-repository.ts';
@@ -35,8 +36,11 @@ export const libraryService = (on: {
   clock: Clock;
 }) => {
   const { repository, assignments } = on;
-  const views = async (rows: readonly ArtifactHead[]): Promise<Artifact[]> => {
-    const counts = await assignments.countsOf(rows.map(({ id }) => id));
+  const views = async (rows: readonly ArtifactHead[], within: Within): Promise<Artifact[]> => {
+    const counts = await assignments.countsOf(
+      rows.map(({ id }) => id),
+      within,
+    );
     return rows.map((row) => artifactView(row, counts.get(row.id) ?? 0, on.signers.stateOf));
   };
   const find = async (id: string): Promise<ArtifactHead> => {
@@ -44,8 +48,8 @@ export const libraryService = (on: {
     if (!row) throw unknownArtifact(id);
     return row;
   };
-  const show = async (id: string): Promise<Artifact> => {
-    const [view] = await views([await find(id)]);
+  const show = async (id: string, within: Within): Promise<Artifact> => {
+    const [view] = await views([await find(id)], within);
     if (!view) throw unknownArtifact(id);
     return view;
   };
@@ -67,19 +71,19 @@ export const libraryService = (on: {
     find,
     show,
     views,
-    list: async (query: ArtifactQuery): Promise<z.infer<typeof ArtifactList>> => {
+    list: async (query: ArtifactQuery, within: Within): Promise<z.infer<typeof ArtifactList>> => {
       const [before] = query.cursor === undefined ? [] : decodeCursor(query.cursor, Cursor);
       const found = await repository.page(query, query.limit, before);
       const rows = withinSize(found);
       const last = rows.length < found.length || found.length === query.limit ? rows.at(-1) : undefined;
       return {
-        artifacts: await views(rows),
+        artifacts: await views(rows, within),
         total: await repository.count(query),
         next_cursor: last ? encodeCursor([last.id]) : null,
       };
     },
-    detail: async (id: string): Promise<ArtifactDetail> => {
-      const artifact = await show(id);
+    detail: async (id: string, within: Within): Promise<ArtifactDetail> => {
+      const artifact = await show(id, within);
       const manifest = await repository.manifestOf(id);
       if (manifest === undefined) throw unknownArtifact(id);
       return detailView(artifact, manifest);
@@ -118,10 +122,10 @@ export const libraryService = (on: {
     /** @throws AegisError artifacts.unknown_artifact, artifacts.assigned */
     delete: (id: string): Promise<Artifact> =>
       on.inTurn(async () => {
-        const artifact = await show(id);
+        const artifact = await show(id, null);
         await repository.write('artifacts.delete', async (tx) => {
           if (!(await repository.byIdIn(tx, id))) throw unknownArtifact(id);
-          const holders = await assignments.holdersIn(tx, id);
+          const holders = await assignments.holdersIn(tx, id, null);
           if (holders.length > 0) throw stillAssigned(artifact, holders);
           await repository.update(tx, id, { deleted_at: on.clock.now(), manifest: '', signature: null });
         });

@@ -1,3 +1,4 @@
+import type { Within } from '../platform/node-scope.ts';
 import type { Tx } from '../tables.ts';
 
 export interface KnownHost {
@@ -8,14 +9,14 @@ export interface KnownHost {
 }
 /** What artifacts need to know of nodes. Retired ones count as unknown. */
 export interface NodeDoor {
-  /** Those that have one of the names or uids. */
-  named: (names: readonly string[]) => Promise<readonly KnownHost[]>;
+  /** Those within that have one of the names or uids. */
+  named: (names: readonly string[], within: Within) => Promise<readonly KnownHost[]>;
   /** @throws AegisError commands.unknown_target, commands.no_target, commands.bad_selector */
-  resolve: (targets: readonly string[]) => Promise<readonly KnownHost[]>;
+  resolve: (targets: readonly string[], within: Within) => Promise<readonly KnownHost[]>;
   /** As the transaction sees them. */
   activeIn: (tx: Tx, uids: readonly string[]) => Promise<ReadonlySet<string>>;
   activeUids: () => Promise<readonly string[]>;
   onlineOf: (uids: readonly string[]) => Promise<ReadonlySet<string>>;
   /** Retired ones too. @throws AegisError nodes.unknown_node */
-  find: (id: string) => Promise<{ uid: string }>;
+  find: (id: string, within: Within) => Promise<{ uid: string }>;
 }

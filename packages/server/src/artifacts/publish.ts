@@ -69,7 +69,7 @@ export const publisher = (on: {
   /** What a node was told binds the signature: assignments of the artifact are told anew. */
   const sign = async (tx: Tx, artifact: ArtifactHead, signature: Signature, by: string): Promise<readonly Change[]> => {
     await repository.update(tx, artifact.id, signature);
-    const holders = await on.assignments.holdersIn(tx, artifact.id);
+    const holders = await on.assignments.holdersIn(tx, artifact.id, null);
     return on.changes(tx, {
       name: artifact.name,
       hosts: holders.map(({ node_uid, node_name }) => ({ uid: node_uid, name: node_name })),

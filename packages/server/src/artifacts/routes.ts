@@ -14,12 +14,12 @@ export const artifactsRoutes = (artifacts: ArtifactsService): Route[] => {
       const publication = form ? ofForm(actor, form) : body ? ofJson(actor, body) : null;
       if (!publication) throw new AegisError('http.malformed', 'The request has no body. Send the bundle.');
       const { id, created } = await artifacts.publish(publication);
-      const artifact = await library.show(id);
+      const artifact = await library.show(id, null);
       if (created) return artifact;
       return reply.header('content-type', 'application/json; charset=utf-8').send(JSON.stringify(artifact)); // 200, not 201
     }),
-    route(api.listArtifacts, ({ query }) => library.list(query)),
-    route(api.showArtifact, ({ params }) => library.detail(params.id)),
+    route(api.listArtifacts, ({ query, within }) => library.list(query, within)),
+    route(api.showArtifact, ({ params, within }) => library.detail(params.id, within)),
     route(api.artifactBinary, async ({ actor, params, headers, reply }) => {
       const found =
         actor.kind === 'node' ? await library.binaryFor(actor.uid, params.id) : await library.binary(params.id);
@@ -30,25 +30,25 @@ export const artifactsRoutes = (artifacts: ArtifactsService): Route[] => {
         .send(answer.bytes ?? undefined);
     }),
     route(api.deleteArtifact, ({ params }) => library.delete(params.id)),
-    route(api.artifactsForHost, ({ actor, params }) => artifacts.forHost(actor, params.host_id)),
+    route(api.artifactsForHost, ({ actor, params, within }) => artifacts.forHost(actor, params.host_id, within)),
 
-    route(api.assignArtifact, ({ actor, params, body }) =>
-      assign.assign(nameOf(actor), params.artifact_id, params.host_id, body.constants),
+    route(api.assignArtifact, ({ actor, params, body, within }) =>
+      assign.assign(nameOf(actor), params.artifact_id, params.host_id, body.constants, within),
     ),
-    route(api.unassignArtifact, ({ actor, params }) =>
-      assign.unassign(nameOf(actor), params.artifact_id, params.host_id),
+    route(api.unassignArtifact, ({ actor, params, within }) =>
+      assign.unassign(nameOf(actor), params.artifact_id, params.host_id, within),
     ),
-    route(api.putHosts, ({ actor, params, body }) =>
-      assign.putHosts(nameOf(actor), params.artifact_id, body.hosts, body.constants),
+    route(api.putHosts, ({ actor, params, body, within }) =>
+      assign.putHosts(nameOf(actor), params.artifact_id, body.hosts, body.constants, within),
     ),
-    route(api.assignMany, ({ actor, body }) => assign.assignMany(nameOf(actor), body)),
-    route(api.unassignMany, ({ actor, body }) => assign.unassignMany(nameOf(actor), body)),
+    route(api.assignMany, ({ actor, body, within }) => assign.assignMany(nameOf(actor), body, within)),
+    route(api.unassignMany, ({ actor, body, within }) => assign.unassignMany(nameOf(actor), body, within)),
 
     route(api.postStatus, ({ actor, params, body }) => status.report(actor.uid, params.id, body)),
-    route(api.artifactStatus, ({ params, query }) => status.ofArtifact(params.id, query)),
-    route(api.allStatus, ({ query }) => status.all(query)),
+    route(api.artifactStatus, ({ params, query, within }) => status.ofArtifact(params.id, query, within)),
+    route(api.allStatus, ({ query, within }) => status.all(query, within)),
     route(api.putKernelReport, ({ actor, body }) => status.putKernel(actor.uid, body)),
-    route(api.showKernelReport, ({ params }) => status.kernel(params.id)),
+    route(api.showKernelReport, ({ params, within }) => status.kernel(params.id, within)),
   ];
 };
 

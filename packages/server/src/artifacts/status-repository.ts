@@ -1,5 +1,6 @@
 import type { ArtifactState } from '@aegis/protocol/artifacts/status';
 import { sql } from 'kysely';
+import type { Within } from '../platform/node-scope.ts';
 import type { Statement } from '../platform/storage/statements.ts';
 import { together } from '../platform/storage/statements.ts';
 import type { Storage, Tx } from '../tables.ts';
@@ -14,6 +15,7 @@ export interface StatusFilter {
   /** A node's name or uid. */
   node?: string | undefined;
   state?: ArtifactState | undefined;
+  within: Within;
 }
 /** An assignment, without its report's text. */
 export type StatusRow = Pick<
@@ -46,7 +48,7 @@ export const statusRepository = (storage: Storage) => {
     },
     /** By name and node, those after `after`. Tombstones that are confirmed only where `state` asks for detached ones. */
     page: (filter: StatusFilter, limit: number, after: readonly [string, string] | undefined): Promise<StatusRow[]> => {
-      const { artifactId, name, node, state } = filter;
+      const { artifactId, name, node, state, within } = filter;
       let rows = read
         .selectFrom('artifacts_assignments as a')
         .innerJoin('artifacts', 'artifacts.id', 'a.artifact_id')
@@ -65,6 +67,7 @@ export const statusRepository = (storage: Storage) => {
       if (name !== undefined) rows = rows.where('a.name', '=', name);
       if (node !== undefined)
         rows = rows.where((where) => where.or([where('a.node_uid', '=', node), where('a.node_name', '=', node)]));
+      if (within) rows = rows.where(within.holds('a.node_uid'));
       if (after) rows = rows.where(sql<boolean>`(a.name, a.node_uid) > (${after[0]}, ${after[1]})`);
       return rows.execute();
     },

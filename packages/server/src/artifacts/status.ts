@@ -3,6 +3,7 @@ import type { KernelReport, StatusReport } from '@aegis/protocol/artifacts/statu
 import { AegisError } from '@aegis/protocol/errors';
 import * as z from 'zod/mini';
 import { type Clock, isoTime, isoTimeOrNull } from '../platform/clock.ts';
+import type { Within } from '../platform/node-scope.ts';
 import { decodeCursor, encodeCursor } from '../platform/paging.ts';
 import type { Tx } from '../tables.ts';
 import type { AssignmentsRepository } from './assignments-repository.ts';
@@ -123,12 +124,12 @@ export const statusService = (on: {
       return { stored };
     },
     /** @throws AegisError artifacts.unknown_artifact, http.bad_cursor */
-    ofArtifact: async (id: string, query: Page) => {
+    ofArtifact: async (id: string, query: Page, within: Within) => {
       await on.library.find(id);
-      return page({ artifactId: id }, query);
+      return page({ artifactId: id, within }, query);
     },
     /** @throws AegisError http.bad_cursor */
-    all: (query: StatusFilter & Page) => page(query, query),
+    all: (query: Omit<StatusFilter, 'within'> & Page, within: Within) => page({ ...query, within }, query),
 
     putKernel: async (nodeUid: string, report: KernelReport): Promise<{ stored: boolean }> => {
       const text = JSON.stringify(report);
@@ -140,8 +141,11 @@ export const statusService = (on: {
       return { stored: true };
     },
     /** @throws AegisError nodes.unknown_node */
-    kernel: async (node: string): Promise<{ kernel: KernelReport | null; reported_at: string | null }> => {
-      const found = await repository.kernelOf((await on.nodes.find(node)).uid);
+    kernel: async (
+      node: string,
+      within: Within,
+    ): Promise<{ kernel: KernelReport | null; reported_at: string | null }> => {
+      const found = await repository.kernelOf((await on.nodes.find(node, within)).uid);
       return found
         ? { kernel: JSON.parse(found.report) as KernelReport, reported_at: isoTime(found.reported_at) }
         : { kernel: null, reported_at: null };

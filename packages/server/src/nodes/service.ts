@@ -214,9 +214,6 @@ export const nodesService = (parts: {
     /** Every node that is not retired, by the name that people know. */
     named: async (within: Within): Promise<{ uid: string; name: string }[]> =>
       (await repository.targets()).filter((row) => isWithin(within, row)).map(({ uid, name }) => ({ uid, name })),
-    /** Every node that is not retired, by the name that people know. */
-    named: async (within: Within): Promise<{ uid: string; name: string }[]> =>
-      (await repository.targets()).filter((row) => isWithin(within, row)).map(({ uid, name }) => ({ uid, name })),
     candidate: async (uid: string): Promise<Candidate | null> => {
       const row = (await repository.targetsNamed([uid])).find((one) => one.uid === uid);
       return row ? candidateOf(presence, row) : null;
@@ -354,6 +351,14 @@ export const nodesService = (parts: {
       return [...found.values()];
     },
 
+    /** Those within that bear one of these names or uids. */
+    hostsNamed: async (
+      names: readonly string[],
+      within: Within,
+    ): Promise<{ uid: string; name: string; keyId: string | null }[]> =>
+      (await repository.targetsNamed(names))
+        .filter((row) => isWithin(within, row))
+        .map(({ uid, name, key_id }) => ({ uid, name, keyId: key_id })),
     /** Those of the nodes that are within, retired ones too. */
     uidsWithin: repository.uidsWithin,
     /** Names and uids of all that are within, retired ones too. */

@@ -35,7 +35,7 @@ export const absenceDetection = (on: {
   const lateNodes = async function* (config: ConfigRow, expectMs: number): AsyncGenerator<Late> {
     const isLate = (since: number) => clock.now() - since > expectMs;
     if (config.mode === 'server') {
-      const good = await on.runs.latestGood(config.id, undefined);
+      const good = await on.runs.latestGood(config.id, undefined, null);
       const since = Math.max(good?.started_at ?? 0, config.created_at);
       if (isLate(since)) yield { node: null, since, never: !good };
       return;
