@@ -14,6 +14,7 @@ import type { AegisError } from '@aegis/protocol/errors';
 import { WebSocket } from 'ws';
 import type { ChannelCalls } from '../src/channel/calls.ts';
 import { type Gateway, type GatewayOptions, gateway } from '../src/channel/gateway.ts';
+import type { NodeActor } from '../src/platform/http/actor.ts';
 import { silentLog } from '../src/platform/log.ts';
 
 /** A gateway on a bare HTTP server, and a node that speaks to it frame by frame: so that each frame can be wrong. */
@@ -31,7 +32,7 @@ export interface GatewayStage extends AsyncDisposable {
   gateway: Gateway;
   server: KeyPair;
   nodes: KnownNode[];
-  refused: { agentId: string; error: AegisError }[];
+  refused: { agentId: string; error: AegisError; node: NodeActor | null }[];
   stop(): void;
 }
 
@@ -65,7 +66,7 @@ export const startGateway = async (
     },
     attached: more.attached ?? (() => () => undefined),
     calls: more.calls ?? (() => null),
-    refused: ({ agentId, error }) => refused.push({ agentId, error }),
+    refused: ({ agentId, error, node }) => refused.push({ agentId, error, node }),
     limits: {
       handshakeMs: 10_000,
       sessionMs: 3_600_000,

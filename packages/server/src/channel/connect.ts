@@ -72,7 +72,9 @@ export const connect = (on: ConnectOptions): void => {
   socket.on('data', (chunk: Buffer) => {
     if (proven) return open?.session.heard();
     heard += chunk.length;
-    if (heard > MAX_HANDSHAKE_BYTES + FRAME_OVERHEAD_BYTES) socket.destroy();
+    if (heard <= MAX_HANDSHAKE_BYTES + FRAME_OVERHEAD_BYTES) return;
+    broken(`More than ${MAX_HANDSHAKE_BYTES} bytes came before the handshake was over.`);
+    socket.destroy();
   });
   const known = (): void => {
     clearTimeout(late);
@@ -85,6 +87,17 @@ export const connect = (on: ConnectOptions): void => {
     clearTimeout(late);
     ws.close(code, reason);
     setTimeout(() => ws.terminate(), CLOSE_MS).unref();
+  };
+  /** What came is not of the protocol: nobody is answered. */
+  const broken = (what: string): void => {
+    if (over) return;
+    const error = new AegisError('channel.bad_frame', `${what} The node connects anew.`);
+    if (open) {
+      open.session.end(error); // which tells of it, and closes
+      return;
+    }
+    on.refused({ agentId: on.claimed.agentId.slice(0, 128), address: on.address, error, node: null });
+    close(CLOSE.broken, error.code);
   };
   const refuse = (error: unknown): void => {
     if (over) return;
@@ -142,16 +155,22 @@ export const connect = (on: ConnectOptions): void => {
   ws.on('ping', () => {
     const second = Math.floor(clock.monotonic() / 1000);
     pings = { second, count: pings.second === second ? pings.count + 1 : 1 };
-    if (pings.count > PINGS_PER_SEC) ws.terminate();
+    if (pings.count <= PINGS_PER_SEC) return;
+    broken(`More than ${PINGS_PER_SEC} pings came within a second.`);
+    ws.terminate();
   });
   ws.on('message', (data: Buffer, isBinary: boolean) => {
     if (over) return;
-    if (isBinary || (judged && !open)) return close(CLOSE.broken, 'channel.bad_frame');
+    if (isBinary) return broken('Bytes came where text is due.');
+    if (judged && !open) return broken('A frame came before the handshake was answered.');
     if (open) return open.session.take(data.toString('utf8'));
     judged = true;
     handshake(data.toString('utf8')).catch(refuse);
   });
-  ws.on('error', () => undefined); // 'close' follows, and says all that is to be done
+  // 'close' follows. What the WebSocket itself does not take is a frame that is none, or too large.
+  ws.on('error', (error: Error & { code?: string }) => {
+    if (error.code?.startsWith('WS_ERR_')) broken('A frame came that is none of the channel, or too large.');
+  });
   ws.on('close', () => {
     over = true;
     clearTimeout(late);
@@ -247,7 +266,8 @@ const openSession = (
           agentId: uid,
           address: on.address,
           error: reason,
-          node: { kind: 'node', uid, name, keyId: keyIdOf(publicKey), keyless: false },
+          // Who has only sent a handshake again is not that node.
+          node: proven ? { kind: 'node', uid, name, keyId: keyIdOf(publicKey), keyless: false } : null,
         });
       nowClosed();
     },

@@ -129,6 +129,8 @@ export const gateway = (on: GatewayOptions): Gateway => {
       try {
         claimed = claimsOf(request, place);
       } catch (error) {
+        if (error instanceof AegisError && !on.stopping.aborted)
+          on.refused({ agentId: `${request.headers['x-agent-id']}`.slice(0, 128), address, error, node: null });
         refuseUpgrade(socket, error, on.newId());
         return;
       }
