@@ -56,6 +56,11 @@ export const COMMANDS: Readonly<Record<string, TableEntry>> = {
     async () => (await import('./topics/submit.ts')).Submit,
   ),
   logs: entry('run', "Show a command's output, or follow it", async () => (await import('./topics/logs.ts')).Logs),
+  'access:sign': entry(
+    'run',
+    'Add your signature to what another operator signed',
+    async () => (await import('./topics/access-sign.ts')).AccessSign,
+  ),
   'commands:list': entry('run', 'List commands, newest first', async () => (await commands()).CommandsList),
   'commands:show': entry('run', 'Show one command', async () => (await commands()).CommandsShow),
   'commands:executions': entry(

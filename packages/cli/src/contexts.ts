@@ -13,6 +13,8 @@ export interface Context {
   tls_ca?: string;
   /** Hex SHA-256 of the server's certificate or of its key. */
   tls_fingerprint?: string;
+  /** Path of the operator's secret key. */
+  key?: string;
 }
 export interface Contexts {
   current: string | null;
@@ -56,6 +58,7 @@ export const readContexts = async (env: Env): Promise<Contexts> => {
       ...(typeof entry.token === 'string' ? { token: entry.token } : {}),
       ...(typeof entry.tls_ca === 'string' ? { tls_ca: entry.tls_ca } : {}),
       ...(typeof entry.tls_fingerprint === 'string' ? { tls_fingerprint: entry.tls_fingerprint } : {}),
+      ...(typeof entry.key === 'string' ? { key: entry.key } : {}),
     };
   }
   return { current: typeof file.current === 'string' ? file.current : null, contexts };

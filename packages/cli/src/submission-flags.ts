@@ -16,7 +16,6 @@ export const submissionFlags = {
   target: Flags.string({
     char: 't',
     ...many,
-    required: true,
     helpValue: 'NODE|SELECTOR',
     summary: "A node's name or uid, or a selector such as 'site=fra and not label.env=prod', or 'all'; repeatable",
   }),
@@ -90,7 +89,7 @@ export const submissionFlags = {
 };
 
 export interface SubmissionFlags {
-  target: string[];
+  target?: string[] | undefined;
   shell?: string | undefined;
   verb?: string | undefined;
   arg?: string[] | undefined;
@@ -123,6 +122,7 @@ export const submissionOf = (
   const ways = [argv !== null, flags.shell !== undefined, flags.verb !== undefined].filter(Boolean).length;
   if (ways === 0) throw usage("Nothing to run: write the command after --, or use --shell 'STRING' or --verb VERB.");
   if (ways > 1) throw usage('Give one of: a command after --, --shell, --verb.');
+  if (!flags.target) throw usage('Missing required flag target. See --help.');
   if (argv?.length === 0) throw usage('Nothing follows --; write the command there.');
   if (flags.arg && flags.verb === undefined) throw usage('--arg belongs to --verb.');
   const what =

@@ -6,8 +6,9 @@ import { migration0006 } from './backups/migrations/0006-backups.ts';
 import { migration0007 } from './backups/migrations/0007-backups-upkeep.ts';
 import { migration0012 } from './channel/migrations/0012-connections.ts';
 import { migration0003 } from './commands/migrations/0003-commands.ts';
-import { migration0011 } from './messages/migrations/0011-messages.ts';
+import { migration0014 } from './commands/migrations/0014-operators-directives.ts';
 import { migration0013 } from './events/migrations/0013-events.ts';
+import { migration0011 } from './messages/migrations/0011-messages.ts';
 import { migration0002 } from './nodes/migrations/0002-nodes.ts';
 import { migration0004 } from './nodes/migrations/0004-registration-origins.ts';
 import { migration0008 } from './nodes/migrations/0008-agents.ts';
@@ -28,4 +29,5 @@ export const MIGRATIONS: readonly Migration[] = [
   migration0011,
   migration0012,
   migration0013,
+  migration0014,
 ];

@@ -17,7 +17,10 @@ export interface ServerFlags {
 const DEFAULT_SERVER = 'http://127.0.0.1:8080';
 type Env = Readonly<Record<string, string | undefined>>;
 
-export const serverSettings = async (flags: ServerFlags, env: Env): Promise<ServerSettings & { origin: string }> => {
+export const serverSettings = async (
+  flags: ServerFlags,
+  env: Env,
+): Promise<ServerSettings & { origin: string; key: string | null }> => {
   const named = flags.server ?? (flags.context === undefined ? env.AEGIS_SERVER : undefined);
   const context = named ? null : await chosenContext(flags.context ?? env.AEGIS_CONTEXT, env);
   const url = checkedUrl(named ?? context?.server ?? DEFAULT_SERVER);
@@ -39,6 +42,7 @@ export const serverSettings = async (flags: ServerFlags, env: Env): Promise<Serv
     client: clientCertificate(env),
     proxy: checkedProxy(env),
     origin,
+    key: context?.key ?? null,
   };
 };
 

@@ -1,9 +1,13 @@
 import { randomUUID } from 'node:crypto';
+import type { Envelope } from '@aegis/protocol/access/dsse';
 import type { Submission, SubmitAnswer } from '@aegis/protocol/commands/submission';
 import { AegisError } from '@aegis/protocol/errors';
 import type { Surroundings } from '../surroundings.ts';
 import { type Api, mayHaveArrived } from './client.ts';
 import { routes } from './routes.ts';
+
+/** What cancels a command: signed, where there is a key. */
+export type CancelBodyOf = (commandId: string) => Promise<{ directive?: Envelope }>;
 
 const SUBMIT_FOR_MS = 30_000;
 
@@ -40,9 +44,9 @@ const unknownSubmission = (error: unknown): unknown => {
 };
 
 /** For whoever no longer listens. */
-export const cancelQuietly = async (api: Api, id: string): Promise<void> => {
+export const cancelQuietly = async (api: Api, id: string, cancelling?: CancelBodyOf): Promise<void> => {
   try {
-    await api.call(routes.cancelCommand, { params: { id }, body: {} });
+    await api.call(routes.cancelCommand, { params: { id }, body: (await cancelling?.(id)) ?? {} });
   } catch {
     // It has ended meanwhile, or cannot be reached: nobody is left to tell.
   }

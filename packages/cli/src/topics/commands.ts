@@ -6,6 +6,8 @@ import { everyPage } from '../api/pages.ts';
 import { routes } from '../api/routes.ts';
 import { ServerCommand, serverFlags } from '../base-command.ts';
 import { exitText } from '../following/summary.ts';
+import { cancelBody } from '../signing/directives.ts';
+import { keyFlags, operatorSigner } from '../signing/operator-key.ts';
 import { facts, table } from '../ui/table.ts';
 import { ago, byteCount, took } from '../ui/time.ts';
 
@@ -174,13 +176,17 @@ export class CommandsCancel extends ServerCommand {
     { description: 'On one node', command: 'aegis commands cancel $ID --node web-1' },
   ];
   static override args = { command: idArg };
-  static override flags = { node: Flags.string({ helpValue: 'NODE', summary: 'Only on this node' }), ...serverFlags };
+  static override flags = {
+    node: Flags.string({ helpValue: 'NODE', summary: 'Only on this node' }),
+    ...keyFlags,
+    ...serverFlags,
+  };
 
   async run(): Promise<undefined> {
     const { flags, args } = await this.parse(CommandsCancel);
     await this.withApi(flags, async (api) => {
       const id = await commandIdOf(api, args.command);
-      const body = flags.node === undefined ? {} : { node: flags.node };
+      const body = await cancelBody(await operatorSigner(api, flags, this.around), id, flags.node, this.around.now());
       const command = await api.call(routes.cancelCommand, { params: { id }, body });
       await (flags.json
         ? this.printJson(command)

@@ -1,3 +1,4 @@
+import { resolve } from 'node:path';
 import { AegisError } from '@aegis/protocol/errors';
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
@@ -85,6 +86,7 @@ export class ContextSet extends AegisCommand {
       helpValue: 'HEX',
       summary: "Accept this server's certificate by its SHA-256, or its key's (also AEGIS_TLS_FINGERPRINT)",
     }),
+    key: Flags.string({ helpValue: 'FILE', summary: "The operator's secret key, to sign with; empty: none" }),
     use: Flags.boolean({ summary: 'Use it from now on' }),
     token: Flags.string({ hidden: true }),
   };
@@ -101,11 +103,13 @@ export class ContextSet extends AegisCommand {
     const tls_ca = flags['tls-ca'] ?? before?.tls_ca;
     const pin = flags['tls-fingerprint'];
     const tls_fingerprint = pin === undefined ? before?.tls_fingerprint : checkedFingerprint(pin, '--tls-fingerprint');
+    const key = flags.key === undefined ? before?.key : flags.key && resolve(flags.key);
     const context = {
       server,
       ...(token ? { token } : {}),
       ...(tls_ca ? { tls_ca } : {}),
       ...(tls_fingerprint ? { tls_fingerprint } : {}),
+      ...(key ? { key } : {}),
     };
     const current = flags.use || contexts.current === null ? name : contexts.current;
     const path = await writeContexts(this.around.env, { current, contexts: { ...contexts.contexts, [name]: context } });

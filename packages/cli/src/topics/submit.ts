@@ -1,12 +1,12 @@
 /** topics: one class per command: parses, calls the server or a door of server and daemon, prints. Loaded by command-table.ts alone.
  *  Invariant: results on stdout, everything else on stderr, one JSON document (or NDJSON) under --json.
  *  Must not hold what two commands need: that stands in api/, following/ or ui/. */
-import type { SubmitAnswer } from '@aegis/protocol/commands/submission';
+import type { Submission, SubmitAnswer } from '@aegis/protocol/commands/submission';
 import { AegisError } from '@aegis/protocol/errors';
 import * as Flags from '@oclif/core/flags';
 import type { Api } from '../api/client.ts';
 import { routes } from '../api/routes.ts';
-import { cancelQuietly, submitted } from '../api/submitting.ts';
+import { type CancelBodyOf, cancelQuietly, submitted } from '../api/submitting.ts';
 import { refuseTokenOnArgv, ServerCommand, serverFlags } from '../base-command.ts';
 import { askOnTerminal } from '../following/ask-terminal.ts';
 import { EXIT, exitStatus } from '../following/exit-status.ts';
@@ -17,6 +17,8 @@ import { prefixedSink } from '../following/prefixed-sink.ts';
 import { rawSink } from '../following/raw-sink.ts';
 import { followSession } from '../following/session.ts';
 import type { Sink } from '../following/sink.ts';
+import { cancelBody, readSigned, signedSubmission } from '../signing/directives.ts';
+import { keyFlags, operatorSigner } from '../signing/operator-key.ts';
 import { submissionFlags, submissionOf } from '../submission-flags.ts';
 import { ReaderGone } from '../ui/output.ts';
 import { plainText } from '../ui/plain-text.ts';
@@ -36,6 +38,7 @@ Ctrl-C asks whether to cancel the command or to detach from it (--on-interrupt d
     'submit --target TARGET [FLAGS] -- COMMAND [ARGUMENT...]',
     "submit --target TARGET [FLAGS] --shell 'STRING'",
     'submit --target TARGET [FLAGS] --verb VERB [--arg KEY=VALUE...]',
+    'submit --signed FILE [FLAGS]',
   ];
 
   static override examples = [
@@ -55,6 +58,11 @@ Ctrl-C asks whether to cancel the command or to detach from it (--on-interrupt d
       description: 'Containers, without waiting for the answer',
       command: 'aegis submit -t all --verb docker.ps --arg all=true --detach',
     },
+    {
+      description: 'Signed by two persons, for nodes that obey nothing less',
+      command:
+        'aegis submit -t db-1 --key ~/alice.key --sign-only -- reboot > reboot.json; aegis access sign reboot.json --key ~/bob.key; aegis submit --signed reboot.json',
+    },
   ];
 
   static override strict = false;
@@ -73,6 +81,18 @@ Ctrl-C asks whether to cancel the command or to detach from it (--on-interrupt d
       helpValue: 'SEC',
       summary: 'Give up after this long without the server',
     }),
+    ...keyFlags,
+    'sign-only': Flags.boolean({
+      summary: 'Submit nothing: print what is signed, for others to sign and for --signed',
+      exclusive: ['unsigned', 'signed', 'dry-run'],
+      helpGroup: 'SIGNING',
+    }),
+    signed: Flags.string({
+      helpValue: 'FILE',
+      summary: "Submit what was signed with --sign-only and 'aegis access sign'",
+      exclusive: ['key', 'target', 'shell', 'verb'],
+      helpGroup: 'SIGNING',
+    }),
     ...serverFlags,
   };
 
@@ -87,13 +107,23 @@ Ctrl-C asks whether to cancel the command or to detach from it (--on-interrupt d
         'cli.usage',
         `Write the command after --: aegis submit --target … -- ${plainText(extra.join(' '))}`,
       );
-    const submission = submissionOf(flags, remote, this.around);
+    const { signed } = flags;
+    if (signed !== undefined && remote)
+      throw new AegisError('cli.usage', 'What --signed names says what is to run: leave out what follows --.');
+    const asked =
+      signed === undefined ? submissionOf(flags, remote, this.around) : await submissionSigned(signed, flags);
     return await this.withApi(flags, async (api) => {
+      const signer = signed === undefined && !flags['dry-run'] ? await operatorSigner(api, flags, this.around) : null;
+      if (flags['sign-only'] && signer === null)
+        throw new AegisError('cli.usage', 'There is no key to sign with: give --key FILE, or set AEGIS_KEY.');
+      const submission = await signedSubmission(signer, asked, this.around.now());
+      if (flags['sign-only']) return await this.printJson(submission.directive);
       const answer = await submitted(api, submission, this.around);
+      const cancelling: CancelBodyOf = (id) => cancelBody(signer, id, undefined, this.around.now());
       if (answer.command_id === null) return await this.showTargets(answer, flags.json);
       if (flags.detach) return flags.json ? await this.printJson(answer) : await this.print(`${answer.command_id}\n`);
       const title = plainText(flags.shell ?? remote?.join(' ') ?? flags.verb ?? '');
-      return await this.follow(api, answer, answer.command_id, title, flags);
+      return await this.follow(api, answer, answer.command_id, title, cancelling, flags);
     });
   }
 
@@ -109,6 +139,7 @@ Ctrl-C asks whether to cancel the command or to detach from it (--on-interrupt d
     answer: SubmitAnswer,
     id: string,
     title: string,
+    cancelling: CancelBodyOf,
     flags: {
       json: boolean;
       prefix?: boolean;
@@ -144,7 +175,7 @@ Ctrl-C asks whether to cancel the command or to detach from it (--on-interrupt d
     const stop: Interrupts = interrupts({
       policy: flags['on-interrupt'],
       ask: view && canAsk ? view.ask : canAsk ? () => askOnTerminal(output, where) : null,
-      cancel: async () => void (await api.call(routes.cancelCommand, { params: { id }, body: {} })),
+      cancel: async () => void (await api.call(routes.cancelCommand, { params: { id }, body: await cancelling(id) })),
       say: async (text) => (live ? undefined : await this.note(text)),
     });
     view?.onStrike(stop.strike);
@@ -169,7 +200,7 @@ Ctrl-C asks whether to cancel the command or to detach from it (--on-interrupt d
       }
       return stop.interrupted ? EXIT.interrupted : exitStatus(outcome.executions, several);
     } catch (error) {
-      if (error instanceof ReaderGone && flags['on-interrupt'] !== 'detach') await cancelQuietly(api, id);
+      if (error instanceof ReaderGone && flags['on-interrupt'] !== 'detach') await cancelQuietly(api, id, cancelling);
       throw error;
     } finally {
       stop.stop();
@@ -186,3 +217,23 @@ Ctrl-C asks whether to cancel the command or to detach from it (--on-interrupt d
     await this.note(`${who}; the command waits until ${expires_at}.`);
   }
 }
+
+/** What was signed, and how it is to go where the signature leaves that open. */
+const submissionSigned = async (
+  file: string,
+  flags: {
+    'correlation-id'?: string | undefined;
+    'idempotency-key'?: string | undefined;
+    retries?: number | undefined;
+  },
+): Promise<Partial<Submission>> => {
+  const { envelope, directive } = await readSigned(file);
+  const { submissionOfDirective } = await import('@aegis/protocol/commands/signed');
+  return {
+    ...submissionOfDirective(directive),
+    directive: envelope,
+    ...(flags.retries === undefined ? {} : { max_retries: flags.retries }),
+    ...(flags['correlation-id'] === undefined ? {} : { correlation_id: flags['correlation-id'] }),
+    ...(flags['idempotency-key'] === undefined ? {} : { idempotency_key: flags['idempotency-key'] }),
+  };
+};

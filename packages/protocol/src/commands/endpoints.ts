@@ -1,4 +1,5 @@
 import * as z from 'zod/mini';
+import { Envelope } from '../access/dsse.ts';
 import { endpoint } from '../endpoint.ts';
 import { NextCursor, Page } from '../paging.ts';
 import {
@@ -153,7 +154,11 @@ export const cancelCommand = endpoint({
   tag,
   summary: 'Cancel what has not ended, on all nodes or on one',
   params: ById,
-  body: z.strictObject({ node: z.optional(z.string().check(z.maxLength(128))) }),
+  body: z.strictObject({
+    node: z.optional(z.string().check(z.maxLength(128))),
+    /** The same as an operator signed it. */
+    directive: z.optional(Envelope),
+  }),
   response: Command,
 });
 export const retryCommand = endpoint({

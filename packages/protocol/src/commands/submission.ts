@@ -1,4 +1,5 @@
 import * as z from 'zod/mini';
+import { Envelope } from '../access/dsse.ts';
 import { CommandState, ExecutionState } from './state.ts';
 
 /** What an operator submits, and what it becomes. */
@@ -48,7 +49,12 @@ const names = {
 };
 
 /** Our own door refuses fields that it does not know; the seed's ignores them. */
-export const Submission = z.strictObject({ ...names, ...options });
+export const Submission = z.strictObject({
+  ...names,
+  ...options,
+  /** The same as an operator signed it (`commands/signed.ts`): its id becomes the command's. */
+  directive: z.optional(Envelope),
+});
 export const SeedSubmission = z.object({ ...names, ...options });
 export type Submission = z.infer<typeof Submission>;
 

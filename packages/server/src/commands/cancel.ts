@@ -1,12 +1,16 @@
+import type { Envelope } from '@aegis/protocol/access/dsse';
 import { decidedByServer } from '@aegis/protocol/commands/state';
 import { AegisError } from '@aegis/protocol/errors';
 import type { Bus } from '../platform/bus.ts';
+import type { Clock } from '../platform/clock.ts';
 import type { Within } from '../platform/node-scope.ts';
 import type { Storage, Tx } from '../tables.ts';
-import { type ChangeRules, Changes, standingOf, wasOffered } from './changes.ts';
+import { type ChangeRules, Changes, nodeTopic, standingOf, wasOffered } from './changes.ts';
 import type { ExecutionsRepository } from './executions-repository.ts';
 import type { ListingRepository } from './listing-repository.ts';
+import type { OperatorCancels } from './operator-cancels.ts';
 import type { ScopedParts } from './scoped-part.ts';
+import type { SignedRequests } from './signed-requests.ts';
 import type { LiveExecution } from './tables.ts';
 
 /** What ends executions from this side: an operator's cancel and a node's retirement. What no poll has carried ends at once;
@@ -20,6 +24,10 @@ export const cancelService = (on: {
   executions: ExecutionsRepository;
   listing: ListingRepository;
   parts: ScopedParts;
+  /** Operators' own. */
+  signed: Pick<SignedRequests, 'cancel'>;
+  cancels: OperatorCancels;
+  clock: Clock;
   bus: Bus;
   newId: () => string;
   rules: () => ChangeRules;
@@ -44,8 +52,17 @@ export const cancelService = (on: {
 
   return {
     /** On the nodes within alone. @throws AegisError commands.unknown_command, unknown_execution for a node that it never went to, not_cancellable */
-    cancel: async (commandId: string, node: string | undefined, within: Within): Promise<void> => {
+    cancel: async (
+      commandId: string,
+      node: string | undefined,
+      within: Within,
+      directive?: Envelope,
+    ): Promise<void> => {
       await on.parts.commandOrThrow(commandId, within);
+      if (directive) {
+        on.signed.cancel(commandId, node, directive, on.clock.now());
+        await on.cancels.add(commandId, { node: node ?? null, envelope: directive });
+      }
       let ended = 0;
       for (;;) {
         const batch = await cancelBatch(commandId, node, within);
@@ -53,7 +70,13 @@ export const cancelService = (on: {
         ended += batch.ended;
         if (batch.ended < BATCH) break;
       }
-      if (ended > 0) return;
+      const again = directive
+        ? await storage.write('commands.cancel-again', (tx) =>
+            executions.cancelAgain(tx, commandId, on.clock.now(), within, node),
+          )
+        : [];
+      for (const uid of new Set(again)) bus.publish(nodeTopic(uid));
+      if (ended + again.length > 0) return;
       if (node !== undefined && !(await on.listing.hasNode(commandId, node, within)))
         throw new AegisError(
           'commands.unknown_execution',

@@ -32,6 +32,7 @@ export type CommandText = Pick<
   | 'scheduled_at'
   | 'expires_at'
   | 'result'
+  | 'operator_directive'
 >;
 
 /** The nodes that one signature covers. */

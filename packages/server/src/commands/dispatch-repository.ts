@@ -49,6 +49,7 @@ const TEXTS = [
   'scheduled_at',
   'expires_at',
   'result',
+  'operator_directive',
 ] as const satisfies readonly (keyof CommandText)[];
 
 const QUEUED = sql<boolean>`commands_executions.state = 'queued'`;
@@ -217,6 +218,18 @@ export const dispatchRepository = (storage: Storage) => {
     commandTexts: async (ids: readonly string[]): Promise<CommandText[]> => {
       const [rows = []] = await together(read, [textsWith(ids)]);
       return rows as CommandText[];
+    },
+
+    /** By command: JSON of operators' own cancels, of those that have any. */
+    operatorCancels: async (ids: readonly string[]): Promise<Map<string, string>> => {
+      if (ids.length === 0) return new Map();
+      const rows = await read
+        .selectFrom('commands')
+        .select(['id', 'operator_cancels'])
+        .where('id', 'in', [...new Set(ids)])
+        .where('operator_cancels', 'is not', null)
+        .execute();
+      return new Map(rows.map(({ id, operator_cancels }) => [id, operator_cancels ?? '']));
     },
 
     /** The nodes that a command was submitted to, at most `limit`. */

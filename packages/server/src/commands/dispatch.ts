@@ -7,6 +7,7 @@ import { nodeTopic, roomTopic } from './changes.ts';
 import { type Addressee, cancelDirective, type Signer } from './directives.ts';
 import type { DispatchRepository, DueCancel, DueRun, Offer } from './dispatch-repository.ts';
 import { type KeyIdsOf, offerTexts } from './offer-texts.ts';
+import { cancelFor } from './operator-cancels.ts';
 
 /** Long polls. An offer is committed before it is answered, so that what the server decides later knows whether a node may hold
  *  the execution. A node has one poll at a time: the newer one wins, since the older connection is most likely dead. */
@@ -92,8 +93,10 @@ export const dispatchService = (on: {
     if (cancels.length + runs.length === 0) return { commands: [], full };
     const at = { now, redeliverAt: now + limits.redeliverAfterMs };
     const offered = await markOffered({ runs: { ids: idsOf(runs), ...at }, cancels: { ids: idsOf(cancels), ...at } });
+    const stopped = cancels.filter(({ id }) => offered.cancels.has(id));
+    const own = await repository.operatorCancels(stopped.map(({ command_id }) => command_id));
     const commands = await Promise.all(
-      cancels.filter(({ id }) => offered.cancels.has(id)).map((cancel) => offeredCancel(on.signer, node, cancel)),
+      stopped.map((cancel) => offeredCancel(on.signer, node, cancel, own.get(cancel.command_id))),
     );
     return {
       full,
@@ -184,10 +187,16 @@ const withinSize = (runs: readonly DueRun[]): DueRun[] => {
   return tooMuch < 0 ? [...runs] : runs.slice(0, Math.max(1, tooMuch));
 };
 
-const offeredCancel = async (signer: Signer, node: PollingNode, cancel: DueCancel): Promise<OfferedCommand> => ({
+const offeredCancel = async (
+  signer: Signer,
+  node: PollingNode,
+  cancel: DueCancel,
+  own: string | undefined,
+): Promise<OfferedCommand> => ({
   kind: 'command.cancel',
   command_id: cancel.command_id,
   execution_id: cancel.id,
   attempt: cancel.attempt,
   directive: await cancelDirective(signer, node, cancel),
+  operator_directive: own === undefined ? undefined : cancelFor(own, node),
 });

@@ -191,6 +191,25 @@ export const executionsRepository = (storage: Storage, tell: Tell) => {
         .limit(limit)
         .execute(),
 
+    /** What was presumed cancelled and has not ended as far as its node says is offered its cancel again: by now an operator has signed it.
+     *  Answers the nodes. */
+    cancelAgain: async (tx: Tx, commandId: string, now: number, within: Within, node?: string): Promise<string[]> => {
+      const rows = await tx
+        .updateTable('commands_executions')
+        .set({ cancel_at: now, cancel_due_at: now })
+        .where('command_id', '=', commandId)
+        .where('state', '=', 'cancelled')
+        .where('presumed', '=', 1)
+        .where('cancel_id', 'is not', null)
+        .where(within === null ? sql<boolean>`1 = 1` : within.holds('commands_executions.node_uid'))
+        .$if(node !== undefined, (query) =>
+          query.where((where) => where.or([where('node_uid', '=', node ?? ''), where('node_name', '=', node ?? '')])),
+        )
+        .returning('node_uid')
+        .execute();
+      return rows.map(({ node_uid }) => node_uid);
+    },
+
     /** Queued beyond their time. */
     overdueOfCommand: (tx: Tx, commandId: string, now: number, limit: number): Promise<LiveExecution[]> =>
       locked(tx)

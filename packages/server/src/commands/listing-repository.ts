@@ -31,7 +31,10 @@ export interface PartWithin {
 export type CommandText = Pick<CommandRow, 'id' | 'payload' | 'targets' | 'idempotency_key'>;
 
 /** A command without its payload, which may be megabytes. */
-export type CommandHead = Omit<CommandRow, 'payload' | 'targets' | 'answer' | 'request_sha256' | 'idempotency_key'>;
+export type CommandHead = Omit<
+  CommandRow,
+  'payload' | 'targets' | 'answer' | 'request_sha256' | 'idempotency_key' | 'operator_directive' | 'operator_cancels'
+>;
 
 const COMMAND_HEAD = [
   'id',

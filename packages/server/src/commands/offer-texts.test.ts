@@ -13,6 +13,7 @@ const offersOf = (nodes: number) => {
     id: ID,
     command_type: 'exec',
     payload: '{"argv":["true"]}',
+    operator_directive: null,
     priority: 1,
     delivery: 'at-most-once',
     max_retries: 0,

@@ -1,3 +1,4 @@
+import type { Envelope } from '@aegis/protocol/access/dsse';
 import type { OfferedCommand } from '@aegis/protocol/commands/carrier';
 import { type Addressee, type CommandText, runDirective, type Signer, targetsOf } from './directives.ts';
 import type { DispatchRepository, DueRun } from './dispatch-repository.ts';
@@ -18,9 +19,12 @@ export type KeyIdsOf = (nodeUids: readonly string[]) => Promise<readonly (string
 interface OfferText {
   command: CommandText;
   payload: unknown;
+  operators: OfferedCommand['operator_directive'] | null;
   /** Whoever has its key id here gets the shared directive. */
   covered: Promise<ReadonlySet<string>> | null;
   shared: Promise<OfferedCommand['directive']> | null;
+  /** The key that signed it: once the server has another, that one signs. */
+  sharedBy: string;
 }
 
 export const offerTexts = (on: {
@@ -34,7 +38,14 @@ export const offerTexts = (on: {
   const textOf = (command: CommandText): OfferText => {
     const known = kept.get(command.id);
     if (known) return known;
-    const text: OfferText = { command, payload: JSON.parse(command.payload), covered: null, shared: null };
+    const text: OfferText = {
+      command,
+      payload: JSON.parse(command.payload),
+      operators: command.operator_directive === null ? null : (JSON.parse(command.operator_directive) as Envelope), // as checked when it came
+      covered: null,
+      shared: null,
+      sharedBy: '',
+    };
     if (command.payload.length > KEPT_CHARS) return text;
     if (kept.size >= KEPT) kept.delete(kept.keys().next().value ?? '');
     kept.set(command.id, text);
@@ -56,6 +67,8 @@ export const offerTexts = (on: {
     });
     const covered = await text.covered;
     if (node.keyId === null || !covered.has(node.keyId)) return runDirective(signer, targetsOf(node), command, payload);
+    const { keyId } = signer.key;
+    if (text.sharedBy !== keyId) Object.assign(text, { shared: null, sharedBy: keyId });
     text.shared ??= runDirective(signer, { node_keys: [...covered] }, command, payload);
     return text.shared;
   };
@@ -67,6 +80,7 @@ export const offerTexts = (on: {
     attempt: run.attempt,
     ...(node.keyId === null ? { command_type: text.command.command_type, payload: text.payload } : {}),
     directive: await directiveFor(node, text),
+    ...(text.operators && node.keyId !== null ? { operator_directive: text.operators } : {}),
   });
 
   /** Runs whose command was deleted since (its retention ended) are left out. */

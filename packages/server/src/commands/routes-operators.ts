@@ -23,7 +23,7 @@ export const operatorRoutes = (commands: CommandsService): Route[] => [
   route(showCommand, ({ params, within }) => commands.listing.command(params.id, within)),
   route(listExecutions, ({ params, query, within }) => commands.listing.executions(params.id, query, within)),
   route(cancelCommand, async ({ params, body, within }) => {
-    await commands.cancel.cancel(params.id, body.node, within);
+    await commands.cancel.cancel(params.id, body.node, within, body.directive);
     return commands.listing.command(params.id, within);
   }),
   route(retryCommand, ({ actor, params, within }) => commands.retry(actor, params.id, within)),

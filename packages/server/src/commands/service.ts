@@ -3,6 +3,7 @@
  *  Invariant: an execution moves only by protocol/commands/state.ts, and nothing is answered before it is durable.
  *  It must not know how nodes are enrolled or operators authenticated: who is who arrives with each call. */
 import type { KeyPair } from '@aegis/protocol/access/keys';
+import type { OperatorKey } from '@aegis/protocol/access/operators';
 import { uuidv7Generator } from '@aegis/protocol/ids';
 import type { Bus } from '../platform/bus.ts';
 import type { Clock } from '../platform/clock.ts';
@@ -19,12 +20,14 @@ import { listingService } from './listing.ts';
 import { listingRepository } from './listing-repository.ts';
 import { logLines } from './log-lines.ts';
 import type { KeyIdsOf } from './offer-texts.ts';
+import { operatorCancels } from './operator-cancels.ts';
 import { outputService } from './output.ts';
 import { outputRepository } from './output-repository.ts';
 import { reportsService } from './reports.ts';
 import { retryService } from './retry.ts';
 import { scopedParts } from './scoped-part.ts';
 import { type PublicKeyOf, reportChecker } from './signed-reports.ts';
+import { signedRequests } from './signed-requests.ts';
 import { streamBytes } from './stream-bytes.ts';
 import { streamHashes } from './stream-hashes.ts';
 import { type ResolveTargets, submissionService } from './submission.ts';
@@ -61,6 +64,8 @@ export const commandsService = (on: {
   clock: Clock;
   fleet: string;
   serverKey: KeyPair;
+  /** Whose signatures count as operators' own now. */
+  operators: () => ReadonlyMap<string, OperatorKey>;
   nodes: NodeDoor;
   /** What polls tell of beside commands. */
   desired: DesiredRevisions;
@@ -79,6 +84,7 @@ export const commandsService = (on: {
   const listingRows = listingRepository(storage);
   const hashes = streamHashes();
   const output = outputService({ storage, repository: outputRows, hashes, bus, clock });
+  const signed = signedRequests({ fleet: on.fleet, operators: on.operators });
   const submission = submissionService({
     storage,
     repository: submissionRepository(storage, on.tell),
@@ -88,9 +94,21 @@ export const commandsService = (on: {
     clock,
     newId,
     maxQueuedPerNode: limits.maxQueuedPerNode,
+    signed,
   });
   const parts = scopedParts({ repository: listingRows, namesWithin: nodes.namesWithin });
-  const cancel = cancelService({ storage, executions, listing: listingRows, parts, bus, newId, rules });
+  const cancel = cancelService({
+    storage,
+    executions,
+    listing: listingRows,
+    parts,
+    signed,
+    cancels: operatorCancels(storage),
+    clock,
+    bus,
+    newId,
+    rules,
+  });
 
   return {
     /** For tests of what is left behind. */

@@ -39,6 +39,8 @@ const COMMAND = {
   idempotency_key: 'text',
   request_sha256: 'text',
   answer: 'text',
+  operator_directive: 'text',
+  operator_cancels: 'text',
   created_at: 'bigint',
   scheduled_at: 'bigint',
   expires_at: 'bigint',
@@ -97,13 +99,15 @@ export const submissionRepository = (storage: Storage, tell: Tell) => {
       return new Map((rows as { node_uid: string; queued: number }[]).map((row) => [row.node_uid, row.queued]));
     },
 
-    /** Stores those whose idempotency key nobody was quicker to use, and answers their ids. */
+    /** Stores those whose idempotency key, or signed id, nobody was quicker to use, and answers their ids. */
     insert: async (tx: Tx, commands: readonly NewCommand[]): Promise<Set<string>> => {
-      const keyed = commands.filter(({ command }) => command.idempotency_key !== null);
+      const mayConflict = ({ command }: NewCommand): boolean =>
+        command.idempotency_key !== null || command.operator_directive !== null;
+      const keyed = commands.filter(mayConflict);
       const [rows = []] =
         keyed.length > 0 ? await together(tx, [keyedInserts(keyed.map(({ command }) => command))]) : [];
       const inserted = new Set((rows as { id: string }[]).map(({ id }) => id));
-      const plain = commands.filter(({ command }) => command.idempotency_key === null);
+      const plain = commands.filter((one) => !mayConflict(one));
       for (const { command } of plain) inserted.add(command.id);
       const all = commands.filter(({ command }) => inserted.has(command.id));
       const executions = all.flatMap((one) => one.executions.map((execution) => executionRow(one.command, execution)));

@@ -13,6 +13,9 @@ export interface Request {
   dryRun: boolean;
   idempotencyKey: string | null;
   requestSha256: string;
+  /** Of what an operator signed: the command's id, and the envelope. */
+  id?: string;
+  operatorDirective?: string;
   command: Pick<
     CommandRow,
     | 'command_type'
@@ -111,7 +114,7 @@ const oneOf = <T>(nameA: string, a: T | undefined, nameB: string, b: T | undefin
 };
 
 /** The same JSON whatever the order of keys. */
-const canonical = (value: unknown): string =>
+export const canonical = (value: unknown): string =>
   JSON.stringify(value, (_, part: unknown) =>
     typeof part === 'object' && part !== null && !Array.isArray(part)
       ? Object.fromEntries(Object.entries(part).sort(([a], [b]) => (a < b ? -1 : 1)))

@@ -6,6 +6,7 @@ import type { OperatorActor } from '../platform/http/actor.ts';
 import type { NodeScope, Within } from '../platform/node-scope.ts';
 import type { Storage } from '../tables.ts';
 import { commandTopic, nodeTopic } from './changes.ts';
+import type { SignedRequests } from './signed-requests.ts';
 import type { KnownSubmission, NewCommand, SubmissionRepository } from './submission-repository.ts';
 import { type Request, readSubmission } from './submission-request.ts';
 import type { CommandRow } from './tables.ts';
@@ -22,7 +23,7 @@ export interface ResolvedTarget {
 /** @throws AegisError commands.unknown_target, commands.bad_selector, commands.no_target */
 export type ResolveTargets = (targets: readonly string[], within: Within) => Promise<readonly ResolvedTarget[]>;
 
-type Stored = { full: ReadonlySet<string> } | { known: KnownSubmission | null };
+type Stored = { full: ReadonlySet<string> } | { known: KnownSubmission | null } | { taken: true };
 
 const QUEUE_RETRY_SEC = 10;
 const NAMES_SHOWN = 10;
@@ -37,6 +38,7 @@ export const submissionService = (on: {
   clock: Clock;
   newId: () => string;
   maxQueuedPerNode: number;
+  signed: Pick<SignedRequests, 'submission'>;
 }) => {
   const { storage, repository } = on;
 
@@ -57,10 +59,10 @@ export const submissionService = (on: {
       const nodes = full[at];
       if (nodes && nodes.size > 0) outcomes.push({ full: nodes });
       else if (inserted.has(command.id)) outcomes.push({ known: null });
-      else
-        outcomes.push({
-          known: (await repository.known(tx, command.actor_id, command.idempotency_key ?? '')) ?? null,
-        });
+      else {
+        const known = await repository.known(tx, command.actor_id, command.idempotency_key ?? '');
+        outcomes.push(known ? { known } : { taken: true });
+      }
     }
     return outcomes;
   });
@@ -96,6 +98,7 @@ export const submissionService = (on: {
       command,
       executions: targets.map(({ uid, name }) => ({ id: ids.get(uid) ?? '', uid, name })),
     });
+    if ('taken' in outcome) throw alreadyThere(command.id);
     if ('full' in outcome) throw queueFull(targets.filter(({ uid }) => outcome.full.has(uid)));
     const stored = outcome.known;
     if (stored) return asSeen(answerAgain(stored, request), within); // another request with the same key was quicker
@@ -106,12 +109,16 @@ export const submissionService = (on: {
 
   return {
     /** @throws AegisError commands.queue_full, idempotency_conflict and what readSubmission and resolve throw */
-    submit: (
+    submit: async (
       actor: OperatorActor,
       within: Within,
       body: Submission,
       idempotencyHeader?: string,
-    ): Promise<SubmitAnswer> => submit(actor, within, readSubmission(body, idempotencyHeader, on.clock.now())),
+    ): Promise<SubmitAnswer> => {
+      const now = on.clock.now();
+      const request = readSubmission(body, idempotencyHeader, now);
+      return submit(actor, within, body.directive ? on.signed.submission(request, body.directive, now) : request);
+    },
     submitRequest: submit,
   };
 };
@@ -158,8 +165,14 @@ const answerAgain = (
   return JSON.parse(known.answer) as SubmitAnswer; // written by answerOf
 };
 
+const alreadyThere = (id: string): AegisError =>
+  new AegisError(
+    'commands.idempotency_conflict',
+    `What was signed was submitted before: see 'aegis commands show ${id}'. Sign it anew to run it again.`,
+  );
+
 const commandRow = (actor: OperatorActor, request: Request, nodes: number, newId: () => string): CommandRow => {
-  const id = newId();
+  const id = request.id ?? newId();
   return {
     ...request.command,
     id,
@@ -174,6 +187,8 @@ const commandRow = (actor: OperatorActor, request: Request, nodes: number, newId
     idempotency_key: request.idempotencyKey,
     request_sha256: request.idempotencyKey === null ? null : request.requestSha256,
     answer: null,
+    operator_directive: request.operatorDirective ?? null,
+    operator_cancels: null,
     executed_at: null,
     completed_at: null,
     error_message: null,

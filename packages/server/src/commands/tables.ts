@@ -29,6 +29,10 @@ export interface CommandsTables {
     idempotency_key: string | null;
     request_sha256: string | null;
     answer: string | null;
+    /** An operator's own directive, as it is offered. */
+    operator_directive: string | null;
+    /** JSON array: operators' cancels of it, the newest last (`OperatorCancel`). */
+    operator_cancels: string | null;
     created_at: number;
     scheduled_at: number | null;
     expires_at: number;

@@ -5,7 +5,7 @@ import type { CommandRow, ExecutionRow } from './tables.ts';
 
 /** Rows as the outside sees them. */
 
-export type ShownCommand = Omit<CommandRow, 'answer' | 'request_sha256'>;
+export type ShownCommand = Omit<CommandRow, 'answer' | 'request_sha256' | 'operator_directive' | 'operator_cancels'>;
 
 export const commandView = (row: ShownCommand): Command => {
   const payload: unknown = JSON.parse(row.payload);

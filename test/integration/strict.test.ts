@@ -1,0 +1,163 @@
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { addKey } from '@aegis/protocol/access/endpoints';
+import { formatMinisignPublicKey } from '@aegis/protocol/access/minisign';
+import { formatMinisignSecretKey, generateMinisignKey } from '@aegis/protocol/access/minisign-secret-key';
+import { apiPatchNode } from '@aegis/protocol/nodes/endpoints';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { cliOfFile } from '../../packages/cli/test/cli-process.ts';
+import { waitFor } from '../faults/wait.ts';
+import { type HeldFleet, type HeldNode, startHeldFleet } from '../fleet/in-process.ts';
+
+/** Operators' own signatures, from the command line over the real server to a node that obeys nothing else. */
+
+const cli = cliOfFile();
+let fleet: HeldFleet;
+let strict: HeldNode;
+let folder: string;
+let home: string;
+const policy = (text: string): void => {
+  writeFileSync(join(folder, 'policy.toml'), text);
+  chmodSync(join(folder, 'policy.toml'), 0o600);
+};
+const keyFile = (name: string): string => join(folder, `${name}.key`);
+const operator = async (name: string, person: string, password: string | null = null): Promise<void> => {
+  const key = generateMinisignKey();
+  writeFileSync(
+    keyFile(name),
+    await formatMinisignSecretKey(key, password, { opslimit: 32_768, memlimit: 16 * 1024 * 1024 }),
+    { mode: 0o600 },
+  );
+  const [, public_key = ''] = formatMinisignPublicKey({ minisignId: key.minisignId, raw: key.publicRaw }).split('\n');
+  await fleet.server.as('admin').call(addKey, { body: { public_key, name, person, usage: ['operate'] } });
+};
+const aegis = (args: readonly string[], env: Record<string, string> = {}) =>
+  cli.text(args, { env: { HOME: home, AEGIS_SERVER: fleet.server.url, AEGIS_TOKEN: fleet.token, ...env } });
+const signs = (name: string): readonly string[] => ['--key', keyFile(name)];
+
+beforeAll(async () => {
+  fleet = await startHeldFleet();
+  folder = mkdtempSync(join(tmpdir(), 'aegis-strict-'));
+  home = mkdtempSync(join(tmpdir(), 'aegis-strict-home-'));
+  policy('obey = "operators"\n');
+  await operator('alice', 'alice', 'correct horse');
+  await operator('bob', 'bob');
+  strict = fleet.node('strict-1', {
+    policy_file: join(folder, 'policy.toml'),
+    site: 'fra',
+    labels: { env: 'prod' },
+  });
+  const plain = fleet.node('plain-1');
+  await Promise.all([strict.start(), plain.start()]);
+  writeFileSync(join(folder, 'password'), 'correct horse\n');
+});
+afterAll(async () => {
+  await fleet?.[Symbol.asyncDispose]();
+  for (const one of [folder, home]) rmSync(one, { recursive: true, force: true });
+});
+
+test("a strict node refuses what the server signs, says so, and obeys the operator's own signature", async () => {
+  const unsigned = await aegis(['submit', '-t', 'strict-1', '--', 'echo', 'no']);
+  expect([unsigned.code, unsigned.stdout, unsigned.stderr]).toEqual([
+    252,
+    '',
+    expect.stringContaining(
+      "This node's own policy (obey) refuses it: for RunCommand it takes an operator's own signature. Sign it with an operator's key",
+    ),
+  ]);
+  const first = await aegis([
+    ...['submit', '-t', 'strict-1', ...signs('alice'), '--key-password-file', join(folder, 'password')],
+    ...['--', 'echo', 'yes'],
+  ]);
+  expect(first).toEqual({
+    code: 0,
+    stdout: 'yes\n',
+    stderr: expect.stringMatching(
+      /^aegis: http:\S+ is the fleet '\S+'; from now on you sign for no other one there\.\n$/,
+    ),
+  });
+  const both = await aegis(['submit', '-t', 'all', '--', 'echo', 'both'], { AEGIS_KEY: keyFile('bob') });
+  expect([both.code, both.stdout.split('\n').sort()]).toEqual([0, ['', 'plain-1│both', 'strict-1│both']]);
+  const wrong = await aegis(['submit', '-t', 'all', '--key', keyFile('alice'), '--', 'true']);
+  expect([wrong.code, wrong.stderr]).toEqual([2, expect.stringContaining('A password is needed')]);
+});
+
+test('labels count as the node knows them, and a signature goes no further than its fleet', async () => {
+  const byLabel = (value: string) => aegis(['submit', '-t', `label.env=${value}`, ...signs('bob'), '--', 'hostname']);
+  expect((await byLabel('prod')).code).toBe(0);
+  await fleet.server.as('admin').call(apiPatchNode, { params: { id: 'strict-1' }, body: { labels: { env: 'test' } } });
+  const moved = await byLabel('test');
+  expect([moved.code, moved.stderr]).toEqual([
+    252,
+    expect.stringContaining(
+      "'label.env=test' do not mean this node, by its own configuration (name=strict-1 site=fra label.env=prod)",
+    ),
+  ]);
+  const status = await aegis(['submit', '-t', 'not status=offline', ...signs('bob'), '--', 'true']);
+  expect([status.code, status.stderr]).toEqual([2, expect.stringContaining("cannot select by 'status'")]);
+
+  const known = join(home, '.config/aegis/known_fleets');
+  const text = readFileSync(known, 'utf8');
+  writeFileSync(known, text.replace(/ \S+\n$/, ' another-fleet\n'));
+  const elsewhere = await aegis(['submit', '-t', 'strict-1', ...signs('bob'), '--', 'true']);
+  expect([elsewhere.code, elsewhere.stderr]).toEqual([
+    252,
+    expect.stringContaining("you signed for 'another-fleet' there"),
+  ]);
+  writeFileSync(known, text);
+});
+
+test('stopping is also power: only a signed cancel ends what runs, and a later attempt too', async () => {
+  const marker = join(fleet.folder, 'attempts');
+  const script = `echo x >> ${marker}; [ $(wc -l < ${marker}) -ge 2 ] && exec sleep 600; exit 1`;
+  const started = await aegis(['submit', '-t', 'strict-1', ...signs('bob'), '--retries', '1', '-d', '--shell', script]);
+  const id = started.stdout.trim();
+  await waitFor('the second attempt', () => existsSync(marker) && readFileSync(marker, 'utf8') === 'x\nx\n', 30_000);
+  const running = () => strict.daemon?.status().running;
+  let refused = false;
+  strict.intercept = async (asked, send) => {
+    const answer = await send(asked);
+    refused ||= asked.url.endsWith('/v1/commands/ack');
+    return answer;
+  };
+  await aegis(['commands', 'cancel', id, '--unsigned']);
+  await waitFor('the cancel to be refused', () => refused, 30_000);
+  strict.intercept = null;
+  expect(running()).toBe(1);
+  expect((await aegis(['commands', 'cancel', id, ...signs('bob')])).code).toBe(0);
+  await waitFor('it to end', () => running() === 0, 30_000);
+});
+
+test('a threshold of two persons takes two, whose signatures are gathered in a file', async () => {
+  policy('obey = { threshold = 2 }\n');
+  const file = join(folder, 'reboot.json');
+  const one = await aegis(['submit', '-t', 'strict-1', ...signs('bob'), '--sign-only', '--', 'echo', 'two']);
+  writeFileSync(file, one.stdout);
+  const alone = await aegis(['submit', '--signed', file]);
+  expect([alone.code, alone.stderr]).toEqual([
+    252,
+    expect.stringContaining('it takes the own signatures of 2 persons'),
+  ]);
+
+  const again = await aegis(['submit', '-t', 'strict-1', ...signs('bob'), '--sign-only', '--', 'echo', 'two']);
+  writeFileSync(file, again.stdout);
+  const shown = await aegis(['access', 'sign', file, '--show']);
+  expect(shown.stdout).toMatch(/^kind: +command\.run\nfleet: .*\ntargets: +name=strict-1\n/);
+  expect((await aegis(['access', 'sign', file, ...signs('bob'), '--yes'])).code).toBe(2);
+  const second = [...signs('alice'), '--key-password-file', join(folder, 'password')];
+  expect((await aegis(['access', 'sign', file, ...second])).stderr).toContain('Without a terminal nobody can be asked');
+  expect((await aegis(['access', 'sign', file, ...second, '--yes'])).code).toBe(0);
+  const done = await aegis(['submit', '--signed', file]);
+  expect([done.code, done.stdout]).toEqual([0, 'two\n']);
+  const twice = await aegis(['submit', '--signed', file]);
+  expect([twice.code, twice.stderr]).toEqual([1, expect.stringContaining('What was signed was submitted before')]);
+  // What is between the signers may not change a word.
+  const tampered = JSON.parse(again.stdout);
+  tampered.payload = Buffer.from(Buffer.from(tampered.payload, 'base64').toString().replace('"two"', '"TWO"')).toString(
+    'base64',
+  );
+  writeFileSync(file, JSON.stringify(tampered));
+  const refused = await aegis(['submit', '--signed', file]);
+  expect([refused.code, refused.stderr]).toEqual([252, expect.stringContaining('is not a good one')]);
+});
