@@ -109,9 +109,8 @@ export const trustOf = (parts: {
     return signing.by;
   };
 
-  const bundleAfter = (changed: Version): TrustBundle => {
+  const bundleAfter = (changed: Version, now: number): TrustBundle => {
     const { bundle, envelope, version } = newest;
-    const now = clock.now();
     const lifetimeMs = Date.parse(bundle.expires_at) - Date.parse(bundle.issued_at);
     return {
       ...bundle,
@@ -164,13 +163,12 @@ export const trustOf = (parts: {
     for (;;) {
       follow();
       const listed = next(newest.bundle.keys);
-      if (!listed || append(bundleAfter({ keys: listed }))) break;
+      if (!listed || append(bundleAfter({ keys: listed }, clock.now()))) break;
     }
     await tell();
   };
 
-  const changed = (wanted: TrustChange): Version => {
-    const now = clock.now();
+  const changed = (wanted: TrustChange, now: number): Version => {
     const isListed = (keyId: string): boolean =>
       newest.bundle.keys.some(({ keyid }) => keyid === keyId) || rootKeyIds(newest.bundle.root).includes(keyId);
     let listed: TrustBundle['keys'] = newest.bundle.keys;
@@ -183,14 +181,15 @@ export const trustOf = (parts: {
         wanted.server_key.overlap_sec,
         now,
       );
-    const onServer = wanted.root !== undefined && 'on_server' in wanted.root;
+    if (wanted.root && 'on_server' in wanted.root) {
+      const { pairs, isFileHere } = rootKeysIn(dataDir, newest.bundle.root);
+      if (pairs.length === 0) throw rootAbsent(isFileHere);
+    }
     const root = !wanted.root
       ? newest.bundle.root
       : 'on_server' in wanted.root
         ? { threshold: 1, keys: [pendingKey(dataDir, 'root', isListed, faults).publicRaw.toString('base64')] }
         : rootOf(wanted.root);
-    if (onServer && rootKeysIn(dataDir, newest.bundle.root).pairs.length === 0)
-      throw rootAbsent(rootKeysIn(dataDir, newest.bundle.root).isFileHere);
     const merges = [...(newest.bundle.merges ?? []), ...(wanted.merges ?? [])].slice(-MAX_MERGES);
     return {
       keys: listed,
@@ -225,7 +224,8 @@ export const trustOf = (parts: {
 
     draft: (wanted) => {
       follow();
-      const bundle = bundleAfter(changed(wanted));
+      const now = clock.now();
+      const bundle = bundleAfter(changed(wanted, now), now);
       const { envelope } = signedHere(bundle);
       const payload = envelope?.payload ?? Buffer.from(JSON.stringify(bundle)).toString('base64');
       return {
