@@ -51,6 +51,7 @@ const DAEMON_EXAMPLES = [
   'https_proxy',
   'no_proxy',
   'native_dir',
+  'hooks',
 ];
 
 test('server.toml', () => {
@@ -87,6 +88,7 @@ test('daemon.toml', () => {
     https_proxy,
     no_proxy,
     native_dir,
+    hooks,
     ...rest
   } = daemon(written('whole-daemon.toml', uncommented(text)));
   expect(

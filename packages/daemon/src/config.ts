@@ -6,6 +6,7 @@ import { Labels, NodeName, Site } from '@aegis/protocol/nodes/node';
 import { validate } from '@aegis/protocol/validation';
 import { parse as parseToml } from 'smol-toml';
 import * as z from 'zod/mini';
+import { MessageHooks } from './messages/hook.ts';
 
 /** The daemon's configuration: flags > environment > TOML file > defaults, each value with where it came from. */
 
@@ -81,6 +82,8 @@ export const DaemonConfig = z.strictObject({
   cgroup_root: z._default(z.union([z.literal('auto'), z.string().check(z.startsWith('/'))]), 'auto'),
   /** This node's own rules about what it obeys; beside the configuration file unless it is named here. */
   policy_file: z._default(z.string(), ''),
+  /** By channel: what takes operators' messages. As JSON where it comes from the environment. */
+  hooks: z._default(z.pipe(z.transform(jsonOf), MessageHooks), {}),
   native_dir: z.optional(z.string()),
   tls_ca: z.optional(z.string()),
   /** What this node shows a server that asks for certificates. */
@@ -209,6 +212,15 @@ function isOrigin(text: string): boolean {
     );
   } catch {
     return false;
+  }
+}
+
+function jsonOf(value: unknown): unknown {
+  if (typeof value !== 'string') return value;
+  try {
+    return JSON.parse(value);
+  } catch {
+    return value; // no table either: refused as what it is
   }
 }
 

@@ -10,6 +10,7 @@ import { AegisError } from '@aegis/protocol/errors';
 import { type FaultPoints, noFaultPoints } from '@aegis/protocol/fault-points';
 import { uuidv7Generator } from '@aegis/protocol/ids';
 import { VERSION } from '@aegis/protocol/version';
+import { requireMessages } from './access/policy.ts';
 import { type PolicyStatus, policyKeeper } from './access/policy-file.ts';
 import { seenDirectives } from './access/seen.ts';
 import { signersNamedIn, trustStore } from './access/trust-store.ts';
@@ -29,14 +30,16 @@ import { commandsRepository } from './commands/repository.ts';
 import { type CommandsStatus, commandsService } from './commands/service.ts';
 import type { DaemonConfig } from './config.ts';
 import { type StreamedRequest, serveControl } from './control.ts';
-import { enrolOnce, proxyOf, tlsTrust, USER_AGENT } from './enrol.ts';
+import { enrolPatiently, proxyOf, tlsTrust, USER_AGENT } from './enrol.ts';
+import { loadKernelEngine } from './load-kernel-engine.ts';
+import { messagesService } from './messages/service.ts';
 import { migrations } from './migrations.ts';
 import { gatherFacts, ownSelf } from './nodes/facts.ts';
 import { ownLauncher } from './nodes/own-launcher.ts';
 import { nodeToken } from './nodes/token.ts';
-import { type Clock, isoTime, pause, systemClock } from './platform/clock.ts';
+import { type Clock, isoTime, systemClock } from './platform/clock.ts';
 import { backoff } from './platform/http/backoff.ts';
-import { httpClient, Unreachable } from './platform/http/client.ts';
+import { httpClient } from './platform/http/client.ts';
 import { type HttpDoor, nodeHttpDoor } from './platform/http/door.ts';
 import { openJournal } from './platform/journal/journal.ts';
 import { type Logger, silentLog } from './platform/log.ts';
@@ -109,6 +112,8 @@ export interface RunningDaemon extends AsyncDisposable {
 
 const TIDY_MS = 3_600_000;
 const FLUSH_MS = 5000;
+/** Without a channel for so long, messages are asked for by polls. */
+const MESSAGE_POLL_AFTER_MS = 3000;
 const randomFraction = (): number => randomInt(2 ** 32) / 2 ** 32;
 
 export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon> => {
@@ -258,6 +263,27 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
       log,
     });
 
+    const messages = messagesService({
+      dataDir: config.data_dir,
+      nodeName: identity.name,
+      hooks: config.hooks,
+      journal,
+      client,
+      requireAllowed: () => requireMessages(policy.current()),
+      polls:
+        config.carrier === 'ws'
+          ? null
+          : {
+              up: () => live.get() !== null,
+              onChange: live.onChange,
+              graceMs: linked ? MESSAGE_POLL_AFTER_MS : 0,
+              waitSec: config.poll_wait_sec,
+            },
+      clock,
+      random,
+      log,
+    });
+
     const stopping = new AbortController();
     const desired = desiredLoop({
       client,
@@ -297,10 +323,12 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
     };
     const drain = async (timeoutSec = 60): Promise<boolean> => {
       draining = true;
+      messages.drain(true);
       return commands.drain(timeoutSec * 1000);
     };
     const undrain = (): void => {
       draining = false;
+      messages.drain(false);
       commands.undrain();
     };
     const shownAttachments = () => ({ node: identity.name, uid: identity.uid, artifacts: artifacts.views() });
@@ -325,6 +353,7 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
         commands.tidy();
         artifacts.tidy();
         backups.tidy();
+        messages.tidy();
       } catch (error) {
         log.error({ err: error }, 'cannot tidy the journal, trying again in an hour');
       }
@@ -341,6 +370,7 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
     commands.adopt();
     artifacts.start();
     backups.start();
+    messages.start();
     tidy();
     carrier.start({
       offers: async (offers) => {
@@ -383,7 +413,8 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
                   linkedTo = keyIdOf(raw);
                   return trust.signers().has(linkedTo);
                 },
-                handlerOf: () => null,
+                handlerOf: messages.handlerOf,
+                channels: messages.channels,
                 newId: uuidv7Generator(clock.now),
                 clock,
               },
@@ -407,7 +438,7 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
       await control.close();
       stopping.abort();
       await desired.stopped();
-      await Promise.all([commands.stop(FLUSH_MS), artifacts.stop()]);
+      await Promise.all([commands.stop(FLUSH_MS), artifacts.stop(), messages.stop()]);
       await carrier.stop();
       linking.abort();
       await link?.done;
@@ -446,46 +477,6 @@ const streamBackups = (
   if (request.op === 'backup-run') return backups.run(request.config, write, asker);
   const { op: _op, ...restore } = request;
   return backups.restore(restore, write, asker);
-};
-
-/** A server that is not there yet is waited for; one that says no is not. */
-const enrolPatiently = async (options: DaemonOptions & { log: Logger; random: () => number }) => {
-  const wait = backoff({ random: options.random });
-  for (;;) {
-    try {
-      return await enrolOnce(options);
-    } catch (error) {
-      if (!(error instanceof Unreachable) || options.signal?.aborted) throw error;
-      const retryMs = wait.next(error.retryAfterMs);
-      options.log.warn({ err: error, retry_ms: Math.round(retryMs) }, 'cannot enrol yet: the server does not answer');
-      await pause(retryMs, options.signal);
-    }
-  }
-};
-
-const loadKernelEngine = async (
-  nodeUid: string,
-  { bpffs, cgroup_root, bpf_statistics }: DaemonConfig,
-  rest: { clock: Clock; faults: FaultPoints; log: Logger },
-): Promise<KernelEngine> => {
-  const { kernelEngine } = await import('./artifacts/kernel/engine.ts');
-  const engine = kernelEngine({
-    nodeUid,
-    bpffs,
-    ...(cgroup_root === 'auto' ? {} : { cgroupRoot: cgroup_root }),
-    ...rest,
-  });
-  if (bpf_statistics) countRuns(engine, rest.log);
-  return engine;
-};
-
-/** What cannot be counted runs all the same. */
-const countRuns = (engine: { statistics(on: boolean): void }, log: Logger): void => {
-  try {
-    engine.statistics(true);
-  } catch (error) {
-    log.warn({ err: error }, 'runs of eBPF programs are not counted (bpf_statistics)');
-  }
 };
 
 const isLoopback = (server: string): boolean =>

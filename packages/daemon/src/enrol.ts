@@ -8,7 +8,8 @@ import { trustHome } from './access/trust-home.ts';
 import type { DaemonConfig } from './config.ts';
 import { ensureEnrolled } from './nodes/enrolment.ts';
 import { type Identity, type NodeKeys, readIdentity } from './nodes/identity.ts';
-import { type Clock, systemClock } from './platform/clock.ts';
+import { type Clock, pause, systemClock } from './platform/clock.ts';
+import { backoff } from './platform/http/backoff.ts';
 import { httpClient, Unreachable } from './platform/http/client.ts';
 import { type HttpDoor, nodeHttpDoor } from './platform/http/door.ts';
 import { fetchPinnedCertificate } from './platform/http/pinned-certificate.ts';
@@ -114,5 +115,22 @@ const pemOf = (key: string, path: string): string => {
     throw new AegisError('config.invalid', `${key} = ${JSON.stringify(path)} cannot be read: name a PEM file.`, {
       cause,
     });
+  }
+};
+
+/** A server that is not there yet is waited for; one that says no is not. */
+export const enrolPatiently = async (
+  options: EnrolOptions & { log: Logger; random: () => number; signal?: AbortSignal },
+) => {
+  const wait = backoff({ random: options.random });
+  for (;;) {
+    try {
+      return await enrolOnce(options);
+    } catch (error) {
+      if (!(error instanceof Unreachable) || options.signal?.aborted) throw error;
+      const retryMs = wait.next(error.retryAfterMs);
+      options.log.warn({ err: error, retry_ms: Math.round(retryMs) }, 'cannot enrol yet: the server does not answer');
+      await pause(retryMs, options.signal);
+    }
   }
 };

@@ -130,4 +130,17 @@ export const migrations: readonly Migration[] = [
       ) STRICT, WITHOUT ROWID;
     `,
   },
+  {
+    version: 5,
+    name: 'messages that were taken, and what came of them',
+    sql: `
+      CREATE TABLE messages (
+        id TEXT PRIMARY KEY,
+        channel TEXT NOT NULL,
+        keep_until_ms INTEGER NOT NULL,
+        outcome TEXT
+      ) STRICT;
+      CREATE INDEX messages_kept ON messages (keep_until_ms);
+    `,
+  },
 ];

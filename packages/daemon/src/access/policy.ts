@@ -94,6 +94,17 @@ export const personsNeeded = (obey: Obey): number => {
   return obey === 'operators' ? 1 : obey.threshold;
 };
 
+/** Nobody but the server can vouch for a message: what operators sign are directives.
+ *  @throws AegisError access.policy where the server's word is not enough for one */
+export const requireMessages = (policy: Policy): void => {
+  const { obey, by } = obeyFor(policy, 'messages', null);
+  if (obey !== 'server')
+    throw new AegisError(
+      'access.policy',
+      `This node takes no message on the server's word alone (policy.toml: ${by}). Its administrator can allow that with [messages] obey = "server".`,
+    );
+};
+
 export const obeyText = (obey: Obey): string => {
   if (obey === 'server') return "the server's signature is enough";
   return obey === 'operators' || obey.threshold === 1

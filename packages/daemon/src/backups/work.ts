@@ -10,6 +10,7 @@ import { AegisError } from '@aegis/protocol/errors';
 import type { FaultPoints } from '@aegis/protocol/fault-points';
 import { uuidv7Generator } from '@aegis/protocol/ids';
 import { type Clock, isoTime, pause } from '../platform/clock.ts';
+import { endLeftHooks } from '../platform/hook-process.ts';
 import { backoff } from '../platform/http/backoff.ts';
 import type { HttpClient } from '../platform/http/client.ts';
 import type { Journal } from '../platform/journal/journal.ts';
@@ -17,7 +18,7 @@ import type { Logger } from '../platform/log.ts';
 import { threadArchiver } from './archiver.ts';
 import { type DesiredVerdict, desiredState } from './desired.ts';
 import { removeRun } from './folder-destination.ts';
-import { endLeftHooks } from './hooks.ts';
+
 import { reportLoop } from './report-loop.ts';
 import { type BackupsState, backupsRepository, type RunRow } from './repository.ts';
 import { type RestoreRequest, restoreHere } from './restore.ts';

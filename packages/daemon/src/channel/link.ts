@@ -31,6 +31,8 @@ export interface LinkOptions {
   node: { uid: string; name: string; fleet: string; key: KeyPair };
   /** Whether the trust bundle lets this key serve. */
   isServerKey(raw: Buffer): boolean;
+  /** On which the node listens beside the built-in ones. */
+  channels: readonly string[];
   /** Of what the server says or asks on its own account; null: nobody listens there. */
   handlerOf(channel: string): Handler | null;
   newId(): string;
@@ -103,7 +105,7 @@ export const openLink = async (options: LinkOptions, signal: AbortSignal): Promi
 
 const begin = async (
   ws: WebSocket,
-  { node, clock, newId, handlerOf }: LinkOptions,
+  { node, clock, newId, handlerOf, channels }: LinkOptions,
   answer: AcceptedAuthentication,
   keys: ReturnType<typeof openAnswer>,
 ): Promise<Link> => {
@@ -143,7 +145,7 @@ const begin = async (
   });
   ws.on('close', (code: number) => one.end(endOf(code)));
   if (ws.readyState !== WebSocket.OPEN) one.end(endOf(1006));
-  await one.notify('hello', { version: VERSION });
+  await one.notify('hello', { version: VERSION, channels });
   const lastsMs = Math.max(0, answer.expires_at - answer.timestamp) * 1000;
   return {
     session: one,

@@ -1,0 +1,239 @@
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { AegisError } from '@aegis/protocol/errors';
+import { noFaultPoints } from '@aegis/protocol/fault-points';
+import { expect, onTestFinished, test, vi } from 'vitest';
+import { migrations } from '../migrations.ts';
+import { openJournal } from '../platform/journal/journal.ts';
+import { silentLog } from '../platform/log.ts';
+import type { MessageHook } from './hook.ts';
+import { inbox } from './inbox.ts';
+import { messagesRepository } from './repository.ts';
+
+/** Messages with a real journal and real hooks. */
+
+const hookOf = (script: string, more: Partial<MessageHook> = {}): MessageHook => ({
+  argv: ['/bin/sh', '-c', script],
+  timeout_sec: 60,
+  max_output_bytes: 1024,
+  ...more,
+});
+const place = (): string => {
+  const folder = mkdtempSync(join(tmpdir(), 'aegis-inbox-'));
+  onTestFinished(() => rmSync(folder, { recursive: true }));
+  return folder;
+};
+const linesOf = (path: string): string[] => readFileSync(path, 'utf8').trim().split('\n');
+const stage = (hooks: Record<string, MessageHook>, more: { requireAllowed?: () => void } = {}) => {
+  const folder = place();
+  const clock = { ms: Date.now(), now: () => clock.ms, monotonic: () => performance.now() };
+  const open = () => {
+    const journal = openJournal({
+      path: join(folder, 'journal.db'),
+      migrations,
+      faults: noFaultPoints,
+      maxBytes: 64 * 1024 * 1024,
+    });
+    onTestFinished(() => journal.close());
+    const taking = inbox({
+      hooks,
+      repository: messagesRepository(journal),
+      nodeName: 'web-1',
+      notes: join(folder, 'notes'),
+      requireAllowed: more.requireAllowed ?? (() => undefined),
+      clock,
+      log: silentLog(),
+    });
+    return { ...taking, journal };
+  };
+  const given = (id: string, message: object = {}, ttlMs = 3_600_000) => ({
+    message_id: id,
+    message_type: 'request',
+    message,
+    expires_at: new Date(clock.ms + ttlMs).toISOString(),
+  });
+  return { folder, clock, open, given };
+};
+const codeOf = (work: Promise<unknown>): Promise<string> =>
+  work.then(
+    () => 'none',
+    (error: unknown) => (error instanceof AegisError ? error.code : String(error)),
+  );
+
+test('the message comes on standard input, the reply is standard output, and the surroundings are few', async () => {
+  vi.stubEnv('AEGIS_JOIN_TOKEN', 'secret');
+  onTestFinished(() => void vi.unstubAllEnvs());
+  const { open, given } = stage({ 'my.channel': hookOf('cat; echo; pwd; env | sort') });
+  const { reply } = await open().take('my.channel', given('m-1', { say: "it's $HOME" }));
+  expect(reply?.split('\n').filter((line) => !/^(PWD|SHLVL|_|OLDPWD)=/.test(line))).toEqual([
+    `{"say":"it's $HOME"}`,
+    '/',
+    'AEGIS_CHANNEL=my.channel',
+    'AEGIS_MESSAGE_ID=m-1',
+    'AEGIS_MESSAGE_TYPE=request',
+    'AEGIS_NODE=web-1',
+    'LANG=C.UTF-8',
+    'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
+    '',
+  ]);
+});
+
+test('replies are text or base64, and bounded', async () => {
+  const { open, given } = stage({
+    text: hookOf('printf ä'),
+    bytes: hookOf("printf '\\377'"),
+    long: hookOf('head -c 100000 /dev/zero | tr "\\0" x', { max_output_bytes: 10 }),
+    cut: hookOf('printf ää', { max_output_bytes: 3 }),
+    none: hookOf('cat >/dev/null; echo lost', { max_output_bytes: 0 }),
+    deaf: hookOf('exec <&-; echo done'),
+  });
+  const { take } = open();
+  const replies = [];
+  for (const channel of ['text', 'bytes', 'long', 'cut', 'none', 'deaf'])
+    replies.push(await take(channel, given(`m-${channel}`, { more: 'x'.repeat(200_000) })));
+  expect(replies).toEqual([
+    { reply: 'ä' },
+    { reply: '/w==', encoding: 'base64' },
+    { reply: 'xxxxxxxxxx', truncated: true },
+    { reply: 'ä', truncated: true },
+    { reply: '', truncated: true },
+    { reply: 'done\n' },
+  ]);
+});
+
+test('a hook that fails, in whatever way, says how', async () => {
+  const { open, given } = stage({
+    exits: hookOf('echo why >&2; exit 3'),
+    dies: hookOf('kill -9 $$'),
+    lasts: hookOf('sleep 60', { timeout_sec: 1 }),
+    missing: hookOf('', { argv: ['/no/such/program'] }),
+    nobody: hookOf('true', { user: 'no-such-user' }),
+  });
+  const { take } = open();
+  const said = await Promise.all(
+    ['exits', 'dies', 'lasts', 'missing', 'nobody'].map((channel) =>
+      take(channel, given(`m-${channel}`)).catch((error: AegisError) => [error.code, error.message]),
+    ),
+  );
+  const by = 'Run it by hand on the node to see why.';
+  expect(said).toEqual([
+    ['messages.hook_failed', `The hook of 'exits' exited with 3: why. ${by}`],
+    ['messages.hook_failed', `The hook of 'dies' was ended by SIGKILL. ${by}`],
+    ['messages.hook_failed', `The hook of 'lasts' was stopped after 1 s. ${by}`],
+    [
+      'messages.hook_failed',
+      `The command '/no/such/program' cannot be started (ENOENT): see that it is there and may be run. ${by}`,
+    ],
+    [
+      'messages.hook_failed',
+      `There is no user 'no-such-user' on this node: make it, or name another in the hook. ${by}`,
+    ],
+  ]);
+});
+
+test('a message that comes again does not run its hook again: neither beside it, nor later, nor after a restart', async () => {
+  const folder = place();
+  const script = (channel: string) => `echo run >>${folder}/${channel}; sleep 0.1; echo $$`;
+  const again = stage({ count: hookOf(script('count')), fails: hookOf(`${script('fails')}; exit 1`) });
+  const { given } = again;
+  const first = again.open();
+  const [one, two] = await Promise.all([first.take('count', given('m')), first.take('count', given('m'))]);
+  expect(one).toEqual(two);
+  expect(await first.take('count', given('m'))).toEqual(one);
+  expect(await codeOf(first.take('fails', given('f')))).toBe('messages.hook_failed');
+  await first.stop(1000);
+  first.journal.close();
+  const second = again.open();
+  expect(await second.take('count', given('m'))).toEqual(one);
+  expect(await codeOf(second.take('fails', given('f')))).toBe('messages.hook_failed');
+  expect([linesOf(join(folder, 'count')), linesOf(join(folder, 'fails'))]).toEqual([['run'], ['run']]);
+});
+
+test('a message whose hook was cut off by a stop is given to it again', async () => {
+  const folder = place();
+  const at = stage({ slow: hookOf(`cd ${folder}; echo run >>runs; [ -e go ] || sleep 60; echo done`) });
+  const { given } = at;
+  const first = at.open();
+  const cut = codeOf(first.take('slow', given('m')));
+  await vi.waitFor(() => expect(linesOf(join(folder, 'runs'))).toEqual(['run']));
+  await first.stop(10);
+  expect(await cut).toBe('http.unavailable');
+  first.journal.close();
+  writeFileSync(join(folder, 'go'), '');
+  expect(await at.open().take('slow', given('m'))).toEqual({ reply: 'done\n' });
+  expect(linesOf(join(folder, 'runs'))).toEqual(['run', 'run']);
+});
+
+test('one channel goes one after the other, others beside it; too many at once are put off', async () => {
+  const folder = place();
+  const { open, given } = stage({
+    one: hookOf(`read line; echo "begin $line" >>${folder}/log; sleep 0.05; echo "end $line" >>${folder}/log`),
+    two: hookOf('echo at once'),
+    gate: hookOf(`until [ -e ${folder}/go ]; do sleep 0.02; done`),
+  });
+  const { take } = open();
+  const ordered = ['a', 'b', 'c'].map((id) => take('one', given(id, { id })));
+  expect(await take('two', given('d'))).toEqual({ reply: 'at once\n' });
+  await Promise.all(ordered);
+  expect(readFileSync(join(folder, 'log'), 'utf8')).toBe(
+    ['a', 'b', 'c'].map((id) => `begin {"id":"${id}"}\nend {"id":"${id}"}\n`).join(''),
+  );
+  const held = Array.from({ length: 20 }, (_, n) => codeOf(take('gate', given(`g-${n}`))));
+  expect(await held[16]).toBe('http.rate_limited');
+  writeFileSync(join(folder, 'go'), '');
+  const codes = await Promise.all(held);
+  expect(codes.filter((code) => code === 'none')).toHaveLength(16);
+});
+
+test('who drains takes nothing new, and answers what it knows', async () => {
+  const { open, given } = stage({ x: hookOf('echo done') });
+  const { take, drain } = open();
+  await take('x', given('m'));
+  drain(true);
+  expect(await codeOf(take('x', given('n')))).toBe('http.unavailable');
+  expect(await take('x', given('m'))).toEqual({ reply: 'done\n' });
+  drain(false);
+  expect(await take('x', given('n'))).toEqual({ reply: 'done\n' });
+});
+
+test('what is remembered is forgotten when it cannot come again, and only then', async () => {
+  const folder = place();
+  const { clock, open, given } = stage({ x: hookOf(`echo run >>${folder}/runs`) });
+  const { take, tidy } = open();
+  const first = given('m', {}, 1000);
+  await take('x', first);
+  clock.ms += 10 * 60_000 + 1000;
+  tidy();
+  await take('x', first);
+  expect(linesOf(join(folder, 'runs'))).toEqual(['run']);
+  clock.ms += 1;
+  tidy();
+  expect(await codeOf(take('x', first))).toBe('messages.expired');
+});
+
+test('what is no message, has no hook, or is not allowed here runs nothing', async () => {
+  const folder = place();
+  const { open, given } = stage(
+    { x: hookOf(`touch ${folder}/ran`) },
+    {
+      requireAllowed: () => {
+        throw new AegisError('access.policy', 'not here');
+      },
+    },
+  );
+  const { take } = open();
+  const bad: unknown[] = [null, 7, [], {}, { ...given('m'), message: 'text' }, { ...given('m'), message_id: '../x' }];
+  for (const body of [...bad, { ...given('m'), expires_at: 'soon' }, { ...given('m'), message_type: 'shout' }])
+    expect(await codeOf(take('x', body))).toBe('http.malformed');
+  expect(await codeOf(take('y', given('m')))).toBe('channel.no_handler');
+  expect(await codeOf(take('toString', given('m')))).toBe('channel.no_handler');
+  expect(await codeOf(take('x', given('m')))).toBe('access.policy');
+  expect(readdirSync(folder)).toEqual([]);
+});
+
+test('a hook runs as the user that it names, without groups of the daemon', async () => {
+  const { open, given } = stage({ x: hookOf('id -un; id -G; echo $HOME', { user: 'nobody' }) });
+  const { reply } = await open().take('x', given('m'));
+  expect(reply).toMatch(/^nobody\n\d+\n\/\S+\n$/);
+});
