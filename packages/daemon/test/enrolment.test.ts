@@ -176,7 +176,8 @@ test('an enrolled directory refuses another server, fleet or name', async () => 
   });
   await expect(enrol({ join_token: other.joinToken })).rejects.toMatchObject({ code: 'nodes.already_enrolled' });
   await expect(enrol({ name: 'web-2' })).rejects.toMatchObject({ code: 'nodes.already_enrolled' });
-  expect(other.requests).toEqual([]);
+  // Only whether it is of this fleet's root by now, without a word about this node.
+  expect(other.requests).toEqual(['GET /api/v1/trust']);
 });
 
 test('a server that moved is followed once it shows the pinned root; nobody else is', async () => {

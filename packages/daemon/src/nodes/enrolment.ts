@@ -57,7 +57,7 @@ export interface EnrolmentOptions {
   pinnedCertificate(fingerprint: string): Promise<string>;
   /** Who is of the fleet that this node belongs to already. */
   trust: {
-    isRoot(identity: Identity, fingerprint: string): boolean;
+    isRoot(identity: Identity, fingerprint: string, connect: () => Promise<HttpClient>): Promise<boolean>;
     isOurs(identity: Identity, shown: Envelope, client: HttpClient): Promise<boolean>;
   };
   clock: Clock;
@@ -72,7 +72,7 @@ export const ensureEnrolled = async (options: EnrolmentOptions): Promise<{ ident
   const joinToken = options.joinToken === undefined ? undefined : parseJoinToken(options.joinToken);
   const identity = readIdentity(dataDir);
   if (identity) {
-    refuseOtherHome(identity, options, joinToken);
+    await refuseOtherHome(identity, options, joinToken);
     const keys = ensureNodeKeys(dataDir);
     return {
       identity: identity.server === options.server ? identity : await moved(identity, options, joinToken),
@@ -89,13 +89,15 @@ export const ensureEnrolled = async (options: EnrolmentOptions): Promise<{ ident
   return { identity: resumed ?? (await enrolAnew(options, joinToken, keys)), keys };
 };
 
-const refuseOtherHome = (
+const refuseOtherHome = async (
   identity: Identity,
-  { dataDir, name, trust }: EnrolmentOptions,
+  options: EnrolmentOptions,
   token: JoinToken | undefined,
-): void => {
+): Promise<void> => {
+  const { dataDir, name, trust } = options;
+  const connect = async () => options.clientFor(await tlsFor(identity, options, token));
   const differs =
-    token && !trust.isRoot(identity, token.rootFingerprint)
+    token && !(await trust.isRoot(identity, token.rootFingerprint, connect))
       ? `fleet '${identity.fleet}' with another trust root`
       : name !== undefined && name !== identity.name
         ? `the fleet as '${identity.name}'`
@@ -110,6 +112,16 @@ const alreadyOf = (dataDir: string, whose: string, cause?: unknown): AegisError 
     { cause },
   );
 
+const tlsFor = async (
+  identity: Identity,
+  options: EnrolmentOptions,
+  token: JoinToken | undefined,
+): Promise<Identity['tls']> => {
+  const pin = token?.tlsFingerprint;
+  if (pin) return { certificate: await options.pinnedCertificate(pin), fingerprint: pin };
+  return token ? undefined : identity.tls;
+};
+
 /** The same fleet at another address: kept once the server there has shown a bundle of the pinned root. Nothing but that question
  *  has been sent by then. A join token also says by which certificate to know the server from now on. */
 const moved = async (
@@ -118,12 +130,7 @@ const moved = async (
   token: JoinToken | undefined,
 ): Promise<Identity> => {
   const { dataDir, server, log } = options;
-  const pin = token?.tlsFingerprint;
-  const tls = pin
-    ? { certificate: await options.pinnedCertificate(pin), fingerprint: pin }
-    : token
-      ? undefined
-      : identity.tls;
+  const tls = await tlsFor(identity, options, token);
   const whose = `server ${identity.server}, and ${server} does not show fleet '${identity.fleet}' with its trust root`;
   const client = options.clientFor(tls);
   try {
