@@ -1,10 +1,13 @@
 import pino from 'pino';
 
 /** Structured lines on standard error; standard output belongs to the ready line. Names that hold secrets are struck out
- *  wherever they appear, as a second wall behind not logging them. */
+ *  wherever they appear, as a second wall behind not logging them, and so is whatever has the form of a token: callers put theirs into
+ *  paths and names. */
 export type Log = pino.Logger;
 
 const SECRET = ['authorization', 'token', 'secret', 'password', 'token_mac', 'database_url', 'jwt_signing_secret'];
+/** JWTs, join tokens, operators' tokens from before they were JWTs, agents' API keys. */
+const TOKEN = /eyJ[\w-]{8,}\.[\w-]+\.[\w-]*|aegis1\.[\w.-]+|aegis_[0-9a-f]{16}_[\w-]+|aegis-agent-[\w-]{16,}/g;
 
 export const stderrLog = (
   level: string,
@@ -21,7 +24,7 @@ export const stderrLog = (
       formatters: { level: (label) => ({ level: label }) },
       timestamp: pino.stdTimeFunctions.isoTime,
     },
-    destination,
+    { write: (line) => destination.write(line.replaceAll(TOKEN, '(secret)')) },
   );
 
 export const silentLog = (): Log => pino({ level: 'silent' });
