@@ -1,16 +1,18 @@
 import { execFileSync, spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type PostgresCluster, startPostgres } from '../../packages/server/test/postgres.ts';
+import { startTcpRelay } from '../faults/tcp-relay.ts';
 import { waitFor } from '../faults/wait.ts';
 import type { Api } from '../fleet/api.ts';
 import { aegis, cleanEnv } from '../fleet/fleet.ts';
 import { type Redis, startRedis } from '../fleet/redis.ts';
-import { type ServerPair, startServerPair, waitOnline } from '../fleet/server-pair.ts';
-import { startJob } from '../fleet/workload.ts';
+import { type ServerProcesses, startServers, waitOnline } from '../fleet/server-processes.ts';
+import { type Job, startJob } from '../fleet/workload.ts';
 
-/** Two server processes on one PostgreSQL: nodes poll at one, operators call the other; with notifications alone, and with Redis. */
+/** Several server processes on one PostgreSQL: nodes are at one, operators call another; with notifications alone, and with Redis. */
 
 let cluster: PostgresCluster;
 let redis: Redis;
@@ -22,8 +24,9 @@ afterAll(async () => {
   await cluster[Symbol.asyncDispose]();
 });
 
-const pairWith = async (bus: 'notifications' | 'redis'): Promise<ServerPair> =>
-  startServerPair({
+const serversWith = async (bus: 'notifications' | 'redis', count: number): Promise<ServerProcesses> =>
+  startServers({
+    count,
     databaseUrl: await cluster.createDatabase(),
     ...(bus === 'redis' ? { redisUrl: redis.url } : {}),
   });
@@ -39,9 +42,9 @@ const wholly = (command: string) => ({
 
 for (const bus of ['notifications', 'redis'] as const)
   test(`${bus}: what is submitted at one server runs at once on a node of the other, is followed and cancelled from there`, async () => {
-    await using pair = await pairWith(bus);
-    const [{ api: a }, { api: b, url: urlOfB }] = pair.servers;
-    const nodes = [pair.node('web-1', 0), pair.node('web-2', 1)];
+    await using pair = await serversWith(bus, 2);
+    const [{ api: a, url: urlOfA }, { api: b, url: urlOfB }] = pair.servers;
+    const nodes = [pair.node('web-1', urlOfA), pair.node('web-2', urlOfB)];
     await Promise.all(nodes.map(({ daemon }) => daemon.start()));
     await Promise.all([waitOnline(a, 2), waitOnline(b, 2)]);
 
@@ -71,7 +74,7 @@ for (const bus of ['notifications', 'redis'] as const)
     execFileSync('touch', [marker]);
     expect([await ended, followed]).toEqual([0, 'first\nlast\n']);
 
-    // Cancelled at B: the node, which polls at A, is told and ends it.
+    // Cancelled at B: the node, which is at A, is told and ends it.
     const endless = await a.submit({ targets: 'web-1', ...wholly('echo begun; exec sleep 1000') });
     await endless.holds('stdout', 6);
     expect((await b.call('POST', `/api/v1/commands/${endless.id}/cancel`)).status).toBeLessThan(300);
@@ -82,36 +85,51 @@ for (const bus of ['notifications', 'redis'] as const)
   }, 180_000);
 
 for (const bus of ['notifications', 'redis'] as const)
-  test(`${bus}: database, Redis and one server die in the middle: nothing is lost or doubled`, async () => {
-    await using pair = await pairWith(bus);
-    const [{ api: a, process: first }, { api: b, process: second }] = pair.servers;
-    const nodes = [pair.node('web-1', 0), pair.node('web-2', 1)];
+  test(`${bus}: three servers, from one to another of which nodes are thrown; database, Redis and a server die: nothing is lost or doubled`, async () => {
+    await using fleet = await serversWith(bus, 3);
+    const { servers, folder } = fleet;
+    const urlOf = (at: number): string => servers[at % 3]?.url ?? '';
+    await using relays = new AsyncDisposableStack();
+    const nodes = await Promise.all(
+      [0, 1, 2].map(async (at) => {
+        const relay = relays.use(await startTcpRelay(urlOf(at)));
+        return { relay, ...fleet.node(`web-${at}`, relay.url) };
+      }),
+    );
     await Promise.all(nodes.map(({ daemon }) => daemon.start()));
-    await waitOnline(b, 2);
-    const jobs: Awaited<ReturnType<typeof startJob>>[] = [];
-    const more = async (api: Api) => {
-      for (const node of ['web-1', 'web-2'])
-        for (const kind of ['quick', 'dripping', 'bursting'])
-          jobs.push(await startJob({ folder: pair.folder, api }, node, kind));
+    const [{ api: a }, { api: b, process: second }] = servers;
+    await waitOnline(b, 3);
+    const jobs: Job[] = [];
+    const more = async (api: Api, ...kinds: string[]) => {
+      for (const { name } of nodes) for (const kind of kinds) jobs.push(await startJob({ folder, api }, name, kind));
     };
-    await more(a);
-    await more(b);
+    const channelsUp = () =>
+      waitFor('every node to be connected', () => nodes.every(({ relay }) => relay.channels() > 0), 10_000);
+
+    await channelsUp();
+    await more(a, 'quick', 'dripping');
+    // The second dies; a load balancer sends its node to the third.
+    await second.kill9();
+    nodes[1]?.relay.retarget(urlOf(2));
+    const moved = await startJob({ folder, api: a }, 'web-1', 'quick');
+    expect(await moved.fault(10_000)).toBeNull();
+    await channelsUp();
+    await second.start();
+
     await cluster.restart();
-    await more(a);
-    await more(b);
+    await more(b, 'quick');
     if (bus === 'redis') {
       await redis.kill();
-      await more(b);
+      await more(a, 'quick');
       await redis.start();
-      await more(a);
     }
-    await first.kill9();
-    await more(b);
-    await first.start();
-    await more(a);
-    await second.kill9();
-    await second.start();
+    // Every node to the next server, again and again.
+    await more(b, 'dripping', 'bursting');
+    for (let round = 0; round < 4; round++) {
+      for (const [at, { relay }] of nodes.entries()) relay.retarget(urlOf(at + round));
+      await sleep(500);
+    }
     await exact(jobs);
-    for (const name of ['server-a', 'server-b'])
-      expect(readFileSync(join(pair.folder, `${name}.log`), 'utf8')).not.toContain(redis.password);
+    for (const name of ['server-a', 'server-b', 'server-c'])
+      expect(readFileSync(join(folder, `${name}.log`), 'utf8')).not.toContain(redis.password);
   }, 300_000);

@@ -9,28 +9,29 @@ import { aegis, cleanEnv, daemonArgv, type FleetNode, serverArgv } from './fleet
 import { freePort } from './free-port.ts';
 import { endExecutionsBelow } from './leftovers.ts';
 
-/** Two real server processes on one data directory and one PostgreSQL database, and daemons that poll at either. */
-export interface ServerPair extends AsyncDisposable {
+/** Several real server processes on one data directory and one PostgreSQL database, and daemons that each speak to one of them. */
+export interface ServerProcesses extends AsyncDisposable {
   readonly folder: string;
-  readonly servers: readonly [PairServer, PairServer];
-  /** The node polls at the server of that index. */
-  node(name: string, at: 0 | 1): FleetNode;
+  readonly servers: readonly [OneServer, OneServer, ...OneServer[]];
+  /** The node speaks to that address. */
+  node(name: string, server: string, env?: Readonly<Record<string, string>>): FleetNode;
   /** `aegis server …` on the data directory. */
   offline(...args: string[]): string;
 }
-export interface PairServer {
+export interface OneServer {
   readonly url: string;
   readonly process: ManagedProcess;
   /** As an admin. */
   readonly api: Api;
 }
 
-export const startServerPair = async (options: {
+export const startServers = async (options: {
+  count: number;
   databaseUrl: string;
   redisUrl?: string;
   serverFlags?: readonly string[];
-}): Promise<ServerPair> => {
-  const folder = mkdtempSync(join(tmpdir(), 'aegis-pair-'));
+}): Promise<ServerProcesses> => {
+  const folder = mkdtempSync(join(tmpdir(), 'aegis-servers-'));
   const env = cleanEnv(folder, {
     DATABASE_URL: options.databaseUrl,
     ...(options.redisUrl === undefined ? {} : { REDIS_URL: options.redisUrl }),
@@ -41,25 +42,29 @@ export const startServerPair = async (options: {
   offline('init');
   const token = offline('token', '--role', 'admin');
   const joinToken = offline('join-token', '--ttl', '1h', '--uses', '100');
-  const serverOf = async (name: string): Promise<PairServer> => {
+  const serverOf = async (name: string): Promise<OneServer> => {
     const port = await freePort();
     const url = `http://127.0.0.1:${port}`;
     const argv = serverArgv(dataDir, port, options.serverFlags);
     return { url, process: managedProcess(name, argv, join(folder, `${name}.log`), env), api: apiOf(url, () => token) };
   };
-  const servers = [await serverOf('server-a'), await serverOf('server-b')] as const;
+  const [first, second, ...others] = await Promise.all(
+    Array.from({ length: options.count }, (_, nth) => serverOf(`server-${'abcdef'[nth]}`)),
+  );
+  if (!first || !second) throw new RangeError('at least two');
+  const servers: ServerProcesses['servers'] = [first, second, ...others];
   await Promise.all(servers.map(({ process }) => process.start()));
   const nodes: FleetNode[] = [];
   return {
     folder,
     servers,
     offline,
-    node: (name, at) => {
+    node: (name, server, more = {}) => {
       const data = join(folder, name);
       mkdirSync(data, { mode: 0o700 });
-      const argv = daemonArgv({ dataDir: data, server: servers[at].url, name });
+      const argv = daemonArgv({ dataDir: data, server, name });
       const daemon = managedProcess(name, argv, join(folder, `${name}.log`), {
-        ...cleanEnv(folder),
+        ...cleanEnv(folder, more),
         AEGIS_JOIN_TOKEN: joinToken,
       });
       const node = { name, dataDir: data, daemon };
