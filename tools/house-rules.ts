@@ -32,7 +32,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
 /** Through these files alone the CLI reaches the other applications. */
 const DOORS: Readonly<Record<string, readonly string[]>> = {
   server: ['main', 'config', 'offline'],
-  daemon: ['main', 'config', 'enrol', 'control', 'attachments', 'pins'],
+  daemon: ['main', 'config', 'enrol', 'control', 'attachments', 'pins', 'policy-check'],
 };
 const COMPOSERS = [
   'server.ts',
@@ -44,6 +44,7 @@ const COMPOSERS = [
   'enrol.ts',
   'control.ts',
   'pins.ts',
+  'policy-check.ts',
   'config.ts',
   'attachments.ts',
 ];

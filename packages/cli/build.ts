@@ -34,6 +34,7 @@ const SEPARATE: Readonly<Record<string, string>> = {
   '@aegis/daemon/config': './daemon-doors.cjs',
   '@aegis/daemon/enrol': './daemon-doors.cjs',
   '@aegis/daemon/control': './daemon-doors.cjs',
+  '@aegis/daemon/policy-check': './daemon-doors.cjs',
 };
 
 const separateBundles: Plugin = {

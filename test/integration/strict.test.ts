@@ -161,3 +161,81 @@ test('a threshold of two persons takes two, whose signatures are gathered in a f
   const refused = await aegis(['submit', '--signed', file]);
   expect([refused.code, refused.stderr]).toEqual([252, expect.stringContaining('is not a good one')]);
 });
+
+test('a node says offline what it would obey, and why', async () => {
+  policy('obey = "operators"\n[commands]\nusers = ["nobody"]\n');
+  const file = join(folder, 'check.json');
+  const signed = await aegis([
+    'submit',
+    '-t',
+    'site=fra',
+    ...signs('bob'),
+    '--sign-only',
+    '--user',
+    'nobody',
+    '--',
+    'id',
+  ]);
+  writeFileSync(file, signed.stdout);
+  const check = (more: readonly string[] = [], env = {}) =>
+    aegis([...['daemon', 'policy', 'check', file, '--data-dir', strict.dataDir], ...more], {
+      AEGIS_POLICY_FILE: join(folder, 'policy.toml'),
+      AEGIS_SITE: 'fra',
+      AEGIS_LABELS: 'env=prod',
+      ...env,
+    });
+  const good = await check();
+  expect([good.code, good.stdout.split('\n').map((line) => line.slice(0, 14).trim())]).toEqual([
+    0,
+    [
+      'ok  signature',
+      'ok  form',
+      'ok  fleet',
+      'ok  target',
+      'ok  obey',
+      'ok  user',
+      'ok  seen',
+      'ok  attempts',
+      'ok  time',
+      'It would be ob',
+      '',
+    ],
+  ]);
+  const other = await check(['--json'], { AEGIS_SITE: 'ams' });
+  expect([other.code, JSON.parse(other.stdout)]).toMatchObject([
+    1,
+    {
+      obeyed: false,
+      node: { name: 'strict-1', site: 'ams' },
+      steps: [{}, {}, {}, { rule: 'target', good: false, code: 'access.wrong_target' }],
+    },
+  ]);
+  writeFileSync(join(folder, 'other.toml'), 'obey = { threshold = 2 }\n', { mode: 0o600 });
+  const stricter = await check(['--policy', join(folder, 'other.toml')]);
+  expect([stricter.code, stricter.stdout]).toEqual([1, expect.stringContaining('NO  obey')]);
+  expect((await check(['--attempt', '2'])).code).toBe(1);
+  writeFileSync(join(folder, 'other.toml'), 'obey = "nobody"\n');
+  expect((await check(['--policy', join(folder, 'other.toml')])).code).toBe(2);
+  expect((await aegis(['daemon', 'policy', 'check', file, '--data-dir', join(folder, 'empty')])).code).toBe(2);
+  writeFileSync(file, '{}');
+  expect((await check()).code).toBe(2);
+
+  const shown = await aegis(
+    ['daemon', 'policy', 'show', '--data-dir', strict.dataDir, '--policy', join(folder, 'policy.toml')],
+    { AEGIS_SITE: 'fra' },
+  );
+  expect(shown).toEqual({
+    code: 0,
+    stdout: `policy: ${join(folder, 'policy.toml')}
+node:   strict-1
+site:   fra
+FOR        OBEYS      USERS   LONGEST
+commands   operators  nobody  any
+cancel     operators  any     any
+artifacts  operators  any     any
+backups    operators  any     any
+messages   operators  any     any
+`,
+    stderr: '',
+  });
+});

@@ -42,6 +42,7 @@ const commands = () => import('./topics/commands.ts');
 const context = () => import('./topics/context.ts');
 const kernel = () => import('./topics/daemon-kernel.ts');
 const daemon = () => import('./topics/daemon.ts');
+const daemonPolicy = () => import('./topics/daemon-policy.ts');
 const nodes = () => import('./topics/nodes.ts');
 const nodesAgents = () => import('./topics/nodes-agents.ts');
 const accessKeys = () => import('./topics/access-keys.ts');
@@ -280,6 +281,16 @@ export const COMMANDS: Readonly<Record<string, TableEntry>> = {
     'Print the settings in effect, and where each comes from',
     async () => (await daemon()).DaemonConfigShow,
   ),
+  'daemon:policy:show': entry(
+    'node',
+    'Show whose word this node takes',
+    async () => (await daemonPolicy()).DaemonPolicyShow,
+  ),
+  'daemon:policy:check': entry(
+    'node',
+    'Say whether this node would obey a directive, and why',
+    async () => (await daemonPolicy()).DaemonPolicyCheck,
+  ),
   'daemon:attachments': entry(
     'node',
     'Show the programs that are attached on this machine',
@@ -315,6 +326,7 @@ export const TOPICS: Readonly<Record<string, string>> = {
   server: 'Set up and run the control server',
   'server:token': 'Make, list and revoke operator tokens',
   daemon: "Run and look at this machine's daemon",
+  'daemon:policy': 'See whose word this node takes, and what it would obey',
   context: 'Choose between several servers',
 };
 
