@@ -39,6 +39,7 @@ import { nodeRoutes } from './commands/routes-nodes.ts';
 import { operatorRoutes } from './commands/routes-operators.ts';
 import { type CommandsService, commandsService } from './commands/service.ts';
 import type { ServerConfig } from './config.ts';
+import { presenceEvents } from './events/presence.ts';
 import { eventRetentionLoop } from './events/retention-loop.ts';
 import { eventsRoutes } from './events/routes.ts';
 import { type EventsService, eventsService } from './events/service.ts';
@@ -166,7 +167,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     stopping: stopping.signal,
   });
   await events.start();
-  const rows = nodesRepository(storage);
+  const rows = nodesRepository(storage, events.publish);
   const registrations = registrationsRepository(storage);
   const rules = {
     degradedAfterMs: config.nodes.degraded_after_sec * 1000,
@@ -275,6 +276,18 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
   undo.defer(() => backups.own.close());
   nodes.onChange(backups.reconciler.nodeChanged);
   nodes.onChange(events.nodeChanged);
+  const presenceTold = presenceEvents({
+    storage,
+    publish: events.publish,
+    bus,
+    clock,
+    log,
+    lastSeen: nodes.lastSeen,
+    offlineAfterMs: rules.offlineAfterMs,
+    stopping: stopping.signal,
+  });
+  presenceTold.start(stopping.signal);
+  nodes.onRetire({ inTransaction: presenceTold.nodeRetired, afterwards: () => undefined });
   bus.onRemote(NODE_FACTS, events.nodeChanged);
   const commands = commandsService({
     storage,
@@ -371,7 +384,10 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     fleet: keys.fleet,
     identity: trust.serverKey,
     nodes: { nodeOf: nodes.forChannel, actorOf: nodes.actorOf, attend: nodes.attend },
-    attached: (connection) => both(attached.attached(connection), messages.connected(connection)),
+    attached: (connection) => both(
+        both(attached.attached(connection), messages.connected(connection)),
+        presenceTold.connected(connection),
+      ),
     calls: channelCalls(routes, { faults, newId, stopping: stopping.signal }),
     refused: ({ agentId, address, error, node }) => {
       log.info({ agent_id: agentId, address, code: error.code }, 'a node was refused on the channel');
@@ -413,7 +429,10 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
           dev: config.dev,
         }),
         scopeOf: nodeScopes(storage.kind),
-        attending: ({ uid }) => nodes.attend(uid),
+        attending: (node, { id, agentKey }) => {
+          if (id === 'pollCommands' || agentKey) presenceTold.polled(node);
+          return nodes.attend(node.uid);
+        },
         audit: audit.hook,
         bodies,
         faults,

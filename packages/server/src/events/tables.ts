@@ -16,6 +16,7 @@ export interface EventsTables {
   events_floor: { id: number; removed_through: number };
   /** Now and then the newest id, and how many there have been up to it: what retention counts by. */
   events_marks: { id: number; at: number; total: number };
+  events_presence: { node_uid: string; carrier: 'ws' | 'poll' | null; session: string };
 }
 export type EventRow = {
   id: number;

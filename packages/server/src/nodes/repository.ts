@@ -11,6 +11,13 @@ import type { NodesTables } from './tables.ts';
 
 export type NodeRow = Selectable<NodesTables['nodes']>;
 
+interface Told {
+  type: string;
+  node: { uid: string; name: string };
+  data: Readonly<Record<string, unknown>>;
+}
+export type TellNodes = (tx: Tx, told: readonly Told[]) => Promise<void>;
+
 export interface NodeFilter {
   within?: Within | undefined;
   site?: string | undefined;
@@ -45,7 +52,8 @@ const NAMES_AT_ONCE = 500; // below SQLite's and PostgreSQL's bounds on paramete
 const UPDATES_AT_ONCE = 500;
 
 /** The SQL of the registry of nodes. Retired nodes are found by uid alone. */
-export const nodesRepository = (storage: Storage) => {
+/** @param tell what listeners learn of nodes, in the transaction that makes it so */
+export const nodesRepository = (storage: Storage, tell: TellNodes) => {
   const live = () => storage.read.selectFrom('nodes').where('state', '<>', 'retired');
   const contains = (column: 'labels' | 'capabilities', text: string) =>
     storage.kind === 'sqlite'
@@ -157,8 +165,12 @@ export const nodesRepository = (storage: Storage) => {
         .values(row)
         .onConflict((conflict) => conflict.doNothing())
         .executeTakeFirst();
-      return numInsertedOrUpdatedRows === 1n;
+      if (numInsertedOrUpdatedRows !== 1n) return false;
+      await tell(tx, [{ type: 'node.enrolled', node: row, data: { keyless: row.keyless === 1 } }]);
+      return true;
     },
+    tell: (tx: Tx, { uid, name }: NodeRow, type: string, data: Told['data'] = {}): Promise<void> =>
+      tell(tx, [{ type, node: { uid, name }, data }]),
     update: async (tx: Tx, uid: string, change: Updateable<NodesTables['nodes']>): Promise<void> => {
       await tx.updateTable('nodes').set(change).where('uid', '=', uid).execute();
     },

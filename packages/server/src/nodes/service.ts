@@ -287,6 +287,9 @@ export const nodesService = (parts: {
           ...(patch.maintenance === undefined ? {} : { maintenance: patch.maintenance ? 1 : 0 }),
           updated_at: clock.now(),
         });
+        const { maintenance } = patch;
+        if (maintenance !== undefined && maintenance !== (row.maintenance === 1))
+          await repository.tell(tx, row, 'node.maintenance', { maintenance });
       });
     },
     /** From now on its credentials are refused, or taken again. A repeat changes nothing. @throws AegisError nodes.retired */
@@ -297,6 +300,7 @@ export const nodesService = (parts: {
         if ((row.deactivated_at === null) === active) return;
         const now = clock.now();
         await repository.update(tx, row.uid, { deactivated_at: active ? null : now, updated_at: now });
+        await repository.tell(tx, row, active ? 'node.activated' : 'node.deactivated');
       }),
     /** Retiring what is retired changes nothing. */
     retire: async (id: string, within: Within): Promise<Node> => {
@@ -304,6 +308,7 @@ export const nodesService = (parts: {
         if (row.state === 'retired') return;
         await repository.update(tx, row.uid, { state: 'retired', updated_at: clock.now() });
         for (const hook of hooks) await hook.inTransaction(tx, row.uid);
+        await repository.tell(tx, row, 'node.retired');
       });
       for (const hook of hooks) hook.afterwards();
       return node;

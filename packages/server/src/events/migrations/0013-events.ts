@@ -4,7 +4,7 @@ import type { Migration } from '../../platform/storage/migrate.ts';
 export const migration0013: Migration = {
   number: 13,
   name: '0013-events',
-  up: async (tx, { kind }) => {
+  up: async (tx, { kind, orderedText }) => {
     // SQLite gives no id twice only when told so.
     const id = kind === 'sqlite' ? sql`integer primary key autoincrement` : sql`bigserial primary key`;
     await sql`create table events (
@@ -20,6 +20,12 @@ export const migration0013: Migration = {
       .addColumn('id', 'bigint', (column) => column.primaryKey())
       .addColumn('at', 'bigint', (column) => column.notNull())
       .addColumn('total', 'bigint', (column) => column.notNull())
+      .execute();
+    await tx.schema
+      .createTable('events_presence')
+      .addColumn('node_uid', orderedText, (column) => column.primaryKey())
+      .addColumn('carrier', 'text')
+      .addColumn('session', 'text', (column) => column.notNull())
       .execute();
   },
 };

@@ -53,7 +53,7 @@ export interface MountOptions {
   /** What the scope of a token means. @throws AegisError for what is no scope */
   scopeOf: (text: string) => NodeScope;
   /** Told of each node's request, when it has been admitted; what it gives back is called when that request is over. */
-  attending: (node: NodeActor) => () => void;
+  attending: (node: NodeActor, endpoint: Endpoint) => () => void;
   /** Told of every call and of every refusal of credentials or role, whatever the route. */
   audit: AuditHook;
   bodies: BodyBudget;
@@ -91,7 +91,7 @@ export const mountRoutes = (app: FastifyInstance, routes: readonly Route[], opti
     const { route } = request.routeOptions.config;
     if (!route) return refuseUnknown(request, reply, routes); // here: Fastify would first read a body that nobody wants
     request.actor = await admit(route, request, options);
-    const over = request.actor?.kind === 'node' ? options.attending(request.actor) : () => undefined;
+    const over = request.actor?.kind === 'node' ? options.attending(request.actor, route.endpoint) : () => undefined;
     if (reply.raw.closed) return over(); // it hung up while we looked who it is: no 'close' comes any more
     reply.raw.once('close', over);
     leaseBody(route, request, reply, options.bodies);
