@@ -39,7 +39,7 @@ import { nodeRoutes } from './commands/routes-nodes.ts';
 import { operatorRoutes } from './commands/routes-operators.ts';
 import { type CommandsService, commandsService } from './commands/service.ts';
 import type { ServerConfig } from './config.ts';
-import { presenceEvents } from './events/presence.ts';
+import { type PresenceEvents, presenceEvents } from './events/presence.ts';
 import { eventRetentionLoop } from './events/retention-loop.ts';
 import { eventsRoutes } from './events/routes.ts';
 import { type EventsService, eventsService } from './events/service.ts';
@@ -88,6 +88,7 @@ export interface RunningServer extends AsyncDisposable {
   nodes: NodesService;
   audit: AuditService;
   events: EventsService;
+  presence: PresenceEvents;
   /** Resolves when all is closed; safe to call again. */
   close(): Promise<void>;
 }
@@ -241,6 +242,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     clock,
     newId,
     takesUnsigned: config.dev,
+    tell: events.publish,
     keepMs,
     limits: {
       maxArtifacts: config.artifacts.max_artifacts,
@@ -267,6 +269,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
       keysOf: nodes.keysOf,
     },
     desired: artifacts.desired,
+    tell: events.publish,
     ...backupSettings(config),
     clock,
     newId,
@@ -384,10 +387,8 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     fleet: keys.fleet,
     identity: trust.serverKey,
     nodes: { nodeOf: nodes.forChannel, actorOf: nodes.actorOf, attend: nodes.attend },
-    attached: (connection) => both(
-        both(attached.attached(connection), messages.connected(connection)),
-        presenceTold.connected(connection),
-      ),
+    attached: (connection) =>
+      both(both(attached.attached(connection), messages.connected(connection)), presenceTold.connected(connection)),
     calls: channelCalls(routes, { faults, newId, stopping: stopping.signal }),
     refused: ({ agentId, address, error, node }) => {
       log.info({ agent_id: agentId, address, code: error.code }, 'a node was refused on the channel');
@@ -474,6 +475,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     nodes,
     audit,
     events,
+    presence: presenceTold,
     close,
     [Symbol.asyncDispose]: close,
   };

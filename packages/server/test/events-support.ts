@@ -1,7 +1,12 @@
 import { createInterface } from 'node:readline';
 import { Readable } from 'node:stream';
+import { openAnswer } from '@aegis/protocol/channel/handshake';
+import type { AuthenticationResponse } from '@aegis/protocol/channel/messages';
+import { sealer } from '@aegis/protocol/channel/sealing';
 import type { EventLine, FleetEvent } from '@aegis/protocol/events/event';
 import { waitFor } from '../../../test/faults/wait.ts';
+import { headersOf, open, requestOf } from './channel-support.ts';
+import type { EnrolledNode, TestServer } from './start-test-server.ts';
 
 /** A reader of events, as NDJSON or as what a browser reads. */
 
@@ -71,5 +76,29 @@ export const readEventsFrom = async (
     stop,
     wait: (what, until) => waitFor(what, () => until(lines)),
     [Symbol.asyncDispose]: stop,
+  };
+};
+
+/** The node's own connection, proven by its hello. */
+export const connectedNode = async (server: TestServer, node: EnrolledNode): Promise<AsyncDisposable> => {
+  const raw = await open(`${server.url.replace('http', 'ws')}/ws/agent`, headersOf(node));
+  const { request, ephemeral } = requestOf(node, {}, server.running.fleet);
+  raw.ws.send(JSON.stringify(request));
+  const answer = JSON.parse(await raw.next()) as AuthenticationResponse;
+  if (!answer.success) throw new Error(answer.message);
+  const keys = openAnswer({ fleet: server.running.fleet, isServerKey: () => true, ephemeral }, request, answer);
+  const { seal } = sealer({
+    key: keys.nodeToServer,
+    direction: 'node to server',
+    rotation: { messages: 100, ms: 1e9 },
+    clock: { now: () => Date.now(), monotonic: () => performance.now() },
+    signing: null,
+  });
+  raw.ws.send(seal({ id: 'a', type: 'event', channel: 'hello' }, '{"version":"0.1.0"}'));
+  return {
+    [Symbol.asyncDispose]: async () => {
+      raw.ws.close();
+      await raw.closed;
+    },
   };
 };

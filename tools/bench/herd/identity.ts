@@ -46,7 +46,7 @@ export const enrolHerd = async (
   const keys = requireFleetKeys(dataDir, now);
   const storage = await openServerStorage({ dataDir, keys, databaseUrl });
   try {
-    const repository = nodesRepository(storage);
+    const repository = nodesRepository(storage, async () => undefined);
     await storage.write('herd.enrol', async (tx) => {
       for (let nth = 0; nth < count; nth++) {
         const { uid, name, key } = herdNode(nth);

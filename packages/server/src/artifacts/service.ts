@@ -5,6 +5,7 @@
 import type { Blobs } from '../platform/blobs.ts';
 import type { Clock } from '../platform/clock.ts';
 import { type OneAtATime, oneAtATime } from '../platform/one-at-a-time.ts';
+import type { Tell } from '../platform/told.ts';
 import type { Storage, Tx } from '../tables.ts';
 import { assignService } from './assign.ts';
 import { assignmentsRepository } from './assignments-repository.ts';
@@ -39,6 +40,7 @@ export const artifactsService = (on: {
   clock: Clock;
   newId: () => string;
   takesUnsigned: boolean;
+  tell: Tell;
   /** How long a node's revision may be taken from memory: another server process may change it. */
   keepMs: number;
   limits: ArtifactLimits;
@@ -109,6 +111,7 @@ export const artifactsService = (on: {
       desired,
       library,
       nodes,
+      tell: on.tell,
       clock,
     }),
     /** Part of the transaction that retires a node. */

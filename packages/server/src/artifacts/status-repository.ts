@@ -46,6 +46,13 @@ export const statusRepository = (storage: Storage) => {
         .onConflict((conflict) => conflict.columns(['node_uid', 'name']).doUpdateSet(row))
         .execute();
     },
+    reportIn: (tx: Tx, nodeUid: string, name: string): Promise<ReportRow | undefined> =>
+      tx
+        .selectFrom('artifacts_reports')
+        .selectAll()
+        .where('node_uid', '=', nodeUid)
+        .where('name', '=', name)
+        .executeTakeFirst(),
     /** By name and node, those after `after`. Tombstones that are confirmed only where `state` asks for detached ones. */
     page: (filter: StatusFilter, limit: number, after: readonly [string, string] | undefined): Promise<StatusRow[]> => {
       const { artifactId, name, node, state, within } = filter;

@@ -5,13 +5,14 @@ import * as z from 'zod/mini';
 import { type Clock, isoTime, isoTimeOrNull } from '../platform/clock.ts';
 import type { Within } from '../platform/node-scope.ts';
 import { decodeCursor, encodeCursor } from '../platform/paging.ts';
+import type { Tell, Told } from '../platform/told.ts';
 import type { Tx } from '../tables.ts';
 import type { AssignmentsRepository } from './assignments-repository.ts';
 import type { DesiredState } from './desired.ts';
 import type { Change, DesiredChanges } from './desired-changes.ts';
 import type { LibraryService } from './library.ts';
 import type { NodeDoor } from './node-door.ts';
-import type { StatusFilter, StatusRepository, StatusRow } from './status-repository.ts';
+import type { ReportRow, StatusFilter, StatusRepository, StatusRow } from './status-repository.ts';
 import type { AssignmentRow } from './tables.ts';
 
 /** What nodes report of their assignments and of their kernels, and how people see it. */
@@ -34,6 +35,7 @@ export const statusService = (on: {
   desired: DesiredState;
   library: LibraryService;
   nodes: NodeDoor;
+  tell: Tell;
   clock: Clock;
 }) => {
   const { repository, assignments } = on;
@@ -106,6 +108,8 @@ export const statusService = (on: {
           await on.library.find(address);
           throw notAssigned(report.name);
         }
+        const before = await repository.reportIn(tx, nodeUid, report.name);
+        if (isNews(before, report)) await on.tell(tx, [toldOf(row, report)]);
         await repository.store(tx, {
           node_uid: nodeUid,
           name: report.name,
@@ -158,6 +162,24 @@ export type StatusService = ReturnType<typeof statusService>;
 const hasAgain = ({ state }: StatusReport, row: AssignmentRow): boolean => row.confirmed === 1 && state !== 'detached';
 const refusesGeneration = ({ reason }: StatusReport): boolean =>
   reason?.code === 'artifacts.stale_generation' || reason?.code === 'artifacts.generation_conflict';
+
+/** Another state, or another failure; the same report comes again when its answer was lost, and when counters change. */
+const isNews = (before: ReportRow | undefined, { generation, state, reason }: StatusReport): boolean => {
+  if (before?.generation !== generation || before.state !== state) return true;
+  if (state !== 'failed') return false;
+  const former = (JSON.parse(before.report) as StatusReport).reason; // as validated when it came
+  return former?.code !== reason?.code || former?.message !== reason?.message;
+};
+const toldOf = (row: AssignmentRow, { name, version, generation, state, reason }: StatusReport): Told => ({
+  type: `attachment.${state}`,
+  node: { uid: row.node_uid, name: row.node_name },
+  data: {
+    artifact: name,
+    version: version ?? null,
+    generation,
+    reason: reason ? { code: reason.code, message: reason.message } : null,
+  },
+});
 
 const reportOf = ({ report, verifier_log }: { report: string; verifier_log: string | null }): StatusReport => ({
   ...(JSON.parse(report) as StatusReport), // as validated when it came

@@ -5,6 +5,7 @@ import { AegisError } from '@aegis/protocol/errors';
 import { isUuid } from '@aegis/protocol/ids';
 import { type Clock, isoTime } from '../platform/clock.ts';
 import type { NodeActor } from '../platform/http/actor.ts';
+import type { Tell } from '../platform/told.ts';
 import type { Tx } from '../tables.ts';
 import type { AssignmentsRepository } from './assignments-repository.ts';
 import { specOf } from './config-views.ts';
@@ -18,6 +19,7 @@ import { prefixOf } from './run-views.ts';
 import type { RunsPruning } from './runs-pruning.ts';
 import type { ProgressRow, RunsRepository } from './runs-repository.ts';
 import type { ConfigRow, RunRow } from './tables.ts';
+import { runTold } from './told.ts';
 
 /** A node's word of its runs up to their end: start, further attempts, progress, log. A `lost` run is taken up again by any of them. */
 
@@ -45,6 +47,7 @@ export const runsService = (on: {
   pruning: RunsPruning;
   log: LogService;
   nodes: NodeDoor;
+  tell: Tell;
   clock: Clock;
   maxUnderWayPerNode: number;
 }) => {
@@ -140,6 +143,7 @@ export const runsService = (on: {
     await on.pruning.makeRoom(tx, config, actor.uid);
     const row = firstAttempt(actor, config, request, clock.now());
     if (!(await runs.insert(tx, row))) throw takenRun(request.run_id);
+    await on.tell(tx, [runTold(row)]);
     return row;
   };
   /** Another attempt closes the former. */
@@ -154,6 +158,7 @@ export const runsService = (on: {
       uploaded_bytes: 0,
     };
     await runs.update(tx, run.id, change);
+    await on.tell(tx, [runTold({ ...run, ...change })]);
     return { ...run, ...change };
   };
 
@@ -179,17 +184,21 @@ export const runsService = (on: {
   const tell = runs.writeTogether<Told, Answer>('backups.progress', async (tx, told) => {
     const found = await runs.lockMany(tx, [...new Set(told.map(({ runId }) => runId))].sort());
     const rows = new Map<string, ProgressRow>();
+    const back: RunRow[] = [];
     const answers = told.map(({ uid, runId, progress }): Answer => {
       const run = found.get(runId);
       if (!run || run.node_uid !== uid) return { refused: unknownRun(runId) };
       if (isOver(run)) return { refused: ended(run) };
       if (progress.attempt !== run.attempt) return { refused: attemptIs(run, progress.attempt) };
       const row = { id: runId, heard_at: clock.now(), ...measured(run, progress) };
-      found.set(runId, { ...run, ...row });
+      const now: RunRow = { ...run, ...row, state: 'running', finished_at: null, reason: null };
+      if (run.state !== 'running') back.push(now);
+      found.set(runId, now);
       rows.set(runId, row);
       return { cancelled: run.cancelled_at !== null };
     });
     await runs.saveProgress(tx, [...rows.values()]);
+    await on.tell(tx, back.map(runTold));
     return answers;
   });
 
@@ -223,6 +232,7 @@ export const runsService = (on: {
         if (isRepeated(actor, before, request)) {
           const change = anew(clock.now());
           await runs.update(tx, before.id, change);
+          if (before.state !== 'running') await on.tell(tx, [runTold({ ...before, ...change })]);
           return { run: { ...before, ...change }, former: null };
         }
         if (before.cancelled_at !== null || !config) return { run: before, former: null };

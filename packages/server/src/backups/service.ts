@@ -5,6 +5,7 @@
 import type { Clock } from '../platform/clock.ts';
 import type { Log } from '../platform/log.ts';
 import { oneAtATime } from '../platform/one-at-a-time.ts';
+import type { Tell } from '../platform/told.ts';
 import type { Storage, Tx } from '../tables.ts';
 import { agentRunsService } from './agents/service.ts';
 import { assignmentChanges } from './assignments.ts';
@@ -64,6 +65,7 @@ export interface BackupParts {
   serverKeyOf: (keyId: string) => Buffer | null;
   clock: Clock;
   newId: () => string;
+  tell: Tell;
   log: Log;
 }
 
@@ -80,6 +82,7 @@ export const backupsService = (on: {
   ownFiles: Omit<OwnFilesSettings, 'dataDir'>;
   clock: Clock;
   newId: () => string;
+  tell: Tell;
   log: Log;
   limits: BackupLimits;
 }) => {
@@ -101,6 +104,7 @@ export const backupsService = (on: {
     serverKeyOf: on.signer.keyOf,
     clock,
     newId,
+    tell: on.tell,
     log,
   };
   const s3 = s3Reach(parts, on.s3);
@@ -129,6 +133,7 @@ export const backupsService = (on: {
     pruning: runsPruning({ log: lines, clock, maxPerNode: limits.maxRunsPerNode }),
     log: lines,
     nodes,
+    tell: on.tell,
     clock,
     maxUnderWayPerNode: limits.maxUnderWayPerNode,
   });

@@ -17,6 +17,7 @@ import { retentionService } from './retention/service.ts';
 import type { BackupParts } from './service.ts';
 import type { Stores } from './stores.ts';
 import type { ConfigRow, RunRow } from './tables.ts';
+import { runTold } from './told.ts';
 import { scheduledVerification } from './verification/verify-loop.ts';
 import type { RunVerification } from './verify-run.ts';
 
@@ -77,7 +78,16 @@ export const upkeepService = (
     clock,
     log,
   });
-  const alerts = alertsService({ repository, delivery, maxWaiting: on.alerts.maxWaiting, clock, newId, log });
+  const { tell } = parts;
+  const alerts = alertsService({
+    repository,
+    delivery,
+    maxWaiting: on.alerts.maxWaiting,
+    clock,
+    newId,
+    tell,
+    log,
+  });
   const absence = absenceDetection({
     configs: on.configs,
     assignments: on.assignments,
@@ -97,7 +107,10 @@ export const upkeepService = (
     log,
   });
   const after: AfterEnd = {
-    inTransaction: alerts.ended,
+    inTransaction: async (tx, run) => {
+      await parts.tell(tx, [runTold(run)]);
+      await alerts.ended(tx, run);
+    },
     afterwards: (run: RunRow) => {
       retention.runEnded(run);
       alerts.wake(run);

@@ -8,9 +8,10 @@ import {
   mayRetry,
   type Standing,
 } from '@aegis/protocol/commands/state';
+import type { Told } from '../platform/told.ts';
 import { backoffMs, nextAttemptId } from './attempts.ts';
 import type { CommandRow, ExecutionRow, LiveCommand, LiveExecution } from './tables.ts';
-import { type Told, toldOf } from './told.ts';
+import { toldOf } from './told.ts';
 
 /** What one transaction does to executions, and everything that follows from it: a retry, the commands' counts and states, the
  *  depth of the nodes' queues, and whom to wake afterwards. Pure: rows in, rows out. Every writer goes through it, so counts

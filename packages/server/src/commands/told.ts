@@ -1,13 +1,9 @@
 import type { Statement } from '../platform/storage/statements.ts';
+import type { Told } from '../platform/told.ts';
 import type { ExecutionRow } from './tables.ts';
 
 /** What listeners learn of executions: each state that one takes on, in the transaction that stores it. */
 
-export interface Told {
-  type: string;
-  node: { uid: string; name: string };
-  data: Readonly<Record<string, unknown>>;
-}
 /** Statements that make it told, to go with those that make it so. */
 export type Tell = (told: readonly Told[]) => Statement[];
 

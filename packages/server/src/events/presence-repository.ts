@@ -25,7 +25,12 @@ export const presenceRepository = (storage: Storage) => {
     COLUMNS,
     'on conflict (node_uid) do update set carrier = excluded.carrier, session = excluded.session',
   );
-  const locked = rowsByKey(kind, { table: 'events_presence', columns: Object.keys(COLUMNS), key: 'node_uid', lock: true });
+  const locked = rowsByKey(kind, {
+    table: 'events_presence',
+    columns: Object.keys(COLUMNS),
+    key: 'node_uid',
+    lock: true,
+  });
   return {
     lock: async (tx: Tx, uids: readonly string[]): Promise<Map<string, PresenceRow>> => {
       const all = [...new Set(uids)].sort(); // one order of locking for all server processes

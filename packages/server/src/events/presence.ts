@@ -2,9 +2,9 @@ import type { Bus } from '../platform/bus.ts';
 import type { Clock } from '../platform/clock.ts';
 import type { Log } from '../platform/log.ts';
 import { loop } from '../platform/loop.ts';
+import type { Tell, Told } from '../platform/told.ts';
 import type { Storage } from '../tables.ts';
 import { type Carrier, type PresenceRow, presenceRepository } from './presence-repository.ts';
-import type { NewEvent, PublishEvents } from './service.ts';
 
 /** Whether nodes are there, and by which carrier, as it was told last: one row for each node, whichever server process it speaks with. What is
  *  seen here is compared with it, and the difference is an event. A connection that ends because its server does is none: the node comes back,
@@ -31,7 +31,7 @@ const KEPT = 50_000;
 
 export const presenceEvents = (on: {
   storage: Storage;
-  publish: PublishEvents;
+  publish: Tell;
   bus: Bus;
   clock: Clock;
   log: Log;
@@ -56,7 +56,7 @@ export const presenceEvents = (on: {
       tx,
       all.map(({ node }) => node.uid),
     );
-    const events: NewEvent[] = [];
+    const events: Told[] = [];
     const changed = new Map<string, PresenceRow>();
     const carriers = all.map((seen) => {
       const before = rows.get(seen.node.uid) ?? { node_uid: seen.node.uid, carrier: null, session: '' };
@@ -134,7 +134,7 @@ export type PresenceEvents = ReturnType<typeof presenceEvents>;
 /** Enough to tell two connections of one node apart. */
 const SESSION_CHARS = 12;
 
-const after = (before: PresenceRow, seen: Seen): { row: PresenceRow; event: Omit<NewEvent, 'node'> | null } => {
+const after = (before: PresenceRow, seen: Seen): { row: PresenceRow; event: Omit<Told, 'node'> | null } => {
   const to = (carrier: Carrier, session: string) => ({
     row: { ...before, carrier, session },
     event:

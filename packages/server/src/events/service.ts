@@ -10,7 +10,8 @@ import type { OperatorActor } from '../platform/http/actor.ts';
 import type { Log } from '../platform/log.ts';
 import type { Within } from '../platform/node-scope.ts';
 import { type Statement, together } from '../platform/storage/statements.ts';
-import type { Storage, Tx } from '../tables.ts';
+import type { Tell, Told } from '../platform/told.ts';
+import type { Storage } from '../tables.ts';
 import { type EventSelection, openEvents } from './reader.ts';
 import { eventsRepository } from './repository.ts';
 import { type EventRetention, eventRetention } from './retention-loop.ts';
@@ -18,19 +19,8 @@ import { openStreams, type StreamLimits } from './streams.ts';
 import type { EventRow } from './tables.ts';
 import { EVENTS_TOPIC, eventsTail } from './tail.ts';
 
-/** What happened. */
-export interface NewEvent {
-  /** One of protocol/events/event.ts. */
-  type: string;
-  /** Whom it is about; null: nobody who has a scope learns of it. */
-  node: { uid: string; name: string } | null;
-  /** What the type has beside these; MAX_EVENT_CHARS as JSON at most. */
-  data: Readonly<Record<string, unknown>>;
-}
-/** Part of the transaction that makes it so, after everything that it locks: told once that is durable, or never. */
-export type PublishEvents = (tx: Tx, events: readonly NewEvent[]) => Promise<void>;
-/** The same as statements, to go with others. */
-export type EventStatements = (events: readonly NewEvent[]) => Statement[];
+/** What `publish` does, as statements to go with others. */
+export type EventStatements = (events: readonly Told[]) => Statement[];
 
 interface NodeFacts {
   uid: string;
@@ -100,9 +90,10 @@ export const eventsService = (on: EventsOptions) => {
   };
 
   return {
+    /** The data of each MAX_EVENT_CHARS as JSON at most. */
     publish: (async (tx, events) => {
       await together(tx, statements(events));
-    }) satisfies PublishEvents,
+    }) satisfies Tell,
     statements,
     /** A node is another than it was; null: any may be. */
     nodeChanged: (uid: string | null): void => {
@@ -127,7 +118,7 @@ export const eventsService = (on: EventsOptions) => {
 };
 export type EventsService = ReturnType<typeof eventsService>;
 
-const rowOf = ({ type, node, data }: NewEvent, at: number): Omit<EventRow, 'id'> => {
+const rowOf = ({ type, node, data }: Told, at: number): Omit<EventRow, 'id'> => {
   const text = JSON.stringify(data);
   if (text.length > MAX_EVENT_CHARS) throw new RangeError(`an event ${type} has ${text.length} characters`);
   return { at, type, node_uid: node?.uid ?? null, node_name: node?.name ?? null, data: text };

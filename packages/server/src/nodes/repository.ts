@@ -6,17 +6,11 @@ import { compiledOnce } from '../platform/storage/compiled.ts';
 import { forUpdate } from '../platform/storage/for-update.ts';
 import { rowsByKey } from '../platform/storage/row-statements.ts';
 import { together } from '../platform/storage/statements.ts';
+import type { Tell, Told } from '../platform/told.ts';
 import type { Storage, Tables, Tx } from '../tables.ts';
 import type { NodesTables } from './tables.ts';
 
 export type NodeRow = Selectable<NodesTables['nodes']>;
-
-interface Told {
-  type: string;
-  node: { uid: string; name: string };
-  data: Readonly<Record<string, unknown>>;
-}
-export type TellNodes = (tx: Tx, told: readonly Told[]) => Promise<void>;
 
 export interface NodeFilter {
   within?: Within | undefined;
@@ -53,7 +47,7 @@ const UPDATES_AT_ONCE = 500;
 
 /** The SQL of the registry of nodes. Retired nodes are found by uid alone. */
 /** @param tell what listeners learn of nodes, in the transaction that makes it so */
-export const nodesRepository = (storage: Storage, tell: TellNodes) => {
+export const nodesRepository = (storage: Storage, tell: Tell) => {
   const live = () => storage.read.selectFrom('nodes').where('state', '<>', 'retired');
   const contains = (column: 'labels' | 'capabilities', text: string) =>
     storage.kind === 'sqlite'

@@ -1,9 +1,11 @@
 import { isGood } from '@aegis/protocol/backups/run';
 import { type Clock, isoTime } from '../../platform/clock.ts';
 import type { Log } from '../../platform/log.ts';
+import type { Tell } from '../../platform/told.ts';
 import type { Tx } from '../../tables.ts';
 import { specOf } from '../config-views.ts';
 import type { RunRow } from '../tables.ts';
+import { alertTold } from '../told.ts';
 import type { AlertDelivery } from './delivery-loop.ts';
 import { type AlertEvent, damagedEvent, failedEvent, overdueEvent, recoveredEvent } from './event.ts';
 import type { AlertsRepository } from './repository.ts';
@@ -17,11 +19,13 @@ export const alertsService = (on: {
   maxWaiting: number;
   clock: Clock;
   newId: () => string;
+  tell: Tell;
   log: Log;
 }) => {
   const { repository, delivery, clock } = on;
   const base = () => ({ alert_id: on.newId(), at: isoTime(clock.now()) });
   const queue = async (tx: Tx, event: AlertEvent): Promise<void> => {
+    await on.tell(tx, [alertTold(event)]);
     if (delivery.targets.length === 0) return;
     if ((await repository.countAlerts(tx)) + delivery.targets.length > on.maxWaiting) {
       on.log.error(
