@@ -37,7 +37,10 @@ const uncommented = (text: string, but: readonly string[] = []) =>
 const server = (path?: string) => loadServerConfig({ flags: {}, env: {}, configFile: path }).config;
 const daemon = (path?: string) => loadDaemonConfig({ flags: {}, env: {}, configFile: path }).config;
 
-const SERVER_EXAMPLES = ['database_url', 'redis_url', 'jwt_signing_secret', 'tls_cert', 'tls_key', 'tls_client_ca'];
+const SERVER_EXAMPLES = [
+  ...['database_url', 'redis_url', 'jwt_signing_secret', 'token_key', 'token_public_key'],
+  ...['tls_cert', 'tls_key', 'tls_client_ca'],
+];
 const DAEMON_EXAMPLES = [
   'server',
   'registry',

@@ -1,5 +1,5 @@
 import { AegisError } from '@aegis/protocol/errors';
-import type { LocalUser } from '@aegis/server/offline';
+import type { LocalUser, TokenKeyFiles } from '@aegis/server/offline';
 import * as Flags from '@oclif/core/flags';
 import { becomeOwnerOf } from './data-owner.ts';
 import { settingsOf } from './settings-flags.ts';
@@ -17,7 +17,13 @@ export const storeFlags = {
   }),
 };
 
-export type Store = { dataDir: string; databaseUrl?: string; jwtSecret?: string; by: LocalUser };
+export type Store = {
+  dataDir: string;
+  databaseUrl?: string;
+  jwtSecret?: string;
+  tokenKey: TokenKeyFiles;
+  by: LocalUser;
+};
 
 export const storeOf = async (
   flags: { 'data-dir'?: string | undefined; config?: string | undefined },
@@ -36,6 +42,7 @@ export const storeOf = async (
   return {
     dataDir: config.data_dir,
     by,
+    tokenKey: { token_key: config.token_key, token_public_key: config.token_public_key },
     ...(config.database_url === null ? {} : { databaseUrl: config.database_url }),
     ...(config.jwt_signing_secret === null ? {} : { jwtSecret: config.jwt_signing_secret }),
   };

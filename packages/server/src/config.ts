@@ -89,6 +89,8 @@ const KEYS = {
     secret: true,
     env: ['JWT_SIGNING_SECRET'],
   }),
+  token_key: key('text', OptionalText, 'the path of a PEM file', null, { env: ['AUTH_PRIVATE_KEY_PATH'] }),
+  token_public_key: key('text', OptionalText, 'the path of a PEM file', null, { env: ['AUTH_PUBLIC_KEY_PATH'] }),
   tls_cert: key('text', OptionalText, 'the path of a PEM file', null),
   tls_key: key('text', OptionalText, 'the path of a PEM file', null),
   tls_self_signed: key('boolean', z.boolean(), 'true or false', false),

@@ -9,7 +9,7 @@ import { claimStorage } from './access/claimed-storage.ts';
 import { createFleetKeys, type FleetKeys, loadFleetKeys } from './access/fleet-keys.ts';
 import { pinnedCertificate } from './access/own-certificate.ts';
 import { accessRepository } from './access/repository.ts';
-import { operatorJwts, tokenKeyPair } from './access/tokens-jwt.ts';
+import { operatorJwts, type TokenKeyFiles, tokenKeyPair } from './access/tokens-jwt.ts';
 import { type TokensService, tokensService } from './access/tokens-service.ts';
 import { MIGRATIONS } from './migrations.ts';
 import { type Clock, systemClock } from './platform/clock.ts';
@@ -17,7 +17,7 @@ import { appliedMigrations } from './platform/storage/migrate.ts';
 import { openStorage } from './platform/storage/open.ts';
 import type { Storage } from './tables.ts';
 
-export { type LocalUser, localUser };
+export { type LocalUser, localUser, type TokenKeyFiles };
 
 /** What works on the data directory by itself, whether or not a server runs on it. */
 
@@ -27,6 +27,8 @@ export interface OnData {
   databaseUrl?: string | undefined;
   /** `jwt_signing_secret`: signs operators' tokens, where it is set. */
   jwtSecret?: string | null | undefined;
+  /** The key that signs them otherwise, where it is not in the data directory. */
+  tokenKey?: TokenKeyFiles | undefined;
   /** For the audit; absent: this process's user. */
   by?: LocalUser | undefined;
   clock?: Clock | undefined;
@@ -166,7 +168,7 @@ export const withTokens = async <T>(
         repository: accessRepository(storage),
         jwts: operatorJwts({
           fleet: keys.fleet,
-          pair: tokenKeyPair(options.dataDir),
+          pair: tokenKeyPair(options.dataDir, options.tokenKey),
           secret: options.jwtSecret ?? null,
           now: clock.now,
         }),

@@ -141,7 +141,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     repository: accessRepository(storage),
     jwts: operatorJwts({
       fleet: keys.fleet,
-      pair: tokenKeyPair(dataDir),
+      pair: tokenKeyPair(dataDir, config),
       secret: config.jwt_signing_secret,
       now: clock.now,
     }),

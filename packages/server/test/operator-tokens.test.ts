@@ -1,4 +1,4 @@
-import { createHash, createHmac, sign } from 'node:crypto';
+import { createHash, createHmac, generateKeyPairSync, sign } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -10,6 +10,7 @@ import { ackCommands } from '@aegis/protocol/commands/endpoints';
 import { listAgents } from '@aegis/protocol/nodes/endpoints';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { tokenKeyPair } from '../src/access/tokens-jwt.ts';
+import { loadServerConfig } from '../src/config.ts';
 import { issueToken } from '../src/offline.ts';
 import { type HandClock, handClock, startTestServer, type TestServer } from './start-test-server.ts';
 
@@ -295,6 +296,52 @@ test('the key is private and stays; tokens of both kinds are good where a secret
     await expect(statuses(SECRET)).rejects.toMatchObject({ code: 'config.invalid' });
   } finally {
     rmSync(dataDir, { recursive: true, force: true });
+  }
+});
+
+test('a key elsewhere, by the names that the seeds give: its tokens are good, and it has to be what it is said to be', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'aegis-tokens-test-'));
+  const dataDir = join(folder, 'data');
+  const file = (name: string, text: string | Buffer, mode = 0o600): string => {
+    writeFileSync(join(folder, name), text, { mode });
+    return join(folder, name);
+  };
+  const { privateKey, publicKey } = generateKeyPairSync('ed25519');
+  const pem = privateKey.export({ format: 'pem', type: 'pkcs8' });
+  const own = file('private.pem', pem);
+  const open = file('public.pem', publicKey.export({ format: 'pem', type: 'spki' }), 0o644);
+  const foreign = generateKeyPairSync('ed25519').publicKey.export({ format: 'pem', type: 'spki' });
+  const rsa = generateKeyPairSync('rsa', { modulusLength: 2048 }).privateKey.export({ format: 'pem', type: 'pkcs8' });
+  const withKeys = (AUTH_PRIVATE_KEY_PATH: string, AUTH_PUBLIC_KEY_PATH: string) => {
+    const env = { AUTH_PRIVATE_KEY_PATH, AUTH_PUBLIC_KEY_PATH };
+    const { token_key, token_public_key } = loadServerConfig({ flags: {}, env }).config;
+    return { token_key, token_public_key };
+  };
+  try {
+    const tokenKey = withKeys(own, open);
+    await using server = await startTestServer({ dataDir, config: tokenKey });
+    const token = await issueToken({ dataDir, role: 'viewer', name: 'x', tokenKey });
+    expect((await server.withToken(token).send(listAgents)).status).toBe(200);
+    const beside = await issueToken({ dataDir, role: 'viewer', name: 'x' }); // by keys/tokens.pem
+    expect((await server.withToken(beside).send(listAgents)).status).toBe(401);
+    const refusals = {
+      'no file': [join(folder, 'nowhere.pem'), open, 'token_key'],
+      'no key': [file('text.pem', 'x'), open, 'token_key'],
+      'another kind of key': [file('rsa.pem', rsa), open, 'token_key'],
+      'a public key': [file('public-alone.pem', readFileSync(open)), open, 'token_key'],
+      'one that others may read': [file('open.pem', pem, 0o640), open, 'open.pem'],
+      'the public key of another': [own, file('foreign.pem', foreign), 'token_public_key'],
+      'no public key': [own, join(folder, 'nowhere.pem'), 'token_public_key'],
+    } as const;
+    for (const [what, [priv, pub, named]] of Object.entries(refusals)) {
+      const refused = issueToken({ dataDir, role: 'viewer', name: what, tokenKey: withKeys(priv, pub) });
+      await expect(refused, what).rejects.toMatchObject({
+        code: 'config.invalid',
+        message: expect.stringContaining(named),
+      });
+    }
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
   }
 });
 

@@ -1,7 +1,8 @@
-import { createHash, createHmac, createPublicKey } from 'node:crypto';
+import { createHash, createHmac, createPrivateKey, createPublicKey, type KeyObject } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type JwtKey, signJwt, verifyJwt } from '@aegis/protocol/access/jwt';
-import { generateKeyPair, type KeyPair, keyPairFromPem, privateKeyToPem } from '@aegis/protocol/access/keys';
+import { generateKeyPair, type KeyPair, keyPairFrom, privateKeyToPem, rawPublicKey } from '@aegis/protocol/access/keys';
 import type { Role } from '@aegis/protocol/access/roles';
 import { AegisError } from '@aegis/protocol/errors';
 import * as z from 'zod/mini';
@@ -40,21 +41,53 @@ export interface OperatorJwts {
   verify(token: string): string;
 }
 
-/** `keys/tokens.pem`, made at the first need; private. The server's own key signs what nodes obey, and nothing else. */
-export const tokenKeyPair = (dataDir: string): KeyPair => {
-  const path = join(dataDir, 'keys', 'tokens.pem');
-  const held = readPrivateFile(path);
-  if (held === null) createPrivateFile(path, privateKeyToPem(generateKeyPair().privateKey));
-  const pem = held ?? readPrivateFile(path); // another process may have been first
-  try {
-    if (pem !== null) return keyPairFromPem(pem);
-  } catch {
-    // without the cause: it could quote the key
+/** Where the key is kept that signs tokens, and what it is checked against. */
+export interface TokenKeyFiles {
+  token_key: string | null;
+  token_public_key: string | null;
+}
+
+/** That of the settings, else `keys/tokens.pem`, made at the first need; private. The server's own key signs what nodes obey, and nothing
+ *  else. @throws AegisError config.invalid */
+export const tokenKeyPair = (dataDir: string, given?: TokenKeyFiles): KeyPair => {
+  const path = given?.token_key ?? join(dataDir, 'keys', 'tokens.pem');
+  let pem = readPrivateFile(path);
+  if (pem === null && !given?.token_key) {
+    createPrivateFile(path, privateKeyToPem(generateKeyPair().privateKey));
+    pem = readPrivateFile(path); // another process may have been first
   }
-  throw new AegisError(
-    'config.invalid',
-    `${path} is damaged. Restore it, or remove it: then new tokens have to be made.`,
-  );
+  const pair = pem === null ? null : ed25519From(() => createPrivateKey(pem));
+  if (!pair)
+    throw new AegisError(
+      'config.invalid',
+      given?.token_key
+        ? `token_key: ${path} is no Ed25519 private key. 'openssl genpkey -algorithm ed25519' makes one; the file is 0600 and the server's.`
+        : `${path} is damaged. Restore it, or remove it: then new tokens have to be made.`,
+    );
+  const publicPath = given?.token_public_key;
+  if (publicPath && !isPublicKeyOf(pair, publicPath))
+    throw new AegisError(
+      'config.invalid',
+      `token_public_key: ${publicPath} is not the public key of ${path}. 'openssl pkey -in ${path} -pubout' prints that.`,
+    );
+  return pair;
+};
+
+/** Null, without the cause, which could quote the key. */
+const ed25519From = (read: () => KeyObject): KeyPair | null => {
+  try {
+    const key = read();
+    return key.asymmetricKeyType === 'ed25519' ? keyPairFrom(key) : null;
+  } catch {
+    return null;
+  }
+};
+const isPublicKeyOf = ({ publicRaw }: KeyPair, path: string): boolean => {
+  try {
+    return rawPublicKey(createPublicKey(readFileSync(path))).equals(publicRaw);
+  } catch {
+    return false;
+  }
 };
 
 export const operatorJwts = (on: {
