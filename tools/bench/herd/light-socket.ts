@@ -73,7 +73,8 @@ export const openLightSocket = (options: LightOptions): Promise<LightSocket> =>
       if (status !== 101) {
         socket.destroy();
         const seconds = /^retry-after: *([\d.]+)/im.exec(text)?.[1];
-        return reject(new UpgradeRefused(status, Number(seconds ?? 0) * 1000));
+        reject(new UpgradeRefused(status, Number(seconds ?? 0) * 1000));
+        return;
       }
       socket.pause();
       resolve(overSocket(socket, head.subarray(end + END_OF_HEAD.length)));

@@ -15,6 +15,7 @@ import type { Clock } from '../platform/clock.ts';
 import type { NodeActor } from '../platform/http/actor.ts';
 import { addressKey } from '../platform/http/rate-limit.ts';
 import type { Log } from '../platform/log.ts';
+import { admission } from './admission.ts';
 import type { ChannelNode, Claimed } from './authenticate.ts';
 import type { ChannelCalls } from './calls.ts';
 import { type ConnectionLimits, connect } from './connect.ts';
@@ -74,6 +75,10 @@ export const gateway = (on: GatewayOptions): Gateway => {
   /** Those that have not shown who they are. */
   const strangers = new Set<WebSocket>();
   let waiting = 0;
+  const pace = admission(
+    { ...on.clock, activeMs: () => performance.eventLoopUtilization().active },
+    on.limits.maxUnauthenticated,
+  );
   const server = new WebSocketServer({
     noServer: true,
     clientTracking: false,
@@ -83,13 +88,15 @@ export const gateway = (on: GatewayOptions): Gateway => {
   const ticking = setInterval(up.tick, TICK_MS);
   ticking.unref();
 
-  const enter = (place: string): (() => void) => {
+  const enter = (place: string): ((connected: boolean) => void) => {
+    const ended = pace.begin();
     waiting++;
     unauthenticated.set(place, (unauthenticated.get(place) ?? 0) + 1);
     let left = false;
-    return () => {
+    return (connected) => {
       if (left) return;
       left = true;
+      ended(connected);
       waiting--;
       const rest = (unauthenticated.get(place) ?? 1) - 1;
       if (rest > 0) unauthenticated.set(place, rest);
@@ -134,8 +141,14 @@ export const gateway = (on: GatewayOptions): Gateway => {
         refuseUpgrade(socket, error, on.newId());
         return;
       }
+      const laterMs = pace.laterMs();
+      if (laterMs !== null) {
+        // A fleet that comes back, and nothing for the audit.
+        refuseUpgrade(socket, unavailable('Many nodes connect at this moment.', laterMs), on.newId());
+        return;
+      }
       const leave = enter(place);
-      socket.once('close', leave);
+      socket.once('close', () => leave(false));
       // Answers a request that is no WebSocket handshake by itself.
       server.handleUpgrade(request, socket, head, (ws: WebSocket) => {
         socket.off('error', onError); // it is the WebSocket's now
@@ -151,7 +164,7 @@ export const gateway = (on: GatewayOptions): Gateway => {
           connections: up,
           authenticated: () => {
             strangers.delete(ws);
-            leave();
+            leave(true);
           },
         });
       });
@@ -175,8 +188,10 @@ export const gateway = (on: GatewayOptions): Gateway => {
   };
 };
 
-const unavailable = (what: string): AegisError =>
-  new AegisError('http.unavailable', `${what} Connect again in a few seconds.`, { retryAfterSec: RETRY_MS / 1000 });
+const unavailable = (what: string, laterMs = RETRY_MS): AegisError =>
+  new AegisError('http.unavailable', `${what} Connect again in a few seconds.`, {
+    retryAfterSec: Math.ceil(laterMs / 1000),
+  });
 
 /** In the shape of every other answer. */
 const refuseUpgrade = (socket: Duplex, error: unknown, requestId: string): void => {

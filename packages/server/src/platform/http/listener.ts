@@ -41,6 +41,8 @@ const HEADERS_MS = 20_000;
 const REQUEST_MS = 120_000;
 const HEADERS = { maxHeaderSize: 16 * 1024, headersTimeout: HEADERS_MS };
 const MAX_CONNECTIONS = 10_000;
+/** Connections that the kernel holds for us (it has a bound of its own, net.core.somaxconn): a fleet that comes back at once. Those beyond are cut. */
+const BACKLOG = 4096;
 
 export const listen = async (
   at: ListenAt,
@@ -65,7 +67,7 @@ export const listen = async (
   const silent = silentConnections(app.server, options.tls !== undefined);
   if (upgrading) takeUpgrades(app.server, upgrades, options);
   try {
-    await app.listen({ host: at.host, port: at.port });
+    await app.listen({ host: at.host, port: at.port, backlog: BACKLOG });
   } catch (cause) {
     await app.close();
     const code = cause instanceof Error && 'code' in cause ? String(cause.code) : 'unknown error';
