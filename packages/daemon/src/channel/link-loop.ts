@@ -46,6 +46,8 @@ export const linkLoop = (options: LinkLoopOptions): { status(): LinkStatus; done
     lastError = null;
     options.changed(link.session);
     void link.ended.then((reason) => {
+      if (reason.code.startsWith('channel.'))
+        log.warn({ code: reason.code }, `the channel was ended: ${reason.message}`); // an attack, or two releases that do not fit
       if (live !== link) return;
       live = null;
       lastError = reason.message;
