@@ -1,6 +1,9 @@
+import { connect, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { startBadLink } from '../faults/bad-link.ts';
+import { waitFor } from '../faults/wait.ts';
+import { memoryOf } from '../fleet/memory.ts';
 import { type RelayedFleet, startRelayedFleet } from '../fleet/relayed-fleet.ts';
 
 /** Commands over the channel while the network does its worst, a node for each fault: every start once, every byte once. A heartbeat each
@@ -116,4 +119,50 @@ test('the server dies in the middle of it and comes back, and then a daemon', as
   await calm.daemon.start();
   expect((await Promise.all(jobs)).flat()).toEqual([]);
   await calm.up();
+}, 120_000);
+
+/** Sockets that ask for a channel and say nothing more, from six addresses. @returns how each was answered */
+const flood = async (url: string, count: number): Promise<{ sockets: Socket[]; statuses: string[] }> => {
+  const { port } = new URL(url);
+  const statuses: string[] = [];
+  const head = [
+    'GET /ws/agent HTTP/1.1',
+    'Host: flood',
+    'Upgrade: websocket',
+    'Connection: Upgrade',
+    'Sec-WebSocket-Version: 13',
+    `Sec-WebSocket-Key: ${Buffer.alloc(16).toString('base64')}`,
+    'X-Agent-ID: nobody',
+    `X-Agent-Public-Key: ${Buffer.alloc(32).toString('base64')}`,
+  ];
+  const sockets = Array.from({ length: count }, (_, nth) => {
+    const socket = connect({ port: Number(port), host: '127.0.0.1', localAddress: `127.0.0.${11 + (nth % 6)}` });
+    socket.on('error', () => undefined);
+    socket.once('data', (data) => statuses.push(data.toString('latin1').slice(9, 12)));
+    socket.write(`${head.join('\r\n')}\r\n\r\n`);
+    return socket;
+  });
+  await waitFor(
+    'every socket to be answered',
+    () => statuses.length === count,
+    30_000,
+    () => `${statuses.length}`,
+  );
+  return { sockets, statuses };
+};
+
+test('thousands of sockets that never authenticate: no memory to speak of, and both who is there and who comes are served', async () => {
+  const { server, url } = stage.fleet;
+  const there = await stage.node('there', { carrier: 'ws' });
+  await there.up();
+  const before = memoryOf(server.pid).residentMb;
+  const { sockets, statuses } = await flood(url, 3000);
+  expect(statuses.filter((status) => status === '101').length).toBeLessThanOrEqual(1000);
+  expect(statuses.filter((status) => !['101', '429', '503'].includes(status))).toEqual([]);
+  const comes = await stage.node('comes');
+  expect([await there.jobs('quick', 'silent'), await comes.jobs('quick')]).toEqual([[], []]);
+  expect(memoryOf(server.pid).residentMb - before).toBeLessThan(100);
+  for (const socket of sockets) socket.destroy();
+  await comes.up();
+  expect(there.relay.opened()).toBe(1);
 }, 120_000);
