@@ -33,6 +33,7 @@ const entry = (group: Group, summary: string, load: () => Promise<unknown>): Tab
 const author = () => import('./topics/artifacts-author.ts');
 const registry = () => import('./topics/artifacts-registry.ts');
 const live = () => import('./topics/artifacts-live.ts');
+const channel = () => import('./topics/channel.ts');
 const configs = () => import('./topics/backups-configs.ts');
 const configFiles = () => import('./topics/backups-configs-files.ts');
 const configNodes = () => import('./topics/backups-configs-nodes.ts');
@@ -216,6 +217,14 @@ export const COMMANDS: Readonly<Record<string, TableEntry>> = {
     "Pin a node's keys, for restoring what it backed up",
     async () => (await import('./topics/nodes-trust.ts')).NodesTrust,
   ),
+  'channel:status': entry('fleet', "Ask whether a node's channel is up", async () => (await channel()).ChannelStatus),
+  'channel:send': entry('fleet', "Say something to a node's hook", async () => (await channel()).ChannelSend),
+  'channel:broadcast': entry(
+    'fleet',
+    "Say something to every node's hook",
+    async () => (await channel()).ChannelBroadcast,
+  ),
+  'channel:show': entry('fleet', 'Show what became of a message', async () => (await channel()).ChannelShow),
   'access:keys:create': entry('fleet', 'Make a key pair that signs', async () => (await accessKeys()).AccessKeysCreate),
   'access:keys:add': entry('fleet', 'Let a key sign artifacts', async () => (await accessKeys()).AccessKeysAdd),
   'access:keys:list': entry('fleet', 'List the keys that nodes trust', async () => (await accessKeys()).AccessKeysList),
@@ -321,6 +330,7 @@ export const TOPICS: Readonly<Record<string, string>> = {
   backups: 'Back up folders of nodes, and restore them',
   'backups:configs': 'Say what is backed up, where to, when and by whom',
   'backups:key': 'Make keys for encrypted backups',
+  channel: 'Say something to the hooks that nodes have for channels of yours',
   commands: 'Look at submitted commands, cancel and retry them',
   nodes: 'Look at the machines of the fleet and change what is known of them',
   server: 'Set up and run the control server',

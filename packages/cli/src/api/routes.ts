@@ -8,6 +8,7 @@ import type * as backupsAgents from '@aegis/protocol/backups/agent-endpoints';
 import type * as backups from '@aegis/protocol/backups/endpoints';
 import type * as commands from '@aegis/protocol/commands/endpoints';
 import type { Endpoint } from '@aegis/protocol/endpoint';
+import type * as messages from '@aegis/protocol/messages/endpoints';
 import type * as nodes from '@aegis/protocol/nodes/endpoints';
 
 export interface Route<E extends Endpoint> {
@@ -35,6 +36,10 @@ export const routes = {
   activateNode: route<typeof nodes.activateNode>('POST', '/api/v1/agents/{id}/activate'),
   registerAgent: route<typeof backupsAgents.registerAgent>('POST', '/api/agent/register'),
   retireNode: route<typeof nodes.apiRetireNode>('DELETE', '/api/v1/agents/{id}'),
+  agentStatus: route<typeof messages.agentStatus>('GET', '/api/v1/agents/{id}/status'),
+  sendMessage: route<typeof messages.sendMessage>('POST', '/api/v1/agents/{id}/send'),
+  broadcastMessage: route<typeof messages.broadcastMessage>('POST', '/api/v1/agents/broadcast'),
+  showMessage: route<typeof messages.showMessage>('GET', '/api/v1/agents/{id}/messages/{message_id}'),
   createArtifact: route<typeof artifacts.createArtifact>('POST', '/artifacts'),
   listArtifacts: route<typeof artifacts.listArtifacts>('GET', '/artifacts'),
   showArtifact: route<typeof artifacts.showArtifact>('GET', '/artifacts/{id}'),
