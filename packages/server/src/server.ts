@@ -56,7 +56,7 @@ import { presenceLoop } from './nodes/presence-loop.ts';
 import { registrationsRepository } from './nodes/registrations-repository.ts';
 import { nodesRepository } from './nodes/repository.ts';
 import { nodesRoutes } from './nodes/routes.ts';
-import { nodeScopes } from './nodes/scope.ts';
+import { nodeScopes } from './nodes/scope-repository.ts';
 import { type NodesService, nodesService } from './nodes/service.ts';
 import { sweepLoop } from './nodes/sweep-loop.ts';
 import { openServerStorage } from './offline.ts';

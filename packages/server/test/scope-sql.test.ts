@@ -2,7 +2,7 @@ import { createToken } from '@aegis/protocol/access/endpoints';
 import { apiListNodes, apiPatchNode } from '@aegis/protocol/nodes/endpoints';
 import type { Labels } from '@aegis/protocol/nodes/node';
 import { expect, test } from 'vitest';
-import { nodeScopes } from '../src/nodes/scope.ts';
+import { nodeScopes } from '../src/nodes/scope-repository.ts';
 import { startTestServer } from './start-test-server.ts';
 
 /** A scope in SQL means what its selector means, on both databases. */
