@@ -11,12 +11,9 @@ import { type AuditService, auditService } from './access/audit/service.ts';
 import { authenticator } from './access/authenticate.ts';
 import { keysService } from './access/keys-service.ts';
 import { nodeTokens } from './access/node-tokens.ts';
-import { pinnedCertificate } from './access/own-certificate.ts';
 import { createPrivateFile, readPrivateFile } from './access/private-files.ts';
-import { accessRepository } from './access/repository.ts';
 import { accessRoutes } from './access/routes.ts';
-import { operatorJwts, tokenKeyPair } from './access/tokens-jwt.ts';
-import { tokensService } from './access/tokens-service.ts';
+import { runningTokens } from './access/tokens-running.ts';
 import { trustOf } from './access/trust.ts';
 import { trustLoop, trustWarnings } from './access/trust-loop.ts';
 import { trustRoutes } from './access/trust-routes.ts';
@@ -137,20 +134,9 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     retentionDays: config.audit.retention_days,
   });
   undo.defer(() => audit.close().catch((err: unknown) => log.warn({ err }, 'the audit chain is not signed')));
-  const tokens = tokensService({
-    repository: accessRepository(storage),
-    jwts: operatorJwts({
-      fleet: keys.fleet,
-      pair: tokenKeyPair(dataDir, config),
-      secret: config.jwt_signing_secret,
-      now: clock.now,
-    }),
-    clock,
-    get rootFingerprint() {
-      return trust.rootFingerprint();
-    },
-    joinMaster: keys.secrets.join_master,
-    tlsFingerprint: () => pinnedCertificate(dataDir),
+  const { tokens, watch } = runningTokens({
+    ...{ storage, bus, clock, dataDir, fleet: keys.fleet, trust, joinMaster: keys.secrets.join_master },
+    ...{ settings: config, stopping: stopping.signal, log },
   });
   const issuer = nodeTokens({
     secret: config.jwt_signing_secret ?? keys.secrets.jwt_signing_secret,
@@ -434,6 +420,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
           if (id === 'pollCommands' || agentKey) presenceTold.polled(node);
           return nodes.attend(node.uid);
         },
+        watchToken: watch.watch,
         audit: audit.hook,
         bodies,
         faults,

@@ -45,6 +45,16 @@ export const accessRepository = (storage: Storage) => {
         await tx.insertInto('access_tokens').values(row).execute();
       }),
     token: async (id: string): Promise<TokenRow | undefined> => (await tokenWith(storage.read, { id }))[0],
+    goodTokens: async (ids: readonly string[], now: number): Promise<Set<string>> => {
+      const rows = await storage.read
+        .selectFrom('access_tokens')
+        .select('id')
+        .where('id', 'in', ids)
+        .where('revoked_at', 'is', null)
+        .where((where) => where.or([where('expires_at', 'is', null), where('expires_at', '>', now)]))
+        .execute();
+      return new Set(rows.map(({ id }) => id));
+    },
     tokens: (of: PageOf): Promise<TokenRow[]> => page('access_tokens', of).selectAll().execute(),
     /** The first revocation's time stays. */
     revokeToken: (id: string, now: number): Promise<TokenRow | undefined> =>

@@ -28,6 +28,8 @@ export interface Paging {
 export const tokensService = (parts: {
   repository: AccessRepository;
   jwts: OperatorJwts;
+  /** Told after each revocation. */
+  revoked?: (id: string) => void;
   clock: Clock;
   rootFingerprint: string;
   /** base64url. */
@@ -73,6 +75,7 @@ export const tokensService = (parts: {
     revokeToken: async (id: string): Promise<OperatorToken> => {
       const row = await repository.revokeToken(id, clock.now());
       if (!row) throw unknownToken(id);
+      parts.revoked?.(id);
       return tokenShown(row);
     },
     /** Unknown, expired and revoked tokens and wrong secrets are one and the same to the caller.

@@ -54,6 +54,8 @@ export interface MountOptions {
   scopeOf: (text: string) => NodeScope;
   /** Told of each node's request, when it has been admitted; what it gives back is called when that request is over. */
   attending: (node: NodeActor, endpoint: Endpoint) => () => void;
+  /** Calls `cut` when that operator token is good no more; what it gives back ends the watch. */
+  watchToken?: (tokenId: string, cut: () => void) => () => void;
   /** Told of every call and of every refusal of credentials or role, whatever the route. */
   audit: AuditHook;
   bodies: BodyBudget;
@@ -261,7 +263,7 @@ const answer = async (
     remoteAddress: request.ip,
     requestId: request.id,
     get signal() {
-      return signalOf(reply, options.stopping);
+      return signalOf(reply, options, request.actor);
     },
     stopping: () => options.stopping.aborted,
     reply,
@@ -343,8 +345,12 @@ export const bearerOf = (headers: IncomingHttpHeaders): string | undefined =>
 
 const OVER = 'the request is over';
 
-/** Made only for the few handlers that wait or stream. */
-const signalOf = (reply: FastifyReply, stopping: AbortSignal): AbortSignal => {
+/** Made only for the few handlers that wait or stream. Who asked has to stay good for as long. */
+const signalOf = (
+  reply: FastifyReply,
+  { stopping, watchToken }: Pick<MountOptions, 'stopping' | 'watchToken'>,
+  actor: Actor | null,
+): AbortSignal => {
   const controller = new AbortController();
   const abort = () => controller.abort(OVER); // without a reason each would be made an exception with a stack
   if (stopping.aborted || reply.raw.closed) {
@@ -352,7 +358,9 @@ const signalOf = (reply: FastifyReply, stopping: AbortSignal): AbortSignal => {
     return controller.signal;
   }
   stopping.addEventListener('abort', abort, { once: true });
+  const unwatch = actor?.kind === 'token' ? watchToken?.(actor.id, () => reply.raw.destroy()) : undefined;
   reply.raw.once('close', () => {
+    unwatch?.();
     stopping.removeEventListener('abort', abort);
     abort();
   });
