@@ -308,6 +308,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
   const attached = connectionsOf(storage, () => channel.connections, log);
   const messages = messagesService({
     storage,
+    tell: events.publish,
     bus,
     clock,
     newId,

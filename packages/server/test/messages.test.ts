@@ -409,3 +409,44 @@ test('what ended is kept for a while and then forgotten', async () => {
   await one.running.messages.sweep();
   expect(await state()).toMatchObject({ error: { code: 'messages.unknown_message' } });
 });
+
+test('each state of a message is told, and nothing of what it says', async () => {
+  const [node, late] = [await freshNode(), await freshNode()];
+  const speaking = await connected(node);
+  const sent = await send(node, { message: { say: 'a-secret-to-keep' } });
+  speaking.refuse(await speaking.given(), 'messages.hook_failed', { message: 'a-secret-to-keep' });
+  await until(node, sent.message_id, 'failed');
+  await speaking.hangUp();
+  const second = await send(late, { ttl_sec: 1 });
+  TIMES.now += 2000;
+  await server.running.messages.sweep();
+  const rows = await server.running.storage.read
+    .selectFrom('events')
+    .selectAll()
+    .where('type', 'like', 'message.%')
+    .where('node_uid', 'in', [node.uid, late.uid])
+    .orderBy('id')
+    .execute();
+  expect(
+    rows.map((row) => [row.type, row.node_name, ...Object.values(JSON.parse(row.data) as Record<string, unknown>)]),
+  ).toEqual([
+    ['message.queued', node.name, sent.message_id, 'my.channel', null],
+    ['message.sent', node.name, sent.message_id, 'my.channel', null],
+    [
+      'message.failed',
+      node.name,
+      sent.message_id,
+      'my.channel',
+      expect.objectContaining({ code: 'messages.hook_failed' }),
+    ],
+    ['message.queued', late.name, second.message_id, 'my.channel', null],
+    [
+      'message.expired',
+      late.name,
+      second.message_id,
+      'my.channel',
+      expect.objectContaining({ code: 'messages.expired' }),
+    ],
+  ]);
+  expect(JSON.stringify(rows)).not.toContain('a-secret');
+});

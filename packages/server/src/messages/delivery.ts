@@ -19,7 +19,7 @@ export const delivery = (on: { repository: MessagesRepository; vault: MessageVau
   const { repository, vault, bus, clock } = on;
   const finish = async (row: MessageRow, ending: Ending): Promise<void> => {
     const sealed = ending.outcome === null ? null : vault.seal('outcome', row, ending.outcome);
-    await repository.finish(row.agent_id, row.id, { ...ending, sealed }, clock.now());
+    await repository.finish(row, { ...ending, sealed }, clock.now());
     bus.publish(messageTopic(row.id));
   };
   return {
@@ -55,7 +55,7 @@ export const delivery = (on: { repository: MessagesRepository; vault: MessageVau
         await finish(row, verdict.end);
         return null;
       }
-      await repository.putBack(row.agent_id, row.id);
+      await repository.putBack(row);
       bus.publish(messageTopic(row.id));
       return verdict;
     },

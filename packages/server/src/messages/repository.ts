@@ -1,9 +1,10 @@
 import type { Selectable } from 'kysely';
 import { forUpdate } from '../platform/storage/for-update.ts';
+import type { Tell, Told } from '../platform/told.ts';
 import type { Storage, Tx } from '../tables.ts';
 import type { MessagesTables } from './tables.ts';
 import type { Sealed } from './vault.ts';
-import { claimOf, type Ending, endedBy } from './verdict.ts';
+import { claimOf, type Ending, endedBy, errorOf } from './verdict.ts';
 
 /** The SQL of the message queue. */
 
@@ -15,7 +16,18 @@ export interface StoredEnding extends Pick<Ending, 'status' | 'code'> {
 
 const ROWS_PER_WRITE = 200;
 
-export const messagesRepository = (storage: Storage) => {
+/** What listeners learn: neither what it says nor what the node said. */
+const toldOf = (
+  row: Pick<MessageRow, 'id' | 'agent_id' | 'agent_name' | 'channel'>,
+  { status, code }: { status: MessageRow['status']; code: Ending['code'] },
+): Told => ({
+  type: `message.${status}`,
+  node: { uid: row.agent_id, name: row.agent_name },
+  data: { message_id: row.id, channel: row.channel, error: code === null ? null : errorOf(code, null) },
+});
+
+/** @param tell of each change of state, in the transaction that makes it */
+export const messagesRepository = (storage: Storage, tell: Tell) => {
   const { read } = storage;
   const end = (ending: StoredEnding, now: number) => ({
     status: ending.status,
@@ -50,6 +62,10 @@ export const messagesRepository = (storage: Storage) => {
           );
           const taken = some.filter((row) => !full.has(row.agent_id));
           if (taken.length > 0) await tx.insertInto('message_queue').values(taken).execute();
+          await tell(
+            tx,
+            taken.map((row) => toldOf(row, { status: 'queued', code: null })),
+          );
           return full;
         });
         for (const one of full) refused.add(one);
@@ -106,37 +122,45 @@ export const messagesRepository = (storage: Storage) => {
             ? end({ ...claimed.end, sealed: null }, now)
             : { status: 'sent' as const, retry_count: claimed.retry_count };
         await tx.updateTable('message_queue').set(set).where('agent_id', '=', agentId).where('id', '=', id).execute();
+        await tell(tx, [toldOf(row, 'end' in claimed ? claimed.end : { status: 'sent', code: null })]);
         return 'end' in claimed ? null : { ...row, status: 'sent', retry_count: claimed.retry_count };
       }),
     /** The node could not take it: it waits again. */
-    putBack: (agentId: string, id: string): Promise<void> =>
+    putBack: (row: MessageRow): Promise<void> =>
       storage.write('messages.put-back', async (tx) => {
-        await tx
+        const { numUpdatedRows } = await tx
           .updateTable('message_queue')
           .set({ status: 'queued' })
-          .where('agent_id', '=', agentId)
-          .where('id', '=', id)
+          .where('agent_id', '=', row.agent_id)
+          .where('id', '=', row.id)
           .where('processed_at', 'is', null)
-          .execute();
+          .executeTakeFirst();
+        if (numUpdatedRows > 0n) await tell(tx, [toldOf(row, { status: 'queued', code: null })]);
       }),
     /** The first ending counts. */
-    finish: (agentId: string, id: string, ending: StoredEnding, now: number): Promise<void> =>
+    finish: (row: MessageRow, ending: StoredEnding, now: number): Promise<void> =>
       storage.write('messages.finish', async (tx) => {
-        await tx
+        const { numUpdatedRows } = await tx
           .updateTable('message_queue')
           .set(end(ending, now))
-          .where('agent_id', '=', agentId)
-          .where('id', '=', id)
+          .where('agent_id', '=', row.agent_id)
+          .where('id', '=', row.id)
           .where('processed_at', 'is', null)
-          .execute();
+          .executeTakeFirst();
+        if (numUpdatedRows > 0n) await tell(tx, [toldOf(row, ending)]);
       }),
     endAll: async (tx: Tx, agentId: string, ending: Ending, now: number): Promise<void> => {
-      await tx
+      const rows = await tx
         .updateTable('message_queue')
         .set(end({ ...ending, sealed: null }, now))
         .where('agent_id', '=', agentId)
         .where('processed_at', 'is', null)
+        .returning(['id', 'agent_id', 'agent_name', 'channel'])
         .execute();
+      await tell(
+        tx,
+        rows.map((row) => toldOf(row, ending)),
+      );
     },
     /** What is too old: what waits expires, what was given to a node and not answered a while later, and what ended long ago goes.
      *  @returns how many rows changed, of at most `most` each */
@@ -144,7 +168,7 @@ export const messagesRepository = (storage: Storage) => {
       storage.write('messages.sweep', async (tx) => {
         const overdue = await tx
           .selectFrom('message_queue')
-          .select(['agent_id', 'id'])
+          .select(['agent_id', 'agent_name', 'channel', 'id'])
           .where('processed_at', 'is', null)
           .where('expires_at', '<=', times.now)
           .where(({ or, eb }) => or([eb('status', '=', 'queued'), eb('expires_at', '<=', times.sentBefore)]))
@@ -157,14 +181,16 @@ export const messagesRepository = (storage: Storage) => {
           .limit(most)
           .execute();
         const ended = end({ ...endedBy('expired', 'messages.expired'), sealed: null }, times.now);
-        for (const { agent_id, id } of overdue)
-          await tx
+        for (const row of overdue) {
+          const { numUpdatedRows } = await tx
             .updateTable('message_queue')
             .set(ended)
-            .where('agent_id', '=', agent_id)
-            .where('id', '=', id)
+            .where('agent_id', '=', row.agent_id)
+            .where('id', '=', row.id)
             .where('processed_at', 'is', null)
-            .execute();
+            .executeTakeFirst();
+          if (numUpdatedRows > 0n) await tell(tx, [toldOf(row, { status: 'expired', code: 'messages.expired' })]);
+        }
         for (const { agent_id, id } of old)
           await tx.deleteFrom('message_queue').where('agent_id', '=', agent_id).where('id', '=', id).execute();
         return overdue.length + old.length;

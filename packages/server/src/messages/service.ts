@@ -18,6 +18,7 @@ import type { Bus } from '../platform/bus.ts';
 import { type Clock, isoTime, isoTimeOrNull } from '../platform/clock.ts';
 import type { Log } from '../platform/log.ts';
 import type { Within } from '../platform/node-scope.ts';
+import type { Tell } from '../platform/told.ts';
 import { wakeup } from '../platform/wakeup.ts';
 import type { Storage, Tx } from '../tables.ts';
 import { attendQueue, type NodeConnection } from './courier.ts';
@@ -51,6 +52,8 @@ export interface MessageNode {
 
 export interface MessagesOptions {
   storage: Storage;
+  /** Of each state that a message takes on. */
+  tell: Tell;
   bus: Bus;
   clock: Clock;
   newId(): string;
@@ -80,15 +83,16 @@ const FULL_RETRY_SEC = 30;
 
 export const messagesService = (on: MessagesOptions) => {
   const { bus, clock, nodes, connections, limits } = on;
-  const repository = messagesRepository(on.storage);
+  const repository = messagesRepository(on.storage, on.tell);
   const vault = messageVault(on.secret);
   const delivering = delivery({ repository, vault, bus, clock });
 
-  const rowOf = (id: string, agentId: string, wanted: BroadcastMessage): MessageRow => {
+  const rowOf = (id: string, node: MessageNode, wanted: BroadcastMessage): MessageRow => {
     const now = clock.now();
     const clear = {
       id,
-      agent_id: agentId,
+      agent_id: node.uid,
+      agent_name: node.name,
       channel: wanted.channel,
       message_type: wanted.message_type,
       created_at: now,
@@ -174,7 +178,7 @@ export const messagesService = (on: MessagesOptions) => {
       const node = await nodes.find(id, within);
       if (node.state === 'retired')
         throw new AegisError('nodes.retired', `The node '${node.name}' is retired: nothing reaches it.`);
-      const row = rowOf(on.newId(), node.uid, wanted);
+      const row = rowOf(on.newId(), node, wanted);
       const full = await repository.add([row], limits.queueSize);
       if (full.size > 0)
         throw new AegisError(
@@ -208,7 +212,7 @@ export const messagesService = (on: MessagesOptions) => {
       const id = on.newId();
       const connected = await connections.uids();
       const all = await nodes.all(within);
-      const rows = all.filter(({ uid }) => connected.has(uid)).map(({ uid }) => rowOf(id, uid, wanted));
+      const rows = all.filter(({ uid }) => connected.has(uid)).map((node) => rowOf(id, node, wanted));
       const full = await repository.add(rows, limits.queueSize);
       const sent = new Set(rows.map((row) => row.agent_id).filter((uid) => !full.has(uid)));
       for (const uid of sent) bus.publish(queueTopic(uid));

@@ -10,6 +10,8 @@ export interface MessagesTables {
     id: string;
     /** The node's uid. */
     agent_id: string;
+    /** What people know it by. */
+    agent_name: string;
     channel: string;
     message_type: MessageType;
     /** base64(ciphertext | tag) of the message; the columns above and `expires_at` are its associated data. */

@@ -9,6 +9,7 @@ export const migration0011: Migration = {
       .createTable('message_queue')
       .addColumn('id', orderedText, (column) => column.notNull())
       .addColumn('agent_id', orderedText, (column) => column.notNull())
+      .addColumn('agent_name', 'text', (column) => column.notNull())
       .addColumn('channel', orderedText, (column) => column.notNull())
       .addColumn('message_type', 'text', (column) => column.notNull())
       .addColumn('encrypted_payload', 'text', (column) => column.notNull())
