@@ -2,7 +2,7 @@ import { median, quantile } from './statistics.ts';
 
 /** One line of the table: what was measured, against which bar, and whether it was met. */
 
-export type Unit = 'ms' | 's' | '/s' | 'MB' | 'MB/s' | '%';
+export type Unit = 'ms' | 's' | '/s' | 'MB' | 'MB/s' | 'KiB' | '%';
 
 export interface Bar {
   sense: 'at most' | 'at least';

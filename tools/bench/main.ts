@@ -5,7 +5,10 @@ import type { BenchContext, Section } from './section.ts';
 import { assignment } from './sections/assignment.ts';
 import { backup } from './sections/backup.ts';
 import { backupScale } from './sections/backup-scale.ts';
+import { connections } from './sections/connections.ts';
 import { deployment } from './sections/deployment.ts';
+import { fanOut } from './sections/fan-out.ts';
+import { herd } from './sections/herd.ts';
 import { idle } from './sections/idle.ts';
 import { latency } from './sections/latency.ts';
 import { loader } from './sections/loader.ts';
@@ -13,6 +16,7 @@ import { nodeThroughput } from './sections/node-throughput.ts';
 import { output } from './sections/output.ts';
 import { reconcile } from './sections/reconcile.ts';
 import { serverThroughput } from './sections/server-throughput.ts';
+import { severalServers } from './sections/several-servers.ts';
 import { signing } from './sections/signing.ts';
 import { start } from './sections/start.ts';
 import { submitFifty, submitOne } from './sections/submit.ts';
@@ -29,6 +33,7 @@ const SECTIONS: readonly Section[] = [
   latency,
   nodeThroughput,
   serverThroughput,
+  severalServers,
   output,
   idle,
   loader,
@@ -38,6 +43,9 @@ const SECTIONS: readonly Section[] = [
   backup,
   signing,
   backupScale,
+  connections,
+  fanOut,
+  herd,
 ];
 
 const usage = (): string =>

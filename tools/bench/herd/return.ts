@@ -1,4 +1,3 @@
-import { waitFor } from '../../../test/faults/wait.ts';
 import type { Fleet } from '../../../test/fleet/fleet.ts';
 import { operatorOf, wallClockMs } from '../bench-fleet.ts';
 import type { Herd } from './herd-process.ts';
@@ -8,15 +7,14 @@ import type { Attempt } from './node.ts';
 export interface Returned {
   /** From the server's ready line until the last node was back. */
   backMs: number;
-  /** Of attempts that reached the server, in the worst second that had a tenth of the herd's or more: not connected, for whatever reason. */
-  worstFailed: number;
-  /** Likewise over the whole return. */
-  failed: number;
+  /** Attempts that reached the server. */
   attempts: number;
-  /** Told to come later. */
+  /** Of these, told to come later before a handshake began. */
   paced: number;
   /** Neither connected nor told to come later. */
   broken: Attempt[];
+  /** Their share in the worst second that saw a spike: in which a fiftieth of the herd or more was answered. */
+  worstBroken: number;
   submitMs: number[];
 }
 
@@ -52,29 +50,28 @@ export const killedAndBack = async (
   }
   const { attempts: all } = await herd.tell();
   const attempts = all.filter(({ outcome, endedAtMs }) => outcome !== 'unreached' && endedAtMs >= readyAt);
+  const broken = attempts.filter(({ outcome }) => outcome === 'failed');
   return {
     backMs: Math.max(...attempts.map(({ endedAtMs }) => endedAtMs)) - readyAt,
-    ...shares(attempts, nodes / 10),
     attempts: attempts.length,
     paced: attempts.filter(({ outcome }) => outcome === 'paced').length,
-    broken: attempts.filter(({ outcome }) => outcome === 'failed'),
+    broken,
+    worstBroken: worstShare(broken, attempts, nodes / 50),
     submitMs,
   };
 };
 
-/** @param least a second with fewer ends than that is no spike */
-const shares = (attempts: readonly Attempt[], least: number): { worstFailed: number; failed: number } => {
-  const seconds = new Map<number, Attempt[]>();
-  for (const one of attempts) {
-    const second = Math.floor(one.endedAtMs / SECOND_MS);
-    seconds.set(second, [...(seconds.get(second) ?? []), one]);
-  }
-  const share = (of: readonly Attempt[]): number =>
-    of.length === 0 ? 0 : of.filter(({ outcome }) => outcome !== 'up').length / of.length;
-  const spikes = [...seconds.values()].filter(({ length }) => length >= least);
-  return { worstFailed: Math.max(0, ...spikes.map(share)), failed: share(attempts) };
+/** @param least a second with fewer is no spike */
+const worstShare = (some: readonly Attempt[], all: readonly Attempt[], least: number): number => {
+  const perSecond = (of: readonly Attempt[]): Map<number, number> => {
+    const counts = new Map<number, number>();
+    for (const { endedAtMs } of of) {
+      const second = Math.floor(endedAtMs / SECOND_MS);
+      counts.set(second, (counts.get(second) ?? 0) + 1);
+    }
+    return counts;
+  };
+  const part = perSecond(some);
+  const spikes = [...perSecond(all)].filter(([, count]) => count >= least);
+  return Math.max(0, ...spikes.map(([second, count]) => (part.get(second) ?? 0) / count));
 };
-
-/** Waits until what was measured before has left the server idle. */
-export const untilQuiet = (operator: { nodesOnline(): Promise<number> }, count: number): Promise<void> =>
-  waitFor('the herd to be seen', async () => (await operator.nodesOnline()) >= Math.min(count, 1000), 60_000);
