@@ -47,6 +47,7 @@ const daemonPolicy = () => import('./topics/daemon-policy.ts');
 const nodes = () => import('./topics/nodes.ts');
 const nodesAgents = () => import('./topics/nodes-agents.ts');
 const accessKeys = () => import('./topics/access-keys.ts');
+const accessTrust = () => import('./topics/access-trust.ts');
 const accessAudit = () => import('./topics/access-audit.ts');
 const server = () => import('./topics/server.ts');
 const tokens = () => import('./topics/server-tokens.ts');
@@ -226,9 +227,39 @@ export const COMMANDS: Readonly<Record<string, TableEntry>> = {
   ),
   'channel:show': entry('fleet', 'Show what became of a message', async () => (await channel()).ChannelShow),
   'access:keys:create': entry('fleet', 'Make a key pair that signs', async () => (await accessKeys()).AccessKeysCreate),
-  'access:keys:add': entry('fleet', 'Let a key sign artifacts', async () => (await accessKeys()).AccessKeysAdd),
+  'access:keys:add': entry(
+    'fleet',
+    'Let a key sign orders or artifacts',
+    async () => (await accessKeys()).AccessKeysAdd,
+  ),
   'access:keys:list': entry('fleet', 'List the keys that nodes trust', async () => (await accessKeys()).AccessKeysList),
   'access:keys:revoke': entry('fleet', 'Revoke a key for good', async () => (await accessKeys()).AccessKeysRevoke),
+  'access:keys:rotate': entry(
+    'fleet',
+    'Put a new key in the place of one',
+    async () => (await import('./topics/access-keys-rotate.ts')).AccessKeysRotate,
+  ),
+  'access:trust:show': entry('fleet', 'Show what nodes trust', async () => (await accessTrust()).AccessTrustShow),
+  'access:trust:draft': entry(
+    'fleet',
+    'Draft a change, for a root key that is elsewhere',
+    async () => (await accessTrust()).AccessTrustDraft,
+  ),
+  'access:trust:sign': entry(
+    'fleet',
+    "Sign a draft with a key of the root's",
+    async () => (await accessTrust()).AccessTrustSign,
+  ),
+  'access:trust:publish': entry(
+    'fleet',
+    'Put a signed draft in force',
+    async () => (await accessTrust()).AccessTrustPublish,
+  ),
+  'access:trust:rotate-root': entry(
+    'fleet',
+    'Put another root in the place of the present one',
+    async () => (await import('./topics/access-trust-root.ts')).AccessTrustRotateRoot,
+  ),
   'access:audit:list': entry('fleet', 'List who did what', async () => (await accessAudit()).AccessAuditList),
   'access:audit:export': entry(
     'fleet',
@@ -244,6 +275,11 @@ export const COMMANDS: Readonly<Record<string, TableEntry>> = {
     'server',
     'Make a fleet: its keys and the data directory',
     async () => (await server()).ServerInit,
+  ),
+  'server:rotate-key': entry(
+    'server',
+    'Give the server a new key to sign with',
+    async () => (await import('./topics/server-rotate-key.ts')).ServerRotateKey,
   ),
   'server:migrate': entry(
     'server',
@@ -326,6 +362,7 @@ export const TOPICS: Readonly<Record<string, string>> = {
   access: 'Say whom the fleet trusts, and see who did what',
   'access:audit': 'See who did what, and prove that nothing of it was changed',
   'access:keys': 'Make keys, and say which of them nodes trust',
+  'access:trust': 'Change what nodes trust where the root key is kept elsewhere, and the root itself',
   artifacts: 'Make, sign and publish eBPF artifacts, and watch them on nodes',
   backups: 'Back up folders of nodes, and restore them',
   'backups:configs': 'Say what is backed up, where to, when and by whom',

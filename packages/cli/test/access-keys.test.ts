@@ -44,7 +44,7 @@ test('a key from its making to its end', async () => {
   expect(made).toEqual({
     code: 0,
     stdout: `secret key: ${at('release.key')} (without a password)\npublic key: ${at('release.pub')}\nid:         ${minisignId}\n`,
-    stderr: `aegis: 'aegis access keys add ${at('release.pub')} --usage artifacts' lets it sign artifacts.\n`,
+    stderr: `aegis: 'aegis access keys add ${at('release.pub')} --usage artifacts' lets it sign artifacts, '--usage operate --person YOU' your orders.\n`,
   });
   expect([modeOf('release.key'), modeOf('release.pub')]).toEqual(['600', '644']);
   writeFileSync(at('bundle'), 'bytes');
@@ -208,7 +208,9 @@ test('refusals leave nothing behind and send nothing', async () => {
     refused("There is no key 'ABCD'. 'aegis access keys list' shows each with its id.", 1),
   ]);
   expect((await keys(['create', 'x', '--no-password', '--password-file', '-'])).code).toBe(2);
-  expect((await keys(['add', at('secret.pub')])).stderr).toBe('aegis: Missing required flag usage. See --help.\n');
+  expect((await keys(['add', at('secret.pub')])).stderr).toBe(
+    'aegis: Say what the key may do: --usage operate, artifacts or release.\n',
+  );
   expect((await keys(['list', '--json'])).stdout).toBe(before);
   expect(existsSync(at('x.key')) || existsSync(at('taken.key'))).toBe(false);
   expect(readFileSync(at('taken.pub'), 'utf8')).toBe('mine');
@@ -221,7 +223,7 @@ test('without the root key on the server nothing changes, and the sentence says 
   rmSync(root);
   expect(await keys(['add', at('late.pub'), '--usage', 'artifacts'])).toEqual(
     refused(
-      'The root key is kept away from this server, and without it the keys that nodes trust do not change: nothing was changed. Put it back as keys/root.pem in the data directory (mode 0600), ask again, and take it away.',
+      "The root key is kept away from this server, and without it the keys that nodes trust do not change: nothing was changed. Put it back as keys/root.pem in the data directory (mode 0600), ask again, and take it away, or change it where the key is: 'aegis access trust draft' here, 'aegis access trust sign' there, 'aegis access trust publish'.",
       1,
     ),
   );

@@ -36,11 +36,15 @@ export interface OnData {
 
 /** @throws AegisError config.invalid */
 export const initialiseServer = async (
-  options: OnData & { fleet?: string | undefined },
+  options: OnData & {
+    fleet?: string | undefined;
+    /** Takes the root's private key (PEM) to where it shall be; without it, it stays in the data directory. */
+    keepRoot?: ((pem: string) => void) | undefined;
+  },
 ): Promise<{ fleet: string; rootFingerprint: string; created: boolean }> => {
   const now = (options.clock ?? systemClock).now();
   const known = loadFleetKeys(options.dataDir, now);
-  const keys = known ?? createFleetKeys(options.dataDir, options.fleet, now);
+  const keys = known ?? createFleetKeys(options.dataDir, options.fleet, now, options.keepRoot);
   if (known && options.fleet !== undefined && options.fleet !== known.fleet)
     throw new AegisError(
       'config.invalid',

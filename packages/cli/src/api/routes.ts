@@ -3,6 +3,7 @@
  *  The endpoints' values stay unimported: building their zod schemas costs 12 ms, a third of a bare start. */
 import type * as audit from '@aegis/protocol/access/audit-endpoints';
 import type * as access from '@aegis/protocol/access/endpoints';
+import type * as trust from '@aegis/protocol/access/trust-endpoints';
 import type * as artifacts from '@aegis/protocol/artifacts/endpoints';
 import type * as backupsAgents from '@aegis/protocol/backups/agent-endpoints';
 import type * as backups from '@aegis/protocol/backups/endpoints';
@@ -35,6 +36,8 @@ export const routes = {
   deactivateNode: route<typeof nodes.deactivateNode>('POST', '/api/v1/agents/{id}/deactivate'),
   activateNode: route<typeof nodes.activateNode>('POST', '/api/v1/agents/{id}/activate'),
   registerAgent: route<typeof backupsAgents.registerAgent>('POST', '/api/agent/register'),
+  showWishes: route<typeof nodes.showWishes>('GET', '/api/v1/agents/{id}/desired'),
+  signWishes: route<typeof nodes.signWishes>('POST', '/api/v1/agents/{id}/desired'),
   retireNode: route<typeof nodes.apiRetireNode>('DELETE', '/api/v1/agents/{id}'),
   agentStatus: route<typeof messages.agentStatus>('GET', '/api/v1/agents/{id}/status'),
   sendMessage: route<typeof messages.sendMessage>('POST', '/api/v1/agents/{id}/send'),
@@ -51,6 +54,8 @@ export const routes = {
   artifactStatus: route<typeof artifacts.allStatus>('GET', '/api/v1/artifact-status'),
   kernelReport: route<typeof artifacts.showKernelReport>('GET', '/api/v1/agents/{id}/kernel'),
   showTrust: route<typeof access.showTrust>('GET', '/api/v1/trust'),
+  draftTrust: route<typeof trust.draftTrust>('POST', '/api/v1/trust/draft'),
+  publishTrust: route<typeof trust.publishTrust>('POST', '/api/v1/trust'),
   listAudit: route<typeof audit.listAudit>('GET', '/api/v1/audit'),
   listKeys: route<typeof access.listKeys>('GET', '/api/v1/keys'),
   addKey: route<typeof access.addKey>('POST', '/api/v1/keys'),

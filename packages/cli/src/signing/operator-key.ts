@@ -84,7 +84,8 @@ export const operatorSigner = async (api: Api, flags: KeyFlags, around: Around):
 
 const MAX_KEY_BYTES = 64 * 1024;
 
-const readKeyFile = (path: string): string => {
+/** The text of a secret key's file. @throws AegisError config.invalid, access.bad_key */
+export const readKeyFile = (path: string): string => {
   let fd: number;
   try {
     fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);

@@ -2,17 +2,18 @@ import type { TrustedKey } from '@aegis/protocol/access/endpoints';
 import { AegisError } from '@aegis/protocol/errors';
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
+import { keyUseFlags, scopeOf, usageFlag } from '../access/key-scope.ts';
 import { everyPage } from '../api/pages.ts';
 import { routes } from '../api/routes.ts';
 import { AegisCommand, ServerCommand, serverFlags } from '../base-command.ts';
-import { readPassword } from '../ui/ask-password.ts';
 import { confirmed } from '../ui/confirm.ts';
 import { plainText } from '../ui/plain-text.ts';
 import { facts, table } from '../ui/table.ts';
-import { keyFilesOf, nameOfFile, readPublicKeyText, writeKeyFiles } from './access-key-files.ts';
+import { nameOfFile, readPublicKeyText } from './access-key-files.ts';
+import { makeKey, newKeyFlags } from './access-new-key.ts';
 
 /** What a list shows of a key, and `revoke` takes. */
-const idOf = ({ minisign_id, keyid }: TrustedKey): string => minisign_id ?? keyid.slice(0, 16);
+export const idOf = ({ minisign_id, keyid }: TrustedKey): string => minisign_id ?? keyid.slice(0, 16);
 
 const keyFacts = (key: TrustedKey): string =>
   facts([
@@ -20,6 +21,9 @@ const keyFacts = (key: TrustedKey): string =>
     ['name', key.name],
     ['person', key.person],
     ['usage', key.usage.join(', ')],
+    ['scope', key.scope?.selector],
+    ['kinds', key.scope?.kinds?.join(', ')],
+    ['until', key.until],
     ['state', key.state],
     ['key id', key.keyid],
   ]);
@@ -39,27 +43,11 @@ The secret key stands under a password, which is asked for on the terminal or re
   static override args = {
     name: Args.string({ required: true, ignoreStdin: true, description: 'Name of the two files' }),
   };
-  static override flags = {
-    out: Flags.string({ default: '.', helpValue: 'DIR', summary: 'Folder for both files' }),
-    'password-file': Flags.string({
-      helpValue: 'FILE',
-      summary: "Read the password from a file's first line (-: standard input)",
-    }),
-    'no-password': Flags.boolean({
-      summary: 'Whoever has the file can sign; for machines that hold it in a safe place',
-      exclusive: ['password-file'],
-    }),
-  };
+  static override flags = { ...newKeyFlags };
 
   async run(): Promise<undefined> {
     const { flags, args } = await this.parse(AccessKeysCreate);
-    const files = keyFilesOf(flags.out, args.name);
-    const password = flags['no-password'] ? null : await this.newPassword(flags['password-file'], args.name);
-    const { formatMinisignSecretKey, generateMinisignKey } = await import('@aegis/protocol/access/minisign-secret-key');
-    const { formatMinisignPublicKey } = await import('@aegis/protocol/access/minisign');
-    const key = generateMinisignKey();
-    const publicText = formatMinisignPublicKey({ minisignId: key.minisignId, raw: key.publicRaw });
-    writeKeyFiles(files, await formatMinisignSecretKey(key, password), publicText);
+    const { files, key, publicText, isEncrypted } = await makeKey(this.around.output, args.name, flags);
     const [, public_key = ''] = publicText.split('\n');
     if (flags.json)
       return await this.printJson({
@@ -69,37 +57,33 @@ The secret key stands under a password, which is asked for on the terminal or re
         minisign_id: key.minisignId,
         keyid: key.keyId,
         public_key,
-        encrypted: password !== null,
+        encrypted: isEncrypted,
       });
     await this.print(
       facts([
-        ['secret key', `${files.keyFile} (${password === null ? 'without a password' : 'under a password'})`],
+        ['secret key', `${files.keyFile} (${isEncrypted ? 'under a password' : 'without a password'})`],
         ['public key', files.publicFile],
         ['id', key.minisignId],
       ]),
     );
-    await this.note(`'aegis access keys add ${files.publicFile} --usage artifacts' lets it sign artifacts.`);
-  }
-
-  /** On the terminal it is asked for twice, because nobody sees what was typed. */
-  private async newPassword(file: string | undefined, name: string): Promise<string> {
-    const { output } = this.around;
-    const password = await readPassword(output, file, `New password of ${plainText(name)}:`);
-    if (password === '')
-      throw new AegisError('access.bad_password', 'The password is empty. --no-password makes a key without one.');
-    if (file === undefined && (await readPassword(output, undefined, 'The same again:')) !== password)
-      throw new AegisError('access.bad_password', 'The two passwords differ; nothing was written. Try again.');
-    return password;
+    await this.note(
+      `'aegis access keys add ${files.publicFile} --usage artifacts' lets it sign artifacts, '--usage operate --person YOU' your orders.`,
+    );
   }
 }
 
 export class AccessKeysAdd extends ServerCommand {
   static override description =
-    `Lets a key sign artifacts: the server's root key signs a new trust bundle that lists it, and every node takes that at once. FILE is a .pub file of 'aegis access keys create' or 'minisign -G', or has the base64 of an Ed25519 public key as Vault's transit engine shows it; - is standard input.
+    `Lets a key sign an operator's orders, artifacts or releases: the server's root key signs a new trust bundle that lists it, and every node takes that at once (where the root key is elsewhere: 'aegis access trust draft'). FILE is a .pub file of 'aegis access keys create' or 'minisign -G', or has the base64 of an Ed25519 public key as Vault's transit engine shows it; - is standard input.
 
-Who holds a key that is trusted for artifacts decides what runs in the kernel of every node that an artifact is assigned to.`;
+Who holds a key that is trusted for artifacts decides what runs in the kernel of every node that an artifact is assigned to. An operator's key counts on nodes whose own policy obeys operators; --scope and --kind bound it.`;
   static override examples = [
     { description: 'By its file', command: 'aegis access keys add release.pub --usage artifacts --person alice' },
+    {
+      description: "An operator's, for commands in Frankfurt",
+      command:
+        'aegis access keys add alice.pub --usage operate --person alice --scope site=fra --kind command.run --kind command.cancel',
+    },
     {
       description: "A key of Vault's transit engine",
       command:
@@ -110,18 +94,17 @@ Who holds a key that is trusted for artifacts decides what runs in the kernel of
     file: Args.string({ required: true, ignoreStdin: true, description: 'Public key file (-: standard input)' }),
   };
   static override flags = {
-    usage: Flags.option({
-      options: ['artifacts'] as const,
-      required: true,
-      summary: 'What the key may do: sign artifacts',
-    })(),
+    ...usageFlag,
     name: Flags.string({ helpValue: 'NAME', summary: "How lists show it (default: the file's name)" }),
-    person: Flags.string({ helpValue: 'NAME', summary: 'Whose key it is' }),
+    ...keyUseFlags,
     ...serverFlags,
   };
 
   async run(): Promise<undefined> {
     const { flags, args } = await this.parse(AccessKeysAdd);
+    const { usage } = flags;
+    if (usage === undefined)
+      throw new AegisError('cli.usage', 'Say what the key may do: --usage operate, artifacts or release.');
     const public_key = readPublicKeyText(args.file);
     const name = flags.name ?? nameOfFile(args.file);
     if (name === null) throw new AegisError('cli.usage', 'A key from standard input has no name yet: give --name.');
@@ -130,7 +113,7 @@ Who holds a key that is trusted for artifacts decides what runs in the kernel of
     parsePublicKey(public_key);
     await this.withApi(flags, async (api) => {
       const person = flags.person === undefined ? {} : { person: flags.person };
-      const key = await api.call(routes.addKey, { body: { public_key, name, usage: [flags.usage], ...person } });
+      const key = await api.call(routes.addKey, { body: { public_key, name, usage, ...person, ...scopeOf(flags) } });
       await (flags.json ? this.printJson(key) : this.print(keyFacts(key)));
     });
   }
@@ -159,7 +142,8 @@ export class AccessKeysList extends ServerCommand {
         trust_version = page.trust_version;
       }
       if (flags.json) return await this.printJson({ keys, trust_version });
-      const rows = keys.map((key) => [idOf(key), key.name, key.person ?? '', key.usage.join(','), key.state]);
+      const stateOf = ({ state, until }: TrustedKey): string => (until === null ? state : `${state} until ${until}`);
+      const rows = keys.map((key) => [idOf(key), key.name, key.person ?? '', key.usage.join(','), stateOf(key)]);
       await this.print(table(['ID', 'NAME', 'PERSON', 'USAGE', 'STATE'], rows, this.width));
     });
   }

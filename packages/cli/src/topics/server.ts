@@ -3,6 +3,7 @@ import * as Flags from '@oclif/core/flags';
 import { routes } from '../api/routes.ts';
 import { AegisCommand, ServerCommand, serverFlags } from '../base-command.ts';
 import { becomeOwnerOf } from '../data-owner.ts';
+import { rootKeyFile } from '../root-key-file.ts';
 import { configText, settingsOf } from '../settings-flags.ts';
 import { startBundle } from '../start-bundle.ts';
 import { plainText } from '../ui/plain-text.ts';
@@ -75,17 +76,25 @@ const refusePassword = (url: string | undefined): void => {
 
 export class ServerInit extends AegisCommand {
   static override description =
-    'Makes the data directory with the fleet, its root key, the server key and the first trust bundle. Run again it changes nothing and prints the same. The root key in keys/root.pem may be moved to a safe place afterwards.';
+    'Makes the data directory with the fleet, its root key, the server key and the first trust bundle. Run again it changes nothing and prints the same. The root key decides whom every node obeys: with --root-key-out it is written to that file and never to the data directory; without, it is keys/root.pem, and may be moved to a safe place afterwards.';
   static override examples = [
     { description: 'In the default place', command: 'aegis server init' },
     {
       description: 'For a named fleet, elsewhere',
       command: 'aegis server init --data-dir /srv/aegis --fleet production',
     },
+    {
+      description: 'With the root key on a stick',
+      command: 'aegis server init --root-key-out /media/usb/aegis-root.pem',
+    },
   ];
   static override flags = {
     'data-dir': dataDir,
     fleet: Flags.string({ helpValue: 'NAME', summary: 'Name of the fleet (default: a new id)' }),
+    'root-key-out': Flags.string({
+      helpValue: 'FILE',
+      summary: "Where the root's secret key goes instead of the data directory (mode 0600, a new file)",
+    }),
     config: configFlags.config,
     'database-url': databaseUrl,
   };
@@ -97,9 +106,13 @@ export class ServerInit extends AegisCommand {
     const { initialiseServer } = await import('@aegis/server/offline');
     const { config } = loadServerConfig({ flags: settingsOf(flags), env: this.around.env, configFile: flags.config });
     const dataDirectory = requireDataDir(config.data_dir);
+    const rootKeyOut = flags['root-key-out'];
+    // Before this process gives up what it may: the file belongs to whoever asked for it.
+    using rootKey = rootKeyOut === undefined ? null : rootKeyFile(rootKeyOut, dataDirectory);
     becomeOwnerOf(dataDirectory);
     const made = await initialiseServer({
       dataDir: dataDirectory,
+      keepRoot: rootKey?.keep,
       ...(flags.fleet === undefined ? {} : { fleet: flags.fleet }),
       ...(config.database_url === null ? {} : { databaseUrl: config.database_url }),
     });
@@ -109,12 +122,14 @@ export class ServerInit extends AegisCommand {
         fleet: made.fleet,
         root_fingerprint: made.rootFingerprint,
         created: made.created,
+        ...(rootKeyOut === undefined ? {} : { root_key: rootKeyOut }),
       });
     await this.print(
       facts([
         ['fleet', made.fleet],
         ['root fingerprint', made.rootFingerprint],
         ['data directory', dataDirectory],
+        ['root key', rootKeyOut],
         ['made', made.created ? 'now' : 'before'],
       ]),
     );

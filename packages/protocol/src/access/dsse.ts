@@ -41,6 +41,22 @@ export const signEnvelope = (payloadType: PayloadType, payload: unknown, ...keys
   };
 };
 
+/** With one signature more; the same again changes nothing. */
+export const withSignature = (envelope: Envelope, key: KeyPair): Envelope => ({
+  ...envelope,
+  signatures: [
+    ...envelope.signatures.filter(({ keyid }) => keyid !== key.keyId),
+    {
+      keyid: key.keyId,
+      sig: sign(
+        null,
+        preAuthEncoding(envelope.payloadType, Buffer.from(envelope.payload, 'base64')),
+        key.privateKey,
+      ).toString('base64'),
+    },
+  ],
+});
+
 /** The payload's bytes and the ids of those keys of `keys` (key id → public key) whose signature is good; each counts once.
  *  An empty `signedBy` means: trust nothing in it. */
 export const openEnvelope = (
