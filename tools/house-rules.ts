@@ -41,6 +41,7 @@ const COMPOSERS = [
   'tables.ts',
   'migrations.ts',
   'offline.ts',
+  'opening.ts',
   'enrol.ts',
   'control.ts',
   'pins.ts',

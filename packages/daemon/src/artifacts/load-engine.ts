@@ -1,8 +1,8 @@
 import type { FaultPoints } from '@aegis/protocol/fault-points';
-import type { KernelEngine } from './artifacts/deployment.ts';
-import type { DaemonConfig } from './config.ts';
-import type { Clock } from './platform/clock.ts';
-import type { Logger } from './platform/log.ts';
+import type { KernelEngine } from './deployment.ts';
+import type { DaemonConfig } from '../config.ts';
+import type { Clock } from '../platform/clock.ts';
+import type { Logger } from '../platform/log.ts';
 
 /** The engine over libbpf, when the first artifact needs it: a node without artifacts never loads it. */
 export const loadKernelEngine = async (
@@ -10,7 +10,7 @@ export const loadKernelEngine = async (
   { bpffs, cgroup_root, bpf_statistics }: DaemonConfig,
   rest: { clock: Clock; faults: FaultPoints; log: Logger },
 ): Promise<KernelEngine> => {
-  const { kernelEngine } = await import('./artifacts/kernel/engine.ts');
+  const { kernelEngine } = await import('./kernel/engine.ts');
   const engine = kernelEngine({
     nodeUid,
     bpffs,
