@@ -19,6 +19,7 @@ const SEPARATE: Readonly<Record<string, string>> = {
   '../artifacts/inspect.ts': './artifact-doors.cjs',
   '../artifacts/inspection-text.ts': './artifact-doors.cjs',
   '../artifacts/kernel-sight.ts': './artifact-doors.cjs',
+  '../artifacts/meant.ts': './artifact-doors.cjs',
   '../artifacts/pack.ts': './artifact-doors.cjs',
   '../artifacts/sign.ts': './artifact-doors.cjs',
   '../artifacts/verify.ts': './artifact-doors.cjs',

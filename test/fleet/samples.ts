@@ -1,7 +1,8 @@
 import { randomBytes, randomUUID, sign } from 'node:crypto';
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { PAYLOAD_TYPES, signEnvelope } from '@aegis/protocol/access/dsse';
+import { signDirective } from '@aegis/protocol/access/directive';
+import { type Envelope, PAYLOAD_TYPES, signEnvelope } from '@aegis/protocol/access/dsse';
 import * as access from '@aegis/protocol/access/endpoints';
 import { parseJoinToken } from '@aegis/protocol/access/join-token';
 import { generateKeyPair, type KeyPair } from '@aegis/protocol/access/keys';
@@ -220,6 +221,8 @@ export const stage = async (url: string, adminToken: string, now = Date.now()): 
     deactivateNode: { params: { id: keylessName } },
     activateNode: { params: { id: keylessName } },
     apiRetireNode: { params: { id: keylessName } },
+    showWishes: { params: { id: node.uid } },
+    signWishes: { params: { id: node.uid }, body: { directives: [await signedWish(admin, fleet, node.uid, now)] } },
     nodeDesired: {},
     healthz: {},
     health: {},
@@ -364,4 +367,29 @@ export const requestOf = ({ bearers, samples }: Staged, endpoint: Endpoint, chan
     },
     ...(raw ? { body: raw } : body === undefined ? {} : { body: JSON.stringify(body) }),
   };
+};
+
+/** One of the node's wishes, as an operator whose key was just added signs it. */
+const signedWish = async (admin: TestClient, fleet: string, uid: string, now: number): Promise<Envelope> => {
+  const operator = generateKeyPair();
+  const body = { public_key: base64Of(operator.publicRaw), name: 'stage-operator', usage: ['operate' as const] };
+  await admin.call(access.addKey, { body });
+  const { wishes } = await admin.call(nodes.showWishes, { params: { id: uid } });
+  const [wish] = wishes;
+  if (!wish) throw new Error('the staged node has no desired state to sign');
+  return signDirective(
+    {
+      fleet,
+      id: randomUUID(),
+      kind: 'artifacts.assign',
+      targets: { selector: `uid=${uid}` },
+      issued_at: new Date(now).toISOString(),
+      expires_at: new Date(now + 86_400_000).toISOString(),
+      max_attempts: 1,
+      object_id: wish.object_id,
+      generation: wish.generation,
+      body: wish.body,
+    },
+    operator,
+  );
 };

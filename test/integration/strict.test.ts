@@ -4,9 +4,12 @@ import { join } from 'node:path';
 import { addKey } from '@aegis/protocol/access/endpoints';
 import { formatMinisignPublicKey } from '@aegis/protocol/access/minisign';
 import { formatMinisignSecretKey, generateMinisignKey } from '@aegis/protocol/access/minisign-secret-key';
+import { allStatus } from '@aegis/protocol/artifacts/endpoints';
 import { apiPatchNode } from '@aegis/protocol/nodes/endpoints';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { cliOfFile } from '../../packages/cli/test/cli-process.ts';
+import { fakeKernel } from '../../packages/daemon/test/fake-kernel.ts';
+import { registry } from '../../packages/server/test/artifacts-support.ts';
 import { waitFor } from '../faults/wait.ts';
 import { type HeldFleet, type HeldNode, startHeldFleet } from '../fleet/in-process.ts';
 
@@ -49,7 +52,7 @@ beforeAll(async () => {
     labels: { env: 'prod' },
   });
   const plain = fleet.node('plain-1');
-  await Promise.all([strict.start(), plain.start()]);
+  await Promise.all([strict.start({ kernelEngine: fakeKernel().engine }), plain.start()]);
   writeFileSync(join(folder, 'password'), 'correct horse\n');
 });
 afterAll(async () => {
@@ -238,4 +241,43 @@ messages   operators  any     any
 `,
     stderr: '',
   });
+});
+
+test('assignments, too, are what operators signed: put on, taken off, and by two persons', async () => {
+  policy('obey = "operators"\n');
+  const { publish } = await registry(fleet.server);
+  await publish('probe', '1.0.0');
+  await publish('probe', '2.0.0');
+  const status = async () => {
+    const { items } = await fleet.server.as('viewer').call(allStatus, { query: { name: 'probe' } });
+    const [item] = items.filter(({ node }) => node === 'strict-1');
+    return item && `${item.report?.version ?? 'none'} ${item.report?.state} ${item.report?.reason?.code ?? ''}`.trim();
+  };
+  const shows = (text: string) => waitFor(`the node to say ${text}`, async () => (await status()) === text, 20_000);
+
+  expect((await aegis(['assign', 'probe@1.0.0', 'strict-1'])).code).toBe(0);
+  await shows('none failed access.policy');
+  const signed = await aegis(['assign', 'probe@1.0.0', 'site=fra', 'strict-1', '--wait', ...signs('bob')]);
+  expect(signed.code).toBe(0);
+  await shows('1.0.0 attached');
+  // The server's word takes nothing off, and brings nothing else.
+  await aegis(['unassign', 'probe', 'strict-1']);
+  await shows('1.0.0 attached access.policy');
+  await aegis(['assign', 'probe@2.0.0', 'strict-1']);
+  await waitFor('version 2 to be refused', async () => {
+    const { items } = await fleet.server.as('viewer').call(allStatus, { query: { name: 'probe' } });
+    return items.some(
+      ({ generation, report }) => generation === report?.generation && report.reason?.code === 'access.policy',
+    );
+  });
+  expect(await status()).toBe('1.0.0 attached access.policy');
+
+  policy('obey = { threshold = 2 }\n');
+  expect((await aegis(['assign', 'probe@2.0.0', 'strict-1', ...signs('bob')])).code).toBe(0);
+  await shows('1.0.0 attached access.policy');
+  const alice = [...signs('alice'), '--key-password-file', join(folder, 'password')];
+  expect((await aegis(['assign', 'probe@2.0.0', 'strict-1', '--wait', ...alice])).code).toBe(0);
+  await shows('2.0.0 attached');
+  policy('obey = "operators"\n');
+  expect((await aegis(['unassign', 'probe', 'strict-1', '--wait', ...signs('bob')])).code).toBe(0);
 });

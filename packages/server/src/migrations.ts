@@ -12,6 +12,7 @@ import { migration0011 } from './messages/migrations/0011-messages.ts';
 import { migration0002 } from './nodes/migrations/0002-nodes.ts';
 import { migration0004 } from './nodes/migrations/0004-registration-origins.ts';
 import { migration0008 } from './nodes/migrations/0008-agents.ts';
+import { migration0015 } from './nodes/migrations/0015-operator-wishes.ts';
 import type { Migration } from './platform/storage/migrate.ts';
 
 /** Every migration of every domain in the one order in which they run. Append only: what was released never changes. */
@@ -30,4 +31,5 @@ export const MIGRATIONS: readonly Migration[] = [
   migration0012,
   migration0013,
   migration0014,
+  migration0015,
 ];

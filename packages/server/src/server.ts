@@ -48,6 +48,7 @@ import { messageSweepLoop } from './messages/sweep-loop.ts';
 import { agentsService } from './nodes/agents-service.ts';
 import { enrolmentService } from './nodes/enrolment-service.ts';
 import { keylessService } from './nodes/keyless-service.ts';
+import { operatorWishes } from './nodes/operator-wishes.ts';
 import { presence } from './nodes/presence.ts';
 import { presenceLoop } from './nodes/presence-loop.ts';
 import { registrationsRepository } from './nodes/registrations-repository.ts';
@@ -337,6 +338,17 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
   trustLoop({ trust, audit, newId, clock, log, signal: stopping.signal });
   auditLoops(audit, config.audit.sign_every_sec, stopping.signal, log);
 
+  const wishes = operatorWishes({
+    storage,
+    fleet: keys.fleet,
+    operators: () => operatorKeysOf(trust.current().bundle),
+    find: nodes.show,
+    sources: [artifacts.directivesFor, backups.directivesFor],
+    desired: artifacts.desired,
+    clock,
+  });
+  nodes.onRetire({ inTransaction: wishes.nodeRetired, afterwards: () => undefined });
+
   // Listeners.
   const routes: Route[] = [
     ...accessRoutes({ trust, keys: keysService(trust), tokens }),
@@ -345,12 +357,17 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
       trust_bundle: trust.current().envelope,
       root_fingerprint: trust.rootFingerprint(),
     })),
-    ...nodesRoutes(nodes, enrolment, keyless, async (node) => {
-      const trust_version = trust.current().version;
-      const revision = await artifacts.desired.storedRevisionOf(node.uid); // before the rows: they may be newer, never older
-      const directives = [...(await artifacts.directivesFor(node)), ...(await backups.directivesFor(node))];
-      return { directives, revision, trust_version };
-    }),
+    ...nodesRoutes(
+      nodes,
+      enrolment,
+      keyless,
+      async (node) => {
+        const trust_version = trust.current().version;
+        const revision = await artifacts.desired.storedRevisionOf(node.uid); // before the rows: they may be newer, never older
+        return { ...(await wishes.directivesFor(node)), revision, trust_version };
+      },
+      wishes,
+    ),
     ...artifactsRoutes(artifacts),
     ...backupsRoutes(backups),
     ...backupsNodeRoutes(backups),

@@ -13,6 +13,8 @@ export interface Wish {
   generation: number;
   /** Null: taken off. */
   version: string | null;
+  /** An operator signed it: a node may have met the server's own before, and refused that. */
+  signed?: boolean;
 }
 
 export type Settled = 'done' | 'failed' | 'pending';
@@ -29,6 +31,7 @@ export const settledOf = (wish: Wish, item: NodeArtifact | undefined): Settled =
   if (item.generation > wish.generation) return 'failed';
   if (item.generation < wish.generation || item.report === null || item.report.generation < wish.generation)
     return 'pending';
+  if (wish.signed && item.report.reason?.code === 'access.policy') return 'pending';
   if (item.state === 'failed') return 'failed';
   if (wish.version === null) return item.state === 'detached' ? 'done' : 'pending';
   if (item.state !== 'attached') return 'pending';

@@ -5,6 +5,7 @@ import { writeLocal } from '../artifacts/local-files.ts';
 import { AegisCommand, serverFlags } from '../base-command.ts';
 import { directiveText, readSigned } from '../signing/directives.ts';
 import { keyFlags, operatorKey } from '../signing/operator-key.ts';
+import { alsoSigned } from '../signing/wishes.ts';
 import { confirmed } from '../ui/confirm.ts';
 import { plainText } from '../ui/plain-text.ts';
 
@@ -41,13 +42,8 @@ export class AccessSign extends AegisCommand {
     if (key === null)
       throw new AegisError('cli.usage', 'There is no key to sign with: give --key FILE, or set AEGIS_KEY.');
     if (signers.includes(key.keyId)) throw new AegisError('cli.usage', 'This key has signed it already.');
-    const { preAuthEncoding } = await import('@aegis/protocol/access/dsse');
-    const { sign } = await import('node:crypto');
-    // Over the bytes as they are: made anew, they could differ.
-    const message = preAuthEncoding(envelope.payloadType, Buffer.from(envelope.payload, 'base64'));
-    const signature = { keyid: key.keyId, sig: sign(null, message, key.privateKey).toString('base64') };
     const file = flags.output ?? args.file;
-    writeLocal(file, `${JSON.stringify({ ...envelope, signatures: [...envelope.signatures, signature] })}\n`);
+    writeLocal(file, `${JSON.stringify(await alsoSigned(envelope, { key }))}\n`);
     if (flags.json) return await this.printJson({ file, directive, signers: [...signers, key.keyId] });
     await this.note(`${plainText(file)} has ${signers.length + 1} signatures; 'aegis submit --signed' submits it.`);
   }

@@ -8,6 +8,8 @@ import { artifactNamed } from '../artifacts/reference.ts';
 import { statusOf } from '../artifacts/status-rows.ts';
 import type { Wish } from '../artifacts/waiting.ts';
 import { ServerCommand, serverFlags } from '../base-command.ts';
+import { keyFlags, type OperatorSigner, operatorSigner } from '../signing/operator-key.ts';
+import { signWishesOf } from '../signing/wishes.ts';
 import { plainText } from '../ui/plain-text.ts';
 import { table } from '../ui/table.ts';
 
@@ -42,6 +44,7 @@ Exit code with --wait: 0 when every node runs it, 1 when one failed or the time 
     only: Flags.boolean({ summary: 'And take this version off every other node' }),
     'dry-run': Flags.boolean({ summary: 'Only show which nodes it would reach' }),
     ...waitFlags,
+    ...keyFlags,
     ...serverFlags,
   };
 
@@ -53,7 +56,8 @@ Exit code with --wait: 0 when every node runs it, 1 when one failed or the time 
     const constants = constantsOf(flags.set ?? []);
     const dry_run = flags['dry-run'];
     return await this.withApi(flags, async (api) => {
-      if (flags.only) return await this.assignOnly(api, artifact, targets, constants, flags);
+      const signer = dry_run ? null : await operatorSigner(api, flags, this.around);
+      if (flags.only) return await this.assignOnly(api, artifact, targets, constants, flags, signer);
       const body = { artifact, targets, dry_run, ...(constants ? { constants } : {}) };
       const answer = await api.call(routes.assign, { body });
       if (dry_run) {
@@ -63,6 +67,8 @@ Exit code with --wait: 0 when every node runs it, 1 when one failed or the time 
           nothing,
         );
       }
+      const uids = answer.assignments.map(({ host_id }) => host_id);
+      if (answer.artifact) await this.signed(api, signer, artifact, answer.artifact, targets, uids, constants);
       const wishes = answer.assignments.map(
         ({ host_id, host, name, generation, version }): Wish => ({
           node_uid: host_id,
@@ -70,6 +76,7 @@ Exit code with --wait: 0 when every node runs it, 1 when one failed or the time 
           name,
           generation,
           version,
+          signed: signer !== null,
         }),
       );
       if (flags.wait) return await waitReport(api, wishes, flags, this.around, this.width, answer);
@@ -79,6 +86,34 @@ Exit code with --wait: 0 when every node runs it, 1 when one failed or the time 
     });
   }
 
+  /** For nodes that obey operators alone: the same under the operator's own signature, held against the bundle first. */
+  private async signed(
+    api: Api,
+    signer: OperatorSigner | null,
+    reference: string,
+    artifact: Artifact,
+    targets: readonly string[],
+    nodeUids: readonly string[],
+    constants: Record<string, string> | undefined,
+  ): Promise<void> {
+    if (signer === null) return;
+    const [name, version] = reference.split('@');
+    if (name !== artifact.name && reference !== artifact.artifact_id)
+      throw new AegisError(
+        'access.untrusted',
+        `The server calls '${plainText(reference)}' ${plainText(`${artifact.name}@${artifact.version}`)}: that is not signed. Find out who answers there.`,
+      );
+    if (version !== undefined && version !== artifact.version)
+      throw new AegisError(
+        'access.untrusted',
+        `The server answers with ${plainText(artifact.version)}: that is not signed.`,
+      );
+    const { isMeantAssignment } = await import('../artifacts/meant.ts');
+    const isMeant = await isMeantAssignment(api, artifact, constants ?? {});
+    const what = { kind: 'artifacts.assign', objectId: artifact.name, targets, isMeant } as const;
+    await signWishesOf(api, signer, nodeUids, what, this.around.now());
+  }
+
   /** The nodes are looked up by a dry run; then one transaction replaces the set. */
   private async assignOnly(
     api: Api,
@@ -86,6 +121,7 @@ Exit code with --wait: 0 when every node runs it, 1 when one failed or the time 
     targets: string[],
     constants: Record<string, string> | undefined,
     flags: { json: boolean; wait: boolean; timeout: string; 'dry-run': boolean },
+    signer: OperatorSigner | null,
   ): Promise<number | undefined> {
     const settings = constants ? { constants } : {};
     const looked = await api.call(routes.assign, {
@@ -110,6 +146,11 @@ Exit code with --wait: 0 when every node runs it, 1 when one failed or the time 
       params: { artifact_id: artifact.artifact_id },
       body: { hosts, ...settings },
     });
+    await this.signed(api, signer, reference, artifact, targets, hosts, constants);
+    if (signer && answer.removed.length > 0)
+      await this.note(
+        `not signed: where it was taken off (${answer.removed.map(plainText).join(', ')}); nodes there that obey operators alone keep it until 'aegis unassign' is signed.`,
+      );
     if (flags.wait) {
       const items = await statusOf(api, { name: artifact.name });
       return await waitReport(api, items.map(wishOf), flags, this.around, this.width, answer);

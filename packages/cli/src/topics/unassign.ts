@@ -1,9 +1,12 @@
 import { AegisError } from '@aegis/protocol/errors';
 import * as Flags from '@oclif/core/flags';
+import type { Api } from '../api/client.ts';
 import { routes } from '../api/routes.ts';
 import { waitFlags, waitReport } from '../artifacts/assignment-report.ts';
 import type { Wish } from '../artifacts/waiting.ts';
 import { ServerCommand, serverFlags } from '../base-command.ts';
+import { keyFlags, type OperatorSigner, operatorSigner } from '../signing/operator-key.ts';
+import { signWishesOf } from '../signing/wishes.ts';
 import { table } from '../ui/table.ts';
 
 export class Unassign extends ServerCommand {
@@ -21,6 +24,7 @@ Exit code with --wait: 0 when it is off everywhere, 1 when the time was over.`;
   static override flags = {
     'dry-run': Flags.boolean({ summary: 'Only show which nodes it would reach' }),
     ...waitFlags,
+    ...keyFlags,
     ...serverFlags,
   };
 
@@ -31,8 +35,10 @@ Exit code with --wait: 0 when it is off everywhere, 1 when the time was over.`;
       throw new AegisError('cli.usage', 'Name an artifact and at least one node: aegis unassign ARTIFACT NODE…');
     const dry_run = flags['dry-run'];
     return await this.withApi(flags, async (api) => {
+      const signer = dry_run ? null : await operatorSigner(api, flags, this.around);
       const answer = await api.call(routes.unassign, { body: { artifact, targets, dry_run } });
       const { assignments } = answer;
+      if (signer) await this.signed(api, signer, artifact, targets, assignments);
       if (flags.wait && !dry_run) {
         const wishes = assignments.map(
           ({ host_id, host, name, generation }): Wish => ({
@@ -41,6 +47,7 @@ Exit code with --wait: 0 when it is off everywhere, 1 when the time was over.`;
             name,
             generation,
             version: null,
+            signed: signer !== null,
           }),
         );
         return await waitReport(api, wishes, flags, this.around, this.width, answer);
@@ -56,4 +63,29 @@ Exit code with --wait: 0 when it is off everywhere, 1 when the time was over.`;
       return undefined;
     });
   }
+
+  /** A tombstone says nothing but the name, which is the operator's own word (or that of the version that they named). */
+  private async signed(
+    api: Api,
+    signer: OperatorSigner,
+    reference: string,
+    targets: readonly string[],
+    assignments: readonly { host_id: string; name: string }[],
+  ): Promise<void> {
+    const [name] = new Set(assignments.map((one) => one.name));
+    if (name === undefined) return;
+    const named = reference.split('@')[0];
+    const isMeant = (body: unknown): boolean =>
+      JSON.stringify(body) === JSON.stringify({ state: 'absent', name }) && (named === name || isId(reference));
+    const what = { kind: 'artifacts.assign', objectId: name, targets, isMeant } as const;
+    await signWishesOf(
+      api,
+      signer,
+      assignments.map(({ host_id }) => host_id),
+      what,
+      this.around.now(),
+    );
+  }
 }
+
+const isId = (reference: string): boolean => /^[0-9a-f]{8}-[0-9a-f-]{27}$/.test(reference);

@@ -208,3 +208,39 @@ export const nodeDesired = endpoint({
     trust_version: z.int(),
   }),
 });
+
+/** One piece of a node's desired state, as its server would sign it. */
+export const NodeWish = z.object({
+  kind: z.string(),
+  object_id: z.string(),
+  generation: z.int(),
+  body: z.unknown(),
+  /** The operators' own directive of this very wish, where there is one. */
+  operator_directive: z.nullable(Envelope),
+});
+export type NodeWish = z.infer<typeof NodeWish>;
+export const showWishes = endpoint({
+  id: 'showWishes',
+  door: 'api',
+  method: 'GET',
+  path: '/api/v1/agents/{id}/desired',
+  caller: 'operator',
+  scope: 'nodes',
+  tag,
+  summary: "A node's desired state as it stands, for operators to sign",
+  params: ById,
+  response: z.object({ node_uid: z.uuid(), node: z.string(), fleet: z.string(), wishes: z.array(NodeWish) }),
+});
+export const signWishes = endpoint({
+  id: 'signWishes',
+  door: 'api',
+  method: 'POST',
+  path: '/api/v1/agents/{id}/desired',
+  caller: 'operator',
+  scope: 'nodes',
+  tag,
+  summary: "Operators' own signatures of a node's desired state as it stands",
+  params: ById,
+  body: z.strictObject({ directives: z.array(Envelope).check(z.minLength(1), z.maxLength(100)) }),
+  response: z.object({ signed: z.int() }),
+});

@@ -4,6 +4,7 @@ import type { NodeActor } from '../platform/http/actor.ts';
 import { type Route, route } from '../platform/http/route.ts';
 import type { EnrolmentService } from './enrolment-service.ts';
 import type { KeylessService } from './keyless-service.ts';
+import type { OperatorWishes } from './operator-wishes.ts';
 import type { NodesService } from './service.ts';
 
 /** What a node is to obey, from all domains. */
@@ -15,6 +16,7 @@ export const nodesRoutes = (
   enrolment: EnrolmentService,
   keyless: KeylessService,
   desiredOf: DesiredOf,
+  wishes: OperatorWishes,
 ): Route[] => {
   const limited = { limitedAs: 'enrolment' } as const;
   return [
@@ -34,6 +36,8 @@ export const nodesRoutes = (
     route(api.deactivateNode, ({ params, within }) => nodes.setActive(params.id, false, within)),
     route(api.activateNode, ({ params, within }) => nodes.setActive(params.id, true, within)),
     route(api.apiRetireNode, ({ params, within }) => nodes.retire(params.id, within)),
+    route(api.showWishes, ({ params, within }) => wishes.show(params.id, within)),
+    route(api.signWishes, ({ params, body, within }) => wishes.sign(params.id, body.directives, within)),
     route(api.nodeDesired, ({ actor }) => desiredOf(actor)),
   ];
 };

@@ -51,6 +51,16 @@ export interface NodesTables {
     remote_address: string | null;
     token_id: string | null;
   };
+  /** Operators' own directives of desired state: the newest of each wish. */
+  nodes_operator_wishes: {
+    node_uid: string;
+    kind: string;
+    object_id: string;
+    generation: number;
+    /** JSON Envelope. */
+    envelope: string;
+    signed_at: number;
+  };
   nodes_token_nonces: {
     node_uid: string;
     nonce: string;
