@@ -1,12 +1,14 @@
+import { execFile } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type ManagedProcess, managedProcess } from '../faults/process.ts';
 import { startTcpRelay, type TcpRelay } from '../faults/tcp-relay.ts';
 import { waitFor } from '../faults/wait.ts';
-import { cleanEnv, daemonArgv, type Fleet, startFleet } from '../fleet/fleet.ts';
+import { aegis, cleanEnv, daemonArgv, type Fleet, startFleet } from '../fleet/fleet.ts';
 
 /** What is promised of a message: its node has it at least once, its hook runs once, unless the daemon or its machine dies while it runs. Real
  *  server, real daemon, real hooks; either dies at each commit of a message's life, by `kill -9` of itself. */
@@ -101,6 +103,46 @@ test('a message reaches its hook, and the reply the operator', async () => {
     timeout_sec: 30,
   });
   expect(none.body).toMatchObject({ status: 'failed', error: { code: 'channel.no_handler' } });
+}, 60_000);
+
+test('the command line says it, waits, and prints what the hook replied', async () => {
+  const run = promisify(execFile);
+  const env = cleanEnv(fleet.folder, { AEGIS_SERVER: fleet.url, AEGIS_TOKEN: fleet.token });
+  const cli = async (...args: string[]) => {
+    const { stdout, stderr } = await run(aegis, args, { env });
+    return [stdout, stderr];
+  };
+  const failing = (...args: string[]) =>
+    cli(...args).catch(({ code, stdout, stderr }: { code: number; stdout: string; stderr: string }) => [
+      code,
+      stdout,
+      stderr,
+    ]);
+  expect(await cli('channel', 'send', 'web-1', 'one', '--data', '{"say":"ä"}')).toEqual(['{"say":"ä"}', '']);
+  const [sent = ''] = await cli('channel', 'send', 'web-1', 'one', '--data', '{"n":1}', '--type', 'event', '--json');
+  const answer = JSON.parse(sent) as { message_id: string };
+  expect(answer).toEqual({ message_id: expect.any(String), status: 'sent', state: 'delivered', reply: '{"n":1}' });
+  const [shown = ''] = await cli('channel', 'show', 'web-1', answer.message_id, '--json');
+  expect(JSON.parse(shown)).toMatchObject({ channel: 'one', message_type: 'event', state: 'delivered', retries: 0 });
+  expect((await cli('channel', 'show', 'web-1', answer.message_id))[0]).toMatch(/^state: +delivered$/m);
+  const [id = ''] = await cli('channel', 'send', 'web-1', 'two', '--detach', '--ttl', '5m');
+  await delivered(id.trim());
+  const [all = ''] = await cli('channel', 'broadcast', 'two', '--json');
+  expect(JSON.parse(all)).toEqual({ message_id: expect.any(String), sent_to: ['web-1'], failed: [] });
+  const [status = ''] = await cli('channel', 'status', 'web-1', '--json');
+  expect(JSON.parse(status)).toMatchObject({ agent_id: 'web-1', connected: true });
+  expect((await cli('channel', 'status', 'web-1'))[0]).toMatch(/^connected: +yes$/m);
+  expect(await failing('channel', 'send', 'web-1', 'three')).toEqual([
+    1,
+    '',
+    expect.stringContaining('no hook for this channel'),
+  ]);
+  expect(await failing('channel', 'send', 'web-1', 'logs')).toEqual([2, '', expect.stringContaining("Aegis' own")]);
+  expect(await failing('channel', 'send', 'web-1', 'one', '--data', '[]')).toEqual([
+    2,
+    '',
+    expect.stringContaining('JSON object'),
+  ]);
 }, 60_000);
 
 test.each([
