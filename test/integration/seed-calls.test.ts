@@ -203,6 +203,38 @@ test('create, assign, poll and download an artifact with curl; nothing that is u
   expect(JSON.parse(form.stdout)).toMatchObject({ error: { code: 'access.unauthenticated' } });
 });
 
+test('seed 001: status, send and broadcast with curl, field for field', () => {
+  const json = ['-H', 'Content-Type: application/json'];
+  curl('-X', 'POST', `${url}/v1/agents/register`, ...json, '-d', '{"node_id":"agent-1","attrs":{}}');
+  expect(curl(`${url}/api/v1/agents/agent-1/status`)).toEqual({
+    agent_id: 'agent-1',
+    connected: false,
+    last_seen: expect.stringMatching(/Z$/),
+    channels: [],
+    session_expires: null,
+  });
+  for (const type of ['request', 'response', 'event'])
+    expect(
+      curl(
+        '-X',
+        'POST',
+        `${url}/api/v1/agents/agent-1/send`,
+        ...json,
+        '-d',
+        `{"channel": "string", "message": {}, "message_type": "${type}"}`,
+      ),
+    ).toEqual({ message_id: expect.any(String), status: 'queued' });
+  const answer = curl(
+    '-X',
+    'POST',
+    `${url}/api/v1/agents/broadcast`,
+    ...json,
+    '-d',
+    '{"channel": "string", "message": {}, "message_type": "event"}',
+  ) as { message_id: string; sent_to: string[]; failed: string[] };
+  expect(answer).toEqual({ message_id: expect.any(String), sent_to: [], failed: expect.arrayContaining(['agent-1']) });
+});
+
 test('a poller in Python registers, polls, acknowledges, sends output twice and reports', async () => {
   const api = apiOf(url, () => null);
   const poller = spawn('python3', [join(root, 'test/poller/poller.py'), url, 'snake', '2'], {

@@ -1,3 +1,4 @@
+import { listAudit } from '@aegis/protocol/access/audit-endpoints';
 import { agentStatus, broadcastMessage, sendMessage, showMessage } from '@aegis/protocol/messages/endpoints';
 import { answerMessage, pollMessages } from '@aegis/protocol/messages/node-endpoints';
 import { apiRetireNode } from '@aegis/protocol/nodes/endpoints';
@@ -449,4 +450,20 @@ test('each state of a message is told, and nothing of what it says', async () =>
     ],
   ]);
   expect(JSON.stringify(rows)).not.toContain('a-secret');
+});
+
+test('who sent what to whom stands in the audit, and not what it says', async () => {
+  const node = await freshNode();
+  const { message_id } = await send(node, { message: { say: 'a-secret-to-keep' }, message_type: 'event', ttl_sec: 9 });
+  const { items } = await server.as('admin').call(listAudit, { query: { action: 'sendMessage', limit: 1 } });
+  expect(items.map(({ actor_name, targets, summary, outcome }) => ({ actor_name, targets, summary, outcome }))).toEqual(
+    [
+      {
+        actor_name: 'test-operator',
+        targets: [node.name, message_id],
+        summary: ['ttl_sec=9', 'channel=my.channel', 'message_type=event'],
+        outcome: 'ok',
+      },
+    ],
+  );
 });
