@@ -4,7 +4,7 @@ import { createToken, revokeToken } from '@aegis/protocol/access/endpoints';
 import { type Role, roleAllows, takesOperators } from '@aegis/protocol/access/roles';
 import { registerAgent } from '@aegis/protocol/backups/agent-endpoints';
 import type { Endpoint } from '@aegis/protocol/endpoint';
-import { apiPatchNode } from '@aegis/protocol/nodes/endpoints';
+import { apiPatchNode, apiRetireNode } from '@aegis/protocol/nodes/endpoints';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { issueToken } from '../../packages/server/src/offline.ts';
 import { route } from '../../packages/server/src/platform/http/route.ts';
@@ -18,11 +18,11 @@ import { allEndpoints, requestOf, type Sample, type Staged, stage } from '../fle
  *  shows the same table (new with 'vitest run test/integration/access-matrix.test.ts --update'). Then, by name, those who try what they may not. */
 
 const endpoints = await allEndpoints();
-const OURS = /^access\.(unauthenticated|forbidden|beyond_scope)$/;
+const OURS = /^(access\.(unauthenticated|forbidden|beyond_scope)|nodes\.(retired|deactivated))$/;
 
 interface Who {
   name: string;
-  kind: 'nobody' | 'operator' | 'node' | 'agent key';
+  kind: 'nobody' | 'operator' | 'node' | 'retired node' | 'agent key';
   role?: Role;
   scoped?: boolean;
 }
@@ -32,6 +32,10 @@ const WHO = [
   { name: 'revoked token', kind: 'nobody' },
   { name: 'expired token', kind: 'nobody' },
   { name: 'changed token', kind: 'nobody' },
+  { name: 'garbage', kind: 'nobody' },
+  { name: 'join token', kind: 'nobody' },
+  { name: 'expired node', kind: 'nobody' },
+  { name: 'retired node', kind: 'retired node' },
   { name: 'agent key', kind: 'agent key' },
   { name: 'keyless node', kind: 'node' },
   { name: 'other node', kind: 'node' },
@@ -51,6 +55,7 @@ const declared = (endpoint: Endpoint, { kind, role, scoped }: Who): string => {
   const { caller, scope } = endpoint;
   if (caller === 'anyone') return IN;
   if (kind === 'nobody' || (kind === 'agent key' && endpoint.agentKey !== true)) return '401 access.unauthenticated';
+  if (kind === 'retired node') return '403 nodes.retired';
   if (kind !== 'operator') return caller === 'node' || caller === 'viewer-or-node' ? IN : '403 access.forbidden';
   if (caller === 'node' || !role || !roleAllows(role, caller === 'viewer-or-node' ? 'viewer' : caller))
     return '403 access.forbidden';
@@ -60,7 +65,8 @@ const declared = (endpoint: Endpoint, { kind, role, scoped }: Who): string => {
 const judged = ({ id }: Endpoint, who: Who): string | null => {
   if (id === 'artifactsForHost' && ['other node', 'keyless node'].includes(who.name)) return '403 access.forbidden';
   if (id !== 'registerKeyless') return null;
-  if (who.kind === 'nobody' || who.kind === 'agent key') return '401 access.unauthenticated';
+  if (who.name === 'join token') return IN;
+  if (who.kind !== 'operator' && who.kind !== 'node') return '401 access.unauthenticated';
   if (who.kind === 'operator' && who.scoped) return '403 access.beyond_scope';
   return who.kind === 'operator' && who.role === 'admin' ? IN : '403 access.forbidden';
 };
@@ -74,6 +80,8 @@ const tokenFor = async (role: Role, more: { scope?: string; ttl_sec?: number } =
   server.as('admin').call(createToken, { body: { name: `matrix ${role}`, role, ...more } });
 beforeAll(async () => {
   server = await startTestServer({ clock });
+  const late = await server.enrol('expires');
+  clock.advance(86_400_000 - 60_000); // a node's token lives a day
   const admin = await issueToken({ dataDir: server.dataDir, role: 'admin', name: 'stage', clock });
   staged = await stage(server.url, admin, clock.now());
   for (const [{ uid }, site] of [
@@ -83,6 +91,8 @@ beforeAll(async () => {
     await server.as('admin').call(apiPatchNode, { params: { id: uid }, body: { site } });
   exchange = exchangeWith(server.url);
   const bearer = (token: string) => ({ authorization: `Bearer ${token}` });
+  const retired = await server.enrol('retired');
+  await server.as('admin').call(apiRetireNode, { params: { id: retired.uid } });
   const [revoked, expired] = [await tokenFor('admin'), await tokenFor('admin', { ttl_sec: 60 })];
   await server.as('admin').call(revokeToken, { params: { id: revoked.id } });
   clock.advance(61_000);
@@ -94,6 +104,10 @@ beforeAll(async () => {
     'revoked token': bearer(revoked.token),
     'expired token': bearer(expired.token),
     'changed token': bearer(`${bearers.admin.slice(0, -8)}AAAAAAAA`),
+    garbage: bearer('garbage'),
+    'join token': bearer(await server.joinToken()),
+    'expired node': bearer(late.token),
+    'retired node': bearer(retired.token),
     'agent key': { 'x-agent-api-key': agent.apiKey },
     'keyless node': bearer(bearers.keyless),
     'other node': bearer(bearers.other),
@@ -172,6 +186,8 @@ describe('each route as each caller', () => {
     for (const endpoint of endpoints) {
       const told = await ask(endpoint, headers[who.name], 'scoped' in who ? CHANGED[endpoint.id] : undefined);
       expect(told.status, `${endpoint.id}: ${told.text}`).not.toBe(500);
+      expect(told.headers['x-request-id'], endpoint.id).toMatch(/^[0-9a-f-]{36}$/);
+      expect(told.text, endpoint.id).not.toMatch(/\.ts:\d|node_modules|\\n +at /); // no stack trace
       const [status, code] = codeOf(told);
       const isRefusal = (status === 401 || status === 403) && OURS.test(code ?? '');
       seen.push([endpoint.id, isRefusal ? `${status} ${code}` : IN]);
