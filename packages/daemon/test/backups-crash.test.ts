@@ -23,9 +23,12 @@ afterAll(async () => {
   rmSync(source, { recursive: true, force: true });
 });
 
-/** Once, in some seconds from now: more than it takes to die and start again, where that may come before the configuration is held. */
+/** How long the daemon takes here to start, and to hold what it is sent: told by the lives without a death, which come first. */
+const pace = { startMs: 2000, heldMs: 1500 };
+/** Once, in some seconds from now: later than the configuration is held, by a daemon that died and started again where it may die before. */
 const soon = (crashAt: string | null): string => {
-  const at = new Date(Date.now() + (/configs|Desired|desired/.test(crashAt ?? '') ? 6000 : 2000));
+  const restart = /configs|Desired|desired/.test(crashAt ?? '') ? Math.max(4000, 2 * pace.startMs) : 0;
+  const at = new Date(Date.now() + 1000 + Math.max(1000, 3 * pace.heldMs) + restart);
   return `${at.getUTCSeconds()} ${at.getUTCMinutes()} ${at.getUTCHours()} ${at.getUTCDate()} ${at.getUTCMonth() + 1} *`;
 };
 
@@ -42,9 +45,11 @@ const live = async (crashAt: string | null, kind: 's3' | 'file'): Promise<Life> 
     backups_part_bytes: 5 * 1024 * 1024,
     log_level: 'silent',
   };
+  const startedAt = Date.now();
   const daemon = mortalDaemon(home, flags, crashAt);
   try {
     await waitFor('enrolment', () => server.nodes.size > 0, 30_000);
+    const enrolledAt = Date.now();
     const folder = join(home, 'destination');
     mkdirSync(folder);
     const destination =
@@ -58,6 +63,10 @@ const live = async (crashAt: string | null, kind: 's3' | 'file'): Promise<Life> 
       retries: { backoff_sec: 1 },
       hooks: { before: [{ argv: ['true'] }], after: [{ argv: ['true'] }] },
     });
+    if (crashAt === null) {
+      await waitFor('the configuration to be held', () => server.reportOf(config_id), 30_000);
+      Object.assign(pace, { startMs: enrolledAt - startedAt, heldMs: Date.now() - enrolledAt });
+    }
     const run = await waitFor('the end', () => server.runsOf(config_id).find(({ end }) => end), 60_000);
     expect(run.end).toMatchObject({ state: 'completed', reason: null });
     expect(run.refusedEnds).toEqual([]);

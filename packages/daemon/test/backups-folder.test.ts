@@ -109,7 +109,7 @@ test('twenty configurations at once are done in turn, each once', async () => {
   const [source, destination] = [tempFolder(), tempFolder()];
   plantTree(source, 1);
   const daemon = await node.start();
-  const at = new Date(Date.now() + 2000);
+  const at = new Date(Date.now() + 5000);
   const cron = `${at.getUTCSeconds()} ${at.getUTCMinutes()} ${at.getUTCHours()} * * *`;
   const ids = Array.from({ length: 20 }, (_, nth) =>
     server.configure(
