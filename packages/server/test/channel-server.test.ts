@@ -77,6 +77,24 @@ test('who is refused, and who speaks out of turn, stands in the audit; a retired
   expect((await connectAs(server, other)).answer).toMatchObject({ success: false, code: 'access.unauthenticated' });
 });
 
+test('a web page that brings cookies, and frames that are none, stand in the audit', async () => {
+  await using server = await startTestServer();
+  const url = `${server.url.replace('http', 'ws')}/ws/agent`;
+  const node = await server.enrol('web-1');
+  const page = { ...headersOf(node), origin: 'https://evil.example', cookie: 'session=1' };
+  await expect(open(url, page)).rejects.toThrow(/^403 /);
+  const { raw } = await greeted(server, node);
+  raw.ws.send(Buffer.from('bytes'));
+  expect((await raw.closed).code).toBe(4004);
+  const refused = { outcome: 'refused' };
+  await vi.waitFor(async () =>
+    expect(await refusals(server)).toEqual([
+      { ...refused, actor_kind: 'node', actor_name: 'web-1', code: 'channel.bad_frame' },
+      { ...refused, actor_kind: 'nobody', actor_name: null, code: 'access.forbidden' },
+    ]),
+  );
+});
+
 test('a server stops with nodes connected', async () => {
   const server = await startTestServer();
   const node = await server.enrol('web-1');
