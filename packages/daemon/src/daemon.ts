@@ -13,6 +13,7 @@ import { VERSION } from '@aegis/protocol/version';
 import { requireMessages } from './access/policy.ts';
 import { type PolicyStatus, policyKeeper } from './access/policy-file.ts';
 import { seenDirectives } from './access/seen.ts';
+import { type TrustStatus, tellTrust, trustStatus } from './access/trust-report.ts';
 import { signersNamedIn, trustStore } from './access/trust-store.ts';
 import { directiveVerifier } from './access/verify-directive.ts';
 import type { KernelEngine } from './artifacts/deployment.ts';
@@ -82,6 +83,8 @@ export interface DaemonStatus extends CommandsStatus {
   last_contact: string | null;
   last_error: string | null;
   draining: boolean;
+  /** Whose keys count here, and until when. */
+  trust: TrustStatus;
   /** Whom this node obeys. */
   policy: PolicyStatus;
   artifacts: ArtifactsStatus;
@@ -313,6 +316,7 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
         last_contact: lastContactMs === null ? null : isoTime(lastContactMs),
         last_error: lastError,
         draining,
+        trust: trustStatus(trust),
         policy: policy.status(),
         ...commands.status(),
         artifacts: artifacts.status(),
@@ -360,6 +364,7 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
     };
     const hourly = (): void => {
       tidy();
+      tellTrust(facts.attrs, trust);
       // A revocation reaches this node with the desired state; should the server have failed to say so, then by this.
       trust.refresh().catch((error: unknown) => log.debug({ err: error }, 'the trust bundle was not asked for'));
     };
@@ -367,6 +372,8 @@ export const startDaemon = async (options: DaemonOptions): Promise<RunningDaemon
 
     // Carrier: last, when everything can take what it brings.
     trust.onChange(artifacts.trustChanged);
+    trust.onChange(() => tellTrust(facts.attrs, trust));
+    tellTrust(facts.attrs, trust);
     commands.adopt();
     artifacts.start();
     backups.start();
