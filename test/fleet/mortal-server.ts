@@ -17,6 +17,8 @@ export interface MortalServer extends AsyncDisposable {
   readonly server: ManagedProcess;
   /** Not running: it died before it was ready. */
   start(env?: Record<string, string>): Promise<void>;
+  /** Where it is now. */
+  url(): string;
   /** At whatever address it has now. */
   client(token?: string): TestClient;
   /** A node with a key, by hand. */
@@ -94,6 +96,7 @@ export const mortalServer = (settings: Record<string, unknown> = {}): MortalServ
     dataDir,
     server,
     start,
+    url: () => url,
     client,
     enrol: async (name) => {
       const dev = client();

@@ -64,6 +64,7 @@ export const COMMANDS: Readonly<Record<string, TableEntry>> = {
     'Add your signature to what another operator signed',
     async () => (await import('./topics/access-sign.ts')).AccessSign,
   ),
+  events: entry('run', 'Show what happens in the fleet', async () => (await import('./topics/events.ts')).Events),
   'commands:list': entry('run', 'List commands, newest first', async () => (await commands()).CommandsList),
   'commands:show': entry('run', 'Show one command', async () => (await commands()).CommandsShow),
   'commands:executions': entry(

@@ -32,14 +32,18 @@ const isEvent = ({ type }: Line): boolean => !['gap', 'position', 'end'].include
 
 export const readEventsFrom = async (
   url: string,
-  token: string,
+  token: string | null,
   query: Wanted = {},
   headers: Wanted = {},
 ): Promise<EventReader> => {
   const stopping = new AbortController();
   const search = new URLSearchParams(query);
   const answer = await fetch(`${url}/api/v1/events?${search}`, {
-    headers: { authorization: `Bearer ${token}`, accept: 'application/x-ndjson', ...headers },
+    headers: {
+      ...(token === null ? {} : { authorization: `Bearer ${token}` }),
+      accept: 'application/x-ndjson',
+      ...headers,
+    },
     signal: stopping.signal,
   });
   const lines: Line[] = [];
@@ -99,6 +103,39 @@ export const connectedNode = async (server: TestServer, node: EnrolledNode): Pro
     [Symbol.asyncDispose]: async () => {
       raw.ws.close();
       await raw.closed;
+    },
+  };
+};
+
+/** Reads on and on, each time for a while, from the last id that it had: what a client does whose connection breaks all the time. */
+export const restlessReader = (urlOf: () => string, token: string | null, random: () => number, query: Wanted = {}) => {
+  const lines: Line[] = [];
+  let stopped = false;
+  let lives = 0;
+  const run = async (): Promise<void> => {
+    let from = '0';
+    while (!stopped) {
+      try {
+        await using reader = await readEventsFrom(urlOf(), token, { ...query, from });
+        const until = performance.now() + 20 + random() * 300;
+        await waitFor('its time', () => reader.isOver() || stopped || performance.now() > until);
+        await reader.stop();
+        if (reader.status !== 200) continue;
+        lives++;
+        lines.push(...reader.lines.filter(({ type }) => type !== 'position'));
+        from = reader.lastId() ?? from;
+      } catch {
+        await new Promise((resolve) => setTimeout(resolve, 20)); // nobody is there
+      }
+    }
+  };
+  const running = run();
+  return {
+    lines,
+    lives: () => lives,
+    stop: async (): Promise<void> => {
+      stopped = true;
+      await running;
     },
   };
 };

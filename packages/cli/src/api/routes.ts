@@ -10,6 +10,7 @@ import type * as backups from '@aegis/protocol/backups/endpoints';
 import type * as commands from '@aegis/protocol/commands/endpoints';
 import type { Endpoint } from '@aegis/protocol/endpoint';
 import type * as messages from '@aegis/protocol/messages/endpoints';
+import type * as events from '@aegis/protocol/events/endpoints';
 import type * as nodes from '@aegis/protocol/nodes/endpoints';
 
 export interface Route<E extends Endpoint> {
@@ -29,6 +30,7 @@ export const routes = {
   retryCommand: route<typeof commands.retryCommand>('POST', '/api/v1/commands/{id}/retry'),
   listExecutions: route<typeof commands.listExecutions>('GET', '/api/v1/commands/{id}/executions'),
   readLogs: route<typeof commands.readLogs>('GET', '/api/v1/commands/{id}/logs'),
+  readEvents: route<typeof events.readEvents>('GET', '/api/v1/events'),
   statistics: route<typeof commands.statistics>('GET', '/api/v1/statistics'),
   listNodes: route<typeof nodes.apiListNodes>('GET', '/api/v1/agents'),
   showNode: route<typeof nodes.apiShowNode>('GET', '/api/v1/agents/{id}'),

@@ -71,6 +71,8 @@ async function* eventTexts(
   };
 
   yield format.begin;
+  // Who begins now shall be able to go on from now, also when the first event is long in coming.
+  if (on.follow && on.from === null) yield say(format.alive(cursor));
   if (start.unknown) yield say(format.other(cursor, { type: 'gap', from: String(start.from), reason: 'unknown_id' }));
   while (!signal.aborted) {
     const { rows, removedThrough } = await following(source, cursor, last);
