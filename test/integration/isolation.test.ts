@@ -60,6 +60,7 @@ describe('what a node sends about another node', () => {
   // has itself.
   const ofWhoeverSends = [
     'pollCommands',
+    'pollMessages',
     'putKernelReport',
     'nodeDesired',
     'putBackupConfigReports',
@@ -72,6 +73,7 @@ describe('what a node sends about another node', () => {
   const unsupported: Refusal = [422, 'backups.unsupported']; // a run of the one kind of node on the door of the other
   const refusals: Readonly<Record<string, { withKey: Refusal; keyless: Refusal }>> = {
     postArtifactStatus: { withKey: [404, 'artifacts.not_assigned'], keyless: [404, 'artifacts.not_assigned'] },
+    answerMessage: { withKey: [404, 'messages.unknown_message'], keyless: [404, 'messages.unknown_message'] },
     startBackupRun: { withKey: notAssigned, keyless: unsupported },
     backupAgentStart: { withKey: unsupported, keyless: notAssigned },
   };

@@ -36,13 +36,13 @@ const Wanted = {
   /** Not given to the node any more after so long; the server's setting where absent. */
   ttl_sec: z.optional(z.int().check(z.minimum(1), z.maximum(7 * 86_400))),
 };
-export const SendMessage = z.object({
+export const SendMessage = z.strictObject({
   ...Wanted,
   /** Waits so long for the node's reply, which is then in the answer. */
   timeout_sec: z.optional(z.int().check(z.minimum(1), z.maximum(300))),
 });
 export type SendMessage = z.infer<typeof SendMessage>;
-export const BroadcastMessage = z.object(Wanted);
+export const BroadcastMessage = z.strictObject(Wanted);
 export type BroadcastMessage = z.infer<typeof BroadcastMessage>;
 
 export const MessageError = z.object({ code: z.string(), message: z.string() });
