@@ -25,6 +25,7 @@ interface Plugin {
 }
 interface KongRoute {
   name: string;
+  methods?: string[];
   paths: string[];
   strip_path: boolean;
   plugins: Plugin[];
@@ -148,12 +149,15 @@ test('kong.yml and the contract agree: credentials, algorithm, each route, and h
   const { routes } = service;
   const pluginOf = (route: KongRoute, name: string) => route.plugins.find((plugin) => plugin.name === name)?.config;
 
-  /** Kong takes the longest prefix. */
-  const routeOf = (path: string): KongRoute | undefined =>
+  const rank = ({ route, prefix }: { route: KongRoute; prefix: string }) =>
+    (route.methods === undefined ? 0 : 1000) + prefix.length;
+  /** Kong takes the route that asks for most, then the longest prefix. */
+  const routeOf = ({ path, method }: Pick<Endpoint, 'path' | 'method'>): KongRoute | undefined =>
     routes
+      .filter(({ methods }) => methods === undefined || methods.includes(method))
       .flatMap((route) => route.paths.filter((prefix) => path.startsWith(prefix)).map((prefix) => ({ route, prefix })))
-      .toSorted((one, other) => other.prefix.length - one.prefix.length)[0]?.route;
-  const endpoints: Pick<Endpoint, 'path' | 'caller' | 'agentKey' | 'bodyLimitBytes' | 'id'>[] = [
+      .toSorted((one, other) => rank(other) - rank(one))[0]?.route;
+  const endpoints: Pick<Endpoint, 'path' | 'method' | 'caller' | 'agentKey' | 'bodyLimitBytes' | 'id'>[] = [
     ...(await allEndpoints()),
     CHANNEL_UPGRADE,
   ];
@@ -161,7 +165,7 @@ test('kong.yml and the contract agree: credentials, algorithm, each route, and h
   const notJwt = ({ id, caller, agentKey }: (typeof endpoints)[number]) =>
     caller === 'anyone' || agentKey === true || id === CHANNEL_UPGRADE.id;
   const wrong = endpoints.flatMap((endpoint) => {
-    const route = routeOf(endpoint.path);
+    const route = routeOf(endpoint);
     if (!route) return [`${endpoint.path}: no route`];
     const jwt = pluginOf(route, 'jwt') !== undefined;
     const most = Number(pluginOf(route, 'request-size-limiting')?.allowed_payload_size ?? Infinity);
