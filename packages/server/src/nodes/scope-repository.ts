@@ -30,7 +30,12 @@ const scopeOf = (kind: StorageKind, text: string): NodeScope => {
   return {
     text,
     includes: ({ site, labels }) => matchSelector(selector, { ...SAYS_NOTHING, site, labels }),
-    holds: (uidColumn) => sql<boolean>`exists (select 1 from nodes where nodes.uid = ${sql.ref(uidColumn)} and ${row})`,
+    holds: (uidColumn) => {
+      const column = sql.ref(uidColumn);
+      // Elsewhere uids are ordered by bytes, and an index counts only in its own order.
+      const uid = kind === 'postgres' ? sql`${column} collate "default"` : column;
+      return sql<boolean>`exists (select 1 from nodes where nodes.uid = ${uid} and ${row})`;
+    },
     row,
   };
 };
