@@ -15,6 +15,7 @@ import { loader } from './sections/loader.ts';
 import { nodeThroughput } from './sections/node-throughput.ts';
 import { output } from './sections/output.ts';
 import { reconcile } from './sections/reconcile.ts';
+import { sealing } from './sections/sealing.ts';
 import { serverThroughput } from './sections/server-throughput.ts';
 import { severalServers } from './sections/several-servers.ts';
 import { signing } from './sections/signing.ts';
@@ -46,6 +47,7 @@ const SECTIONS: readonly Section[] = [
   connections,
   fanOut,
   herd,
+  sealing,
 ];
 
 const usage = (): string =>
