@@ -111,7 +111,9 @@ test.each([
   // The other channels; many calls at once.
   const desired = await Promise.all(Array.from({ length: 40 }, () => node.call('artifacts', 'nodeDesired')));
   expect(desired).toEqual(
-    desired.map(() => ({ result: { directives: [], revision: expect.any(Number), trust_version: 1 } })),
+    desired.map(() => ({
+      result: { directives: [], operator_directives: [], revision: expect.any(Number), trust_version: 1 },
+    })),
   );
   const params = { id: execution_id };
   expect(codeOf(await node.call('backups', 'backupRestoreSource', { params }))).toBe('backups.unknown_run');
@@ -136,6 +138,22 @@ test.each([
   expect((await run.command()).state).toBe('succeeded');
   expect(await run.stored('stdout')).toEqual(summary(stdout));
   expect(await run.stored('stderr')).toEqual(summary(stderr));
+
+  // What operators say on a channel of their own, over more than one key.
+  const send = async (body: object) =>
+    (await fleet.api.call('POST', '/api/v1/agents/pythonic/send', { timeout_sec: 30, ...body })).body;
+  for (let nth = 0; nth < ROTATION + 2; nth++) {
+    const said = { type: nth % 2 ? 'event' : 'request', message: { nth, text: 'ä' }, nth };
+    const answer = await send({ channel: 'echo', message: said.message, message_type: said.type });
+    expect(answer).toEqual({
+      message_id: expect.any(String),
+      status: 'sent',
+      state: 'delivered',
+      reply: expect.any(String),
+    });
+    expect(JSON.parse((answer as { reply: string }).reply)).toEqual(said);
+  }
+  expect(await send({ channel: 'other', message: {} })).toMatchObject({ error: { code: 'channel.no_handler' } });
 });
 
 test('what the document forbids is refused: a wrong signature, a repeated message, a message that another key signed', async () => {

@@ -32,6 +32,8 @@ MAX_FRAME = 2 * 1024 * 1024
 WINDOW = 2 * 1024 * 1024
 MESSAGE_COST = 256
 GIVE_BACK_AFTER = 256 * 1024
+# By message: what was answered, over all connections of this process.
+REPLIES = {}
 VERSIONS = [1]
 
 
@@ -168,7 +170,7 @@ class Channel:
         self.into = Direction(hkdf(shared, self.session, "aegis-ws-1 server to node"))
         self.heard = time.monotonic()
         self.tasks = [asyncio.create_task(self.read()), asyncio.create_task(self.beat())]
-        await self.send("event", "hello", {"version": "0.0.0-interop"})
+        await self.send("event", "hello", {"version": "0.0.0-interop", "channels": ["echo"]})
 
     def may_serve(self, key):
         return any(
@@ -263,10 +265,18 @@ class Channel:
         elif message["type"] == "response":
             self.waiting.pop(content["in_reply_to"]).set_result(content)
         elif message["type"] == "request":
-            error = {"code": "channel.no_handler", "message": "This node answers no requests."}
-            answer = {"in_reply_to": message["id"], "error": error}
+            answer = {"in_reply_to": message["id"], **self.replied(message["channel"], content)}
             # Beside the reading: it may wait for credit, which only reading brings.
             self.tasks.append(asyncio.create_task(self.send("response", message["channel"], answer)))
+
+    def replied(self, channel, given):
+        """What operators say (docs/messages.md): the same message may come again, and is answered as the first time."""
+        if channel != "echo":
+            return {"error": {"code": "channel.no_handler", "message": "This node listens on echo alone."}}
+        if given["message_id"] not in REPLIES:
+            said = {"type": given["message_type"], "message": given["message"], "nth": len(REPLIES)}
+            REPLIES[given["message_id"]] = {"result": {"reply": json.dumps(said)}}
+        return REPLIES[given["message_id"]]
 
     async def done_with(self, channel, cost):
         if channel == "heartbeat":
