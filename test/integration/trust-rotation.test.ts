@@ -93,7 +93,8 @@ test('a node on the channel stays with a server that gets another key, and leave
     },
     env: {},
   });
-  await using daemon = await startDaemon({ config });
+  await using all = new AsyncDisposableStack();
+  let daemon = all.use(await startDaemon({ config }));
   const up = () => waitFor('the channel to be up', () => daemon.status().carrier === 'ws');
   await up();
   for (const overlap_sec of [3600, 0]) {
@@ -102,4 +103,12 @@ test('a node on the channel stays with a server that gets another key, and leave
     await obeys(fleet, 'linked');
     await up();
   }
+  // Away while all that it knew of the server came to an end.
+  await daemon.close();
+  const queued = await submitted(fleet, 'linked');
+  for (let at = 0; at < 2; at++) await change(fleet, { server_key: { overlap_sec: 0 } });
+  daemon = all.use(await startDaemon({ config }));
+  await up();
+  expect((await queued.finished()).map(({ state }) => state)).toEqual(['succeeded']);
+  expect(daemon.status().trust).toMatchObject({ version: 5, state: 'good' });
 });

@@ -33,7 +33,7 @@ export const openBus = async (
   const openLink =
     redis_url === null
       ? postgresLink(database_url)
-      : redisLink(redis_url, `aegis:${keys.rootFingerprint.slice(0, 32)}`); // several fleets may use one Redis
+      : redisLink(redis_url, `aegis:${keys.firstRootFingerprint.slice(0, 32)}`); // several fleets may use one Redis; the root may change under one process
   const bus = undo.use(sharedBus({ openLink, random: Math.random, log }));
   await bus.ready;
   return bus;

@@ -202,6 +202,8 @@ Read what is shown: whoever signs decides whom every node of the fleet obeys. --
     const { flags, args } = await this.parse(AccessTrustSign);
     if (flags.root !== undefined && !/^[0-9a-f]{64}$/i.test(flags.root))
       throw new AegisError('cli.usage', "--root: give the 64 digits that 'aegis access trust show' or init showed.");
+    if (args.file === '-')
+      throw new AegisError('cli.usage', 'The signature is added to the file of the draft: name one.');
     const draft = await readDraft(args.file);
     const { openTrustBundle, readTrustPayload } = await import('@aegis/protocol/access/trust-bundle');
     const { digestOf } = await import('@aegis/protocol/access/trust-chain');
