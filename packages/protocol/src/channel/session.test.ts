@@ -113,6 +113,16 @@ test('what is too large for a message is refused where it is said; too large an 
   expect(await asked).toBe('http.too_large');
 });
 
+test('what was refused where it is said takes no place of what can be asked', async () => {
+  const { node, settle } = connect({ server: { logs: () => 'here' } });
+  const large = 'x'.repeat(1024 * 1024);
+  for (let times = 0; times < 300; times++)
+    await expect(node.session.request('logs', large, once)).rejects.toMatchObject({ code: 'http.too_large' });
+  const asked = node.session.request('logs', 1, { timeoutMs: 1000 });
+  await settle();
+  expect(await asked).toBe('here');
+});
+
 test('a receiver that is slow on one channel slows that one alone, and loses nothing', async () => {
   const gate = Promise.withResolvers<void>();
   const got = { logs: 0, commands: 0 };

@@ -238,9 +238,14 @@ export const session = (options: SessionOptions): Session => {
       // Its place is free again when the answer comes, not when nobody waits for it any more: the other side still works on it.
       asked.set(id, { resolve, reject });
       const onAbort = (): void => reject(signal?.aborted ? signal.reason : late(timeoutMs));
+      const unsent = (error: AegisError): void => {
+        if (asked.delete(id)) freePlace(); // too large, say: nobody works on it
+        reject(error);
+      };
       given.addEventListener('abort', onAbort, { once: true });
+      if (given.aborted) onAbort(); // while its turn came
       try {
-        send('request', channel, body, id).catch(reject);
+        send('request', channel, body, id).catch(unsent);
         return await promise;
       } finally {
         given.removeEventListener('abort', onAbort);
