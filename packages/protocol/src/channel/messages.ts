@@ -1,6 +1,7 @@
 import * as z from 'zod/mini';
 import { Base64Key, Base64Signature } from '../nodes/enrolment.ts';
 import { NodeName } from '../nodes/node.ts';
+import { isBase64 } from './base64.ts';
 
 /** channel: what travels on a node's WebSocket: one handshake frame each way, then sealed messages. Server and daemon both read it here;
  *  docs/channel.md says the same for other languages. Every frame is JSON text in UTF-8. Must not: know what a message is about. */
@@ -79,7 +80,7 @@ export const ChannelName = z
 
 const MessageId = z.string().check(z.regex(/^[0-9a-zA-Z-]{1,64}$/, 'an id of at most 64 letters, digits and -'));
 const Count = z.int().check(z.minimum(0));
-const Base64 = z.string().check(z.regex(/^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/, 'base64'));
+const Base64 = z.string().check(z.refine(isBase64, 'base64'));
 
 /** Its clear fields are all authenticated with the payload. Unknown ones are refused: nobody could vouch for them. */
 export const SecureMessage = z.strictObject({

@@ -1,3 +1,4 @@
+import { isBase64 } from '@aegis/protocol/channel/base64';
 import { Call } from '@aegis/protocol/channel/call';
 import type { Handler } from '@aegis/protocol/channel/session';
 import type { Endpoint } from '@aegis/protocol/endpoint';
@@ -83,9 +84,8 @@ const contextOf = async (
 const texts = (query: Call['query']): Record<string, string> =>
   Object.fromEntries(Object.entries(query ?? {}).map(([name, value]) => [name, String(value)]));
 
-const BASE64 = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/;
 const rawBytes = (body: unknown): Buffer => {
-  if (typeof body === 'string' && BASE64.test(body)) return Buffer.from(body, 'base64');
+  if (typeof body === 'string' && isBase64(body)) return Buffer.from(body, 'base64');
   throw new AegisError('http.malformed', 'The request is malformed: body: base64 is expected here.');
 };
 
