@@ -351,6 +351,11 @@ describe("the server's key", () => {
     });
     await rotate(one, 0);
     const fresh = (await current(other)).keys[1];
+    // Of two that follow the same version one comes into force, whichever process it reached.
+    const [here, there] = [await drafted(one, { add: [added(bob)] }), await drafted(other, { add: [added(carol)] })];
+    const raced = await Promise.allSettled([publish(one, signedBy(here)), publish(other, signedBy(there))]);
+    expect(raced.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected']);
+    expect((await current(one)).keys).toEqual((await current(other)).keys);
     await other.enrol('web-1');
     await other.as('admin').call(addKey, { body: added(alice) });
     await other.running.audit.signHead();
