@@ -9,8 +9,8 @@ import type * as backupsAgents from '@aegis/protocol/backups/agent-endpoints';
 import type * as backups from '@aegis/protocol/backups/endpoints';
 import type * as commands from '@aegis/protocol/commands/endpoints';
 import type { Endpoint } from '@aegis/protocol/endpoint';
-import type * as messages from '@aegis/protocol/messages/endpoints';
 import type * as events from '@aegis/protocol/events/endpoints';
+import type * as messages from '@aegis/protocol/messages/endpoints';
 import type * as nodes from '@aegis/protocol/nodes/endpoints';
 
 export interface Route<E extends Endpoint> {

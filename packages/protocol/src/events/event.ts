@@ -8,7 +8,10 @@ import { ExecutionState } from '../commands/state.ts';
 import { MessageState } from '../messages/message.ts';
 
 /** Ids rise; what lies between two of them says nothing. A text: they are larger than what every JSON reader keeps exact. */
-export const EventId = z.string().check(z.regex(/^(?:0|[1-9]\d{0,15})$/));
+export const EventId = z.string().check(
+  z.regex(/^(?:0|[1-9]\d{0,15})$/),
+  z.refine((text) => Number(text) <= Number.MAX_SAFE_INTEGER, 'no id of an event is so large'),
+);
 export type EventId = z.infer<typeof EventId>;
 
 /** Of the part of an event that depends on its type, as JSON. */
