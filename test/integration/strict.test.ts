@@ -281,3 +281,35 @@ test('assignments, too, are what operators signed: put on, taken off, and by two
   policy('obey = "operators"\n');
   expect((await aegis(['unassign', 'probe', 'strict-1', '--wait', ...signs('bob')])).code).toBe(0);
 });
+
+test('backup configurations are made as ever, and signed where nodes want it; hooks of them are orders, too', async () => {
+  policy('obey = "operators"\n');
+  const spec = ['--source', '/etc/hostname', '--to', `file://${folder}/archives`, '--node', 'strict-1', '--no-probe'];
+  const before = ['--before', 'touch /nowhere'];
+  const made = await aegis(['backups', 'configs', 'create', 'etc', ...spec, ...before]);
+  expect([made.code, made.stderr]).toEqual([0, expect.stringContaining('created')]);
+  const configs = () => strict.daemon?.status().backups.configs;
+  const sign = (...more: string[]) =>
+    aegis(['nodes', 'sign', 'site=fra', '--kind', 'backups.config', ...signs('bob'), ...more]);
+  const asked = await sign();
+  expect([asked.code, asked.stderr]).toEqual([2, expect.stringContaining('touch /nowhere')]);
+  expect(configs()).toBe(0);
+  expect(await sign('--object', 'etc', '--yes', '--json')).toMatchObject({
+    code: 0,
+    stdout: expect.stringMatching(
+      /^\{"signed":\[\{"node":"strict-1","kind":"backups.config",.*"generation":1\}\]\}\n$/,
+    ),
+  });
+  await waitFor('the node to have it', () => configs() === 1, 20_000);
+  // A change is another wish, which the server alone cannot bring, and neither can it take it off.
+  await aegis(['backups', 'configs', 'edit', 'etc', '--before', 'touch /elsewhere', '--no-probe']);
+  await aegis(['backups', 'configs', 'delete', 'etc', '--yes']);
+  await waitFor('the node to have seen that', async () => {
+    const { body } = await fleet.api.call('GET', '/api/v1/agents/strict-1/desired');
+    const { wishes } = body as { wishes: { kind: string; generation: number }[] };
+    return wishes.some(({ kind, generation }) => kind === 'backups.config' && generation > 1);
+  });
+  expect(configs()).toBe(1);
+  expect((await sign('--yes')).code).toBe(0);
+  await waitFor('the node to have forgotten it', () => configs() === 0, 20_000);
+});

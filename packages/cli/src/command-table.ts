@@ -287,6 +287,11 @@ export const COMMANDS: Readonly<Record<string, TableEntry>> = {
     "Bring the database to this release's tables",
     async () => (await import('./topics/server-migrate.ts')).ServerMigrate,
   ),
+  'nodes:sign': entry(
+    'fleet',
+    'Sign what is wished of nodes, with your own key',
+    async () => (await import('./topics/nodes-sign.ts')).NodesSign,
+  ),
   'server:start': entry('server', 'Run the control server in the foreground', async () => (await server()).ServerStart),
   'server:status': entry(
     'server',

@@ -347,6 +347,7 @@ test('what is more than one command keeps ends the reading, there too', async ()
       verb: 'artifacts.events',
       args: { artifact: 'exec-watch' },
       node: 'web-1',
+      flags: { unsigned: true },
       mostBytes: 8,
       out: async (bytes) => void heard.push(String(bytes)),
       say: async () => undefined,

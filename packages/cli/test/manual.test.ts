@@ -82,7 +82,7 @@ test('completion scripts: the shell itself accepts them, and bash completes', as
     return execFileSync('bash', ['-c', script], { encoding: 'utf8' }).split('\n').filter(Boolean).sort();
   };
   expect(complete('aegis no')).toEqual(['nodes']);
-  const OF_NODES = 'activate deactivate label list logs maintenance register-agent retire show trust';
+  const OF_NODES = 'activate deactivate label list logs maintenance register-agent retire show sign trust';
   expect(complete('aegis nodes ')).toEqual(OF_NODES.split(' '));
   expect(complete('aegis server token ')).toEqual(['list', 'revoke']);
   expect(complete('aegis submit --pri')).toEqual(['--priority']);

@@ -2,13 +2,15 @@ import { randomUUID } from 'node:crypto';
 import { AegisError, isErrorCode } from '@aegis/protocol/errors';
 import type { Api } from '../api/client.ts';
 import { routes } from '../api/routes.ts';
-import { cancelQuietly } from '../api/submitting.ts';
+import { type CancelBodyOf, cancelQuietly } from '../api/submitting.ts';
 import { exitStatus } from '../following/exit-status.ts';
 import { interrupts } from '../following/interrupts.ts';
 import { endText } from '../following/raw-sink.ts';
 import { saidError } from '../following/said-error.ts';
 import { followSession } from '../following/session.ts';
 import type { Outcome } from '../following/sink.ts';
+import { cancelBody, signedSubmission } from '../signing/directives.ts';
+import { type KeyFlags, operatorSigner } from '../signing/operator-key.ts';
 import type { Surroundings } from '../surroundings.ts';
 import { ReaderGone } from '../ui/output.ts';
 import { plainText } from '../ui/plain-text.ts';
@@ -20,6 +22,8 @@ export interface RemoteRead {
   verb: 'artifacts.maps' | 'artifacts.events' | 'artifacts.measure';
   args: Readonly<Record<string, unknown>>;
   node: string;
+  /** Which key signs it, where there is one. */
+  flags: KeyFlags;
   /** What the reading may bring; more ends it. */
   mostBytes: number;
   out(bytes: Uint8Array): Promise<void>;
@@ -36,26 +40,28 @@ const MAX_REFUSAL_CHARS = 64 * 1024;
 /** @returns false when a person interrupted it
  *  @throws AegisError what the node said, or why it could not be asked */
 export const readRemotely = async (api: Api, read: RemoteRead, around: Surroundings): Promise<boolean> => {
-  const answer = await api.call(routes.submitCommand, {
-    body: {
-      verb: read.verb,
-      args: read.args,
-      targets: [read.node],
-      ttl_sec: TTL_SEC,
-      output_limit_bytes: KEPT_BYTES,
-      idempotency_key: randomUUID(),
-    },
-  });
+  const signer = await operatorSigner(api, read.flags, around);
+  const asked = {
+    verb: read.verb,
+    args: read.args,
+    targets: [read.node],
+    ttl_sec: TTL_SEC,
+    output_limit_bytes: KEPT_BYTES,
+    idempotency_key: randomUUID(),
+  };
+  const answer = await api.call(routes.submitCommand, { body: await signedSubmission(signer, asked, around.now()) });
+  const cancelling: CancelBodyOf = (of) => cancelBody(signer, of, undefined, around.now());
   const id = answer.command_id;
   const [target, other] = answer.targets;
   if (id === null || !target || other) {
-    if (id !== null) await cancelQuietly(api, id);
+    if (id !== null) await cancelQuietly(api, id, cancelling);
     throw new AegisError(
       'cli.usage',
       `--node takes one node, and '${read.node}' is ${answer.targets.length}: name it.`,
     );
   }
-  const cancel = async () => void (await api.call(routes.cancelCommand, { params: { id }, body: {} }));
+  const cancel = async () =>
+    void (await api.call(routes.cancelCommand, { params: { id }, body: await cancelling(id) }));
   const stop = interrupts({ policy: 'cancel', ask: null, cancel, say: read.say });
   const full = new AbortController();
   let bytesRead = 0;
@@ -88,14 +94,14 @@ export const readRemotely = async (api: Api, read: RemoteRead, around: Surroundi
       },
     );
     if (full.signal.aborted && !stop.interrupted) {
-      await cancelQuietly(api, id);
+      await cancelQuietly(api, id, cancelling);
       throw tooMuch(read);
     }
     if (stop.interrupted || outcome === null) return false;
     refuse(outcome, refusal, read);
     return true;
   } catch (error) {
-    if (error instanceof ReaderGone) await cancelQuietly(api, id);
+    if (error instanceof ReaderGone) await cancelQuietly(api, id, cancelling);
     throw error;
   } finally {
     stop.stop();

@@ -3,6 +3,8 @@ import { AegisError } from '@aegis/protocol/errors';
 import type { Api } from '../api/client.ts';
 import { routes } from '../api/routes.ts';
 import { submitted } from '../api/submitting.ts';
+import { withSignature } from '../signing/directives.ts';
+import type { KeyFlags } from '../signing/operator-key.ts';
 import type { Surroundings } from '../surroundings.ts';
 import { plainText } from '../ui/plain-text.ts';
 import { type KnownNode, refuseOtherNode, trustedNode } from './known-nodes.ts';
@@ -20,7 +22,7 @@ export interface NodeRestore {
 }
 
 /** Grants, seals and submits. @throws AegisError backups.untrusted_node and what the server refuses with */
-export const submitRestore = async (api: Api, restore: NodeRestore, around: Surroundings) => {
+export const submitRestore = async (api: Api, restore: NodeRestore, flags: KeyFlags, around: Surroundings) => {
   const { run, node: name, wish, identities, known, timeoutSec } = restore;
   const maker = trustedNode(known, run);
   const target = await api.call(routes.showNode, { params: { id: name } });
@@ -33,21 +35,18 @@ export const submitRestore = async (api: Api, restore: NodeRestore, around: Surr
     );
   const sealed = identities.length === 0 ? null : await sealFor(target.uid, target.name, identities, known);
   if (another) await api.call(routes.grantRestore, { params: { id: run.run_id }, body: { node: target.uid } });
-  return await submitted(
-    api,
-    {
-      verb: 'backups.restore',
-      args: {
-        run_id: run.run_id,
-        ...wish,
-        node_keys: another ? [maker.keyId] : [],
-        timeout_sec: timeoutSec,
-        ...(sealed === null ? {} : { sealed_identities: sealed }),
-      },
-      targets: [target.uid],
+  const submission = {
+    verb: 'backups.restore',
+    args: {
+      run_id: run.run_id,
+      ...wish,
+      node_keys: another ? [maker.keyId] : [],
+      timeout_sec: timeoutSec,
+      ...(sealed === null ? {} : { sealed_identities: sealed }),
     },
-    around,
-  );
+    targets: [target.uid],
+  };
+  return await submitted(api, await withSignature(api, submission, flags, around), around);
 };
 
 /** To the key that this user has pinned: the server could name another. */

@@ -41,12 +41,12 @@ export const signWishesOf = async (
       const { node, wishes } = await api.call(routes.showWishes, { params: { id: uid } });
       const wish = wishes.find(({ kind, object_id }) => kind === what.kind && object_id === what.objectId);
       if (!wish) continue;
-      if (wish.generation > MAX_GENERATION || !(await what.isMeant(wish.body, wish)))
+      if (!(await what.isMeant(wish.body, wish)))
         throw new AegisError(
           'access.untrusted',
           `What the server would have you sign for ${plainText(node)} is not what you asked for: nothing was signed there. Find out who answers at the server.`,
         );
-      const envelope = await signedWish(signer, wish, selector, now);
+      const envelope = await signWish(signer, wish, selector, now);
       if (envelope) await api.call(routes.signWishes, { params: { id: uid }, body: { directives: [envelope] } });
       signed++;
     }
@@ -56,12 +56,14 @@ export const signWishesOf = async (
 };
 
 /** Null when it carries this key's signature already, for long enough. */
-const signedWish = async (
+export const signWish = async (
   signer: OperatorSigner,
   wish: NodeWish,
   selector: string,
   now: number,
 ): Promise<Envelope | null> => {
+  if (wish.generation > MAX_GENERATION)
+    throw new AegisError('access.untrusted', 'The server names a generation that no change ever reached: not signed.');
   const { readDirective } = await import('@aegis/protocol/access/operators');
   const before = wish.operator_directive;
   const theirs = before && readDirective(before);

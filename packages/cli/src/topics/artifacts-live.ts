@@ -5,6 +5,7 @@ import { type MapContents, type MapList, mapContentsText, mapListText } from '..
 import { KEPT_BYTES, readRemotely } from '../artifacts/remote-read.ts';
 import { ServerCommand, serverFlags } from '../base-command.ts';
 import { EXIT } from '../following/exit-status.ts';
+import { keyFlags } from '../signing/operator-key.ts';
 import { plainLines } from '../ui/plain-text.ts';
 
 /** Looking into an artifact's maps and ring buffers on a node and measuring its programs there, through the server. */
@@ -38,6 +39,7 @@ export class ArtifactsMaps extends ServerCommand {
       helpValue: 'N',
       summary: 'At most this many entries',
     }),
+    ...keyFlags,
     ...serverFlags,
   };
 
@@ -52,6 +54,7 @@ export class ArtifactsMaps extends ServerCommand {
           verb: 'artifacts.maps',
           args: { artifact, ...(map === undefined ? {} : { map, limit: flags.limit }), timeout_sec: 120 },
           node: flags.node,
+          flags,
           mostBytes: MAX_ANSWER_BYTES,
           out: async (bytes) => void pieces.push(Buffer.from(bytes)),
           say: (text) => this.note(text),
@@ -83,6 +86,7 @@ export class ArtifactsEvents extends ServerCommand {
   static override flags = {
     node: nodeFlag,
     map: Flags.string({ helpValue: 'NAME', summary: 'The ring buffer (default: the only one)' }),
+    ...keyFlags,
     ...serverFlags,
   };
 
@@ -97,6 +101,7 @@ export class ArtifactsEvents extends ServerCommand {
           verb: 'artifacts.events',
           args: { artifact: args.artifact, ...map, timeout_sec: DAY_SEC, grace_sec: 2 },
           node: flags.node,
+          flags,
           mostBytes: KEPT_BYTES / 2,
           // Names of processes stand in records, and a node is not believed: a terminal gets no sequences from there.
           out: output.outIsTerminal ? plainLines((text) => output.out(text)) : (bytes) => output.out(bytes),
@@ -126,6 +131,7 @@ export class ArtifactsMeasure extends ServerCommand {
   static override flags = {
     node: nodeFlag,
     seconds: Flags.integer({ min: 1, max: 3600, default: 5, helpValue: 'N', summary: 'For so long, 1 to 3600' }),
+    ...keyFlags,
     ...serverFlags,
   };
 
@@ -140,6 +146,7 @@ export class ArtifactsMeasure extends ServerCommand {
           verb: 'artifacts.measure',
           args: { ...args, seconds, timeout_sec: seconds + 120 },
           node: flags.node,
+          flags,
           mostBytes: MAX_ANSWER_BYTES,
           out: async (bytes) => void pieces.push(Buffer.from(bytes)),
           say: (text) => this.note(text),

@@ -162,7 +162,7 @@ Exit code: 0 restored, 3 restored with errors (each is named), 1 failed, or noth
       const run = await runNamed(api, asked);
       const known = readKnownNodes(knownNodesPath(this.around.env));
       const identities = flags.identity ?? [];
-      const answer = await submitRestore(api, { run, node, wish, identities, known, timeoutSec }, this.around);
+      const answer = await submitRestore(api, { run, node, wish, identities, known, timeoutSec }, flags, this.around);
       if (answer.command_id === null) return 1;
       const { ends, interrupted, letGo } = await followNodes(api, answer, answer.command_id, {
         json: flags.json,

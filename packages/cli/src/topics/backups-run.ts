@@ -11,6 +11,8 @@ import { ServerCommand, serverFlags } from '../base-command.ts';
 import { localFlags } from '../daemon-flags.ts';
 import { EXIT } from '../following/exit-status.ts';
 import type { InterruptPolicy } from '../following/interrupts.ts';
+import { withSignature } from '../signing/directives.ts';
+import { keyFlags } from '../signing/operator-key.ts';
 import { plainText } from '../ui/plain-text.ts';
 import { secondsOf } from '../ui/time.ts';
 import { configArg } from './backups-configs.ts';
@@ -65,6 +67,7 @@ Exit code: 0 completed, 3 completed with errors (some file could not be read, or
     }),
     'data-dir': { ...localFlags['data-dir'], helpGroup: HERE },
     'daemon-config': { ...localFlags.config, helpGroup: HERE },
+    ...keyFlags,
     ...serverFlags,
   };
 
@@ -85,7 +88,7 @@ Exit code: 0 completed, 3 completed with errors (some file could not be read, or
       throw new AegisError('cli.usage', `--timeout ${plainText(flags.timeout)}: not a time; write 90, 15m, 2h or 7d.`);
     return await this.withApi(flags, async (api) => {
       const submission = { verb: 'backups.run', args: { config: args.name, timeout_sec }, targets };
-      const answer = await submitted(api, submission, this.around);
+      const answer = await submitted(api, await withSignature(api, submission, flags, this.around), this.around);
       if (answer.command_id === null) return undefined;
       if (flags.detach) return flags.json ? await this.printJson(answer) : await this.print(`${answer.command_id}\n`);
       return await this.follow(api, answer, answer.command_id, flags);
