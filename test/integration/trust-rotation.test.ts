@@ -1,8 +1,10 @@
 import { readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Envelope, PAYLOAD_TYPES } from '@aegis/protocol/access/dsse';
+import { showTrust } from '@aegis/protocol/access/endpoints';
 import { generateKeyPair, type KeyPair } from '@aegis/protocol/access/keys';
 import { signTrustBundle, type TrustBundle } from '@aegis/protocol/access/trust-bundle';
+import { digestOf } from '@aegis/protocol/access/trust-chain';
 import { draftTrust, publishTrust, type TrustChange } from '@aegis/protocol/access/trust-endpoints';
 import { expect, test } from 'vitest';
 import { loadDaemonConfig } from '../../packages/daemon/src/config.ts';
@@ -110,5 +112,6 @@ test('a node on the channel stays with a server that gets another key, and leave
   daemon = all.use(await startDaemon({ config }));
   await up();
   expect((await queued.finished()).map(({ state }) => state)).toEqual(['succeeded']);
-  expect(daemon.status().trust).toMatchObject({ version: 5, state: 'good' });
+  const { trust_bundle, root_fingerprint } = await fleet.server.as('anyone').call(showTrust);
+  expect(daemon.status().trust).toMatchObject({ head: `5:${digestOf(trust_bundle)}`, root_fingerprint, state: 'good' });
 });

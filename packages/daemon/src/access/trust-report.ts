@@ -1,3 +1,4 @@
+import { rootFingerprintOf } from '@aegis/protocol/access/trust-bundle';
 import type { Attrs } from '@aegis/protocol/nodes/node';
 import type { TrustStore } from './trust-store.ts';
 
@@ -6,21 +7,30 @@ import type { TrustStore } from './trust-store.ts';
 export interface TrustStatus {
   /** 0 when there is none. */
   version: number;
+  /** `VERSION:DIGEST`, to compare with what `aegis access trust show` says. */
+  head: string | null;
+  root_fingerprint: string | null;
   expires_at: string | null;
   state: 'good' | 'due' | 'expiring' | 'expired';
 }
 
-type Trust = Pick<TrustStore, 'version' | 'current' | 'age'>;
+type Trust = Pick<TrustStore, 'version' | 'current' | 'head' | 'age'>;
 
-export const trustStatus = (trust: Trust): TrustStatus => ({
-  version: trust.version(),
-  expires_at: trust.current()?.expires_at ?? null,
-  state: trust.age(),
-});
+export const trustStatus = (trust: Trust): TrustStatus => {
+  const bundle = trust.current();
+  return {
+    version: trust.version(),
+    head: trust.head(),
+    root_fingerprint: bundle && rootFingerprintOf(bundle.root),
+    expires_at: bundle?.expires_at ?? null,
+    state: trust.age(),
+  };
+};
 
 /** Changes `attrs`: the end of a bundle that is about to expire or has; null once that is over. */
 export const tellTrust = (attrs: Attrs, trust: Trust): void => {
-  const { expires_at, state } = trustStatus(trust);
-  if (state === 'expiring' || state === 'expired') attrs.trust_expires_at = expires_at ?? 'no trust bundle';
+  const state = trust.age();
+  if (state === 'expiring' || state === 'expired')
+    attrs.trust_expires_at = trust.current()?.expires_at ?? 'no trust bundle';
   else if ('trust_expires_at' in attrs) attrs.trust_expires_at = null;
 };

@@ -3,7 +3,7 @@ import { Envelope } from '@aegis/protocol/access/dsse';
 import { showTrust } from '@aegis/protocol/access/endpoints';
 import { type OperatorKey, operatorKeysOf } from '@aegis/protocol/access/operators';
 import { keysFor, requireSound, rootFingerprintOf, type TrustBundle } from '@aegis/protocol/access/trust-bundle';
-import { ageOf, type HeldTrust, type TrustAge } from '@aegis/protocol/access/trust-chain';
+import { ageOf, digestOf, type HeldTrust, type TrustAge } from '@aegis/protocol/access/trust-chain';
 import { type ArtifactKey, artifactKeysOf } from '@aegis/protocol/artifacts/signature';
 import { AegisError } from '@aegis/protocol/errors';
 import * as z from 'zod/mini';
@@ -22,6 +22,8 @@ export interface TrustStore {
   current(): TrustBundle | null;
   /** 0 when there is none. */
   version(): number;
+  /** `VERSION:DIGEST` of it, which names it for good. */
+  head(): string | null;
   /** How near its end it is; `expired` when there is none. */
   age(): TrustAge;
   /** Keys that servers sign with. The same map while they stay the same; empty when the bundle has expired. */
@@ -186,6 +188,7 @@ export const trustStore = ({ dataDir, identity, client, clock, log }: TrustStore
   return {
     current: () => held?.bundle ?? null,
     version: () => held?.bundle.version ?? 0,
+    head: () => held && `${held.bundle.version}:${digestOf(held)}`,
     age: ageAndWarn,
     signers: () => inForce()?.signers ?? NOBODY,
     operators: () => inForce()?.operators ?? NOBODY,
