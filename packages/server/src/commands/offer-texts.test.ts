@@ -8,7 +8,7 @@ const ID = '01900000-0000-7000-8000-000000000001';
 const run = { id: '01900000-0000-7000-8000-000000000002', command_id: ID, attempt: 1, text_chars: 20 };
 const keyIdOf = (uid: string): string => uid.padStart(64, '0');
 
-const offersOf = (nodes: number) => {
+const offersOf = (nodes: number, key = generateKeyPair()) => {
   const command: CommandText = {
     id: ID,
     command_type: 'exec',
@@ -30,7 +30,7 @@ const offersOf = (nodes: number) => {
   };
   return offerTexts({
     repository,
-    signer: { fleet: 'f', key: generateKeyPair() },
+    signer: { fleet: 'f', key },
     keyIdsOf: async (of) => of.map(keyIdOf),
   });
 };
@@ -45,4 +45,17 @@ test('up to 64 nodes are named together, in the order of their keys; more are na
   expect(await targetsFor(2)).toEqual({ node_keys: all(2) });
   expect(await targetsFor(64)).toEqual({ node_keys: all(64) });
   expect(await targetsFor(65)).toEqual({ node_keys: [keyIdOf('1')] });
+});
+
+test('a server that has got another key signs what it kept with that one', async () => {
+  const [first, second] = [generateKeyPair(), generateKeyPair()];
+  const key = { ...first };
+  const offers = offersOf(2, key);
+  const signedBy = async (): Promise<unknown> => {
+    const [offer] = await offers({ name: 'n', keyId: keyIdOf('1') }, [run]);
+    return offer?.directive.signatures.map(({ keyid }) => keyid);
+  };
+  expect(await signedBy()).toEqual([first.keyId]);
+  Object.assign(key, second);
+  expect([await signedBy(), await signedBy()]).toEqual([[second.keyId], [second.keyId]]);
 });
