@@ -15,6 +15,8 @@ const SEED = Number(process.env.AEGIS_SEED ?? 1);
 /** The requests of one part find everything still there: what they retire, cancel and end is made anew for the next. */
 const PART = 5000;
 const OPEN_LIMITS = {
+  AEGIS_RATE_LIMITS_TOKEN_BURST: '1000000',
+  AEGIS_RATE_LIMITS_ADDRESS_BURST: '1000000',
   AEGIS_RATE_LIMITS_FAILED_AUTH_BURST: '1000000',
   AEGIS_RATE_LIMITS_ENROLMENT_BURST: '1000000',
   AEGIS_RATE_LIMITS_ENROLMENT_PENDING: '10000',

@@ -1,6 +1,6 @@
 import { waitFor } from '../../../test/faults/wait.ts';
 import { startFleet } from '../../../test/fleet/fleet.ts';
-import { operatorOf, wallClockMs } from '../bench-fleet.ts';
+import { OPEN_RATES, operatorOf, wallClockMs } from '../bench-fleet.ts';
 import { atMost, figure } from '../figure.ts';
 import { cpuMs } from '../proc.ts';
 import { publisher } from '../publisher.ts';
@@ -18,6 +18,7 @@ export const assignment: Section = {
     await using fleet = await startFleet({
       startDaemons: false,
       env: {
+        ...OPEN_RATES,
         AEGIS_RATE_LIMITS_ENROLMENT_BURST: '1000000',
         AEGIS_RATE_LIMITS_ENROLMENT_PER_SEC: '1000000',
         AEGIS_RATE_LIMITS_ENROLMENT_PENDING: '10000',

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { startFleet } from '../../../test/fleet/fleet.ts';
 import { startRadosgw } from '../../../test/fleet/radosgw.ts';
-import { type Operator, operatorOf, wallClockMs } from '../bench-fleet.ts';
+import { OPEN_RATES, type Operator, operatorOf, wallClockMs } from '../bench-fleet.ts';
 import { atLeast, atMost, type Figure, figure } from '../figure.ts';
 import { cpuMs } from '../proc.ts';
 import { type Section, times } from '../section.ts';
@@ -44,6 +44,7 @@ export const backupScale: Section = {
     await using fleet = await startFleet({
       startDaemons: false,
       env: {
+        ...OPEN_RATES,
         AEGIS_RATE_LIMITS_ENROLMENT_BURST: '1000000',
         AEGIS_RATE_LIMITS_ENROLMENT_PER_SEC: '1000000',
         AEGIS_RATE_LIMITS_ENROLMENT_PENDING: '10000',

@@ -1,6 +1,6 @@
 import { startPostgres } from '../../../packages/server/test/postgres.ts';
 import { type Fleet, startFleet } from '../../../test/fleet/fleet.ts';
-import { allSucceeded, type Operator, operatorOf, wallClockMs } from '../bench-fleet.ts';
+import { allSucceeded, OPEN_RATES, type Operator, operatorOf, wallClockMs } from '../bench-fleet.ts';
 import { atLeast, type Figure, figure } from '../figure.ts';
 import { cpuMs } from '../proc.ts';
 import { type BenchContext, type Section, times } from '../section.ts';
@@ -51,7 +51,11 @@ const measure = async (
   databaseUrl: string | undefined,
 ): Promise<Figure[]> => {
   const words = kind === 'sqlite' ? 'SQLite' : 'PostgreSQL';
-  await using fleet = await startFleet({ startDaemons: false, ...(databaseUrl ? { databaseUrl } : {}) });
+  await using fleet = await startFleet({
+    startDaemons: false,
+    env: OPEN_RATES,
+    ...(databaseUrl ? { databaseUrl } : {}),
+  });
   const operator = operatorOf(fleet.url, fleet.token);
   try {
     const { join_token } = await operator.ask<{ join_token: string }>('POST', '/api/v1/join-tokens', { uses: NODES });
