@@ -12,6 +12,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { fakeKernel } from '../../packages/daemon/test/fake-kernel.ts';
 import { loadFleetKeys } from '../../packages/server/src/access/fleet-keys.ts';
 import { registry } from '../../packages/server/test/artifacts-support.ts';
+import { type Offer, offerTo, withTrust } from '../faults/lying-server.ts';
 import { waitFor } from '../faults/wait.ts';
 import { type HeldFleet, type HeldNode, startHeldFleet } from '../fleet/in-process.ts';
 
@@ -88,40 +89,7 @@ const edited = (envelope: Envelope, from: string, to: string): Envelope => ({
   ...envelope,
   payload: Buffer.from(Buffer.from(envelope.payload, 'base64').toString().replace(from, to)).toString('base64'),
 });
-interface Offer {
-  kind?: 'command.run' | 'command.cancel';
-  command_id: string;
-  attempt?: number;
-  directive: Envelope;
-  operator_directive?: Envelope;
-}
-
-/** The node's next poll is answered with these; resolves when it has acknowledged them all. */
-const offer = async (node: HeldNode, offers: readonly Offer[]): Promise<void> => {
-  const waiting = new Set<string>();
-  const commands = offers.map(({ kind = 'command.run', attempt = 1, ...rest }) => {
-    const execution_id = randomUUID();
-    waiting.add(execution_id);
-    return { kind, attempt, execution_id, ...rest };
-  });
-  let given = false;
-  node.intercept = async (asked, send) => {
-    const { pathname } = new URL(asked.url);
-    if (pathname.endsWith('/v1/commands/poll') && !given) {
-      given = true;
-      const answer = await send({ ...asked, url: asked.url.replace(/wait=\d+/, 'wait=0') });
-      return { ...answer, status: 200, body: Buffer.from(JSON.stringify({ commands, server_time: iso(Date.now()) })) };
-    }
-    if (pathname.endsWith('/v1/commands/ack')) {
-      const { ids } = JSON.parse(String(asked.body)) as { ids: string[] };
-      for (const id of ids) waiting.delete(id);
-    }
-    return await send(asked);
-  };
-  await fleet.api.submit({ targets: [node.name], payload: { argv: ['true'] }, command_type: 'exec' }); // ends its long poll
-  await waitFor(`${node.name} to have acknowledged`, () => given && waiting.size === 0, 20_000);
-  node.intercept = null;
-};
+const offer = (node: HeldNode, offers: readonly Offer[]) => offerTo(fleet, node, offers);
 
 const marker = (): string => join(folder, randomUUID());
 /** Nothing is queued, started or running there any more. */
@@ -457,39 +425,22 @@ describe('a stolen server and a strict node', () => {
   });
 });
 
-/** Whoever asks for the trust bundle gets this one, while `work` goes on. */
-const withTrust = async (
-  node: HeldNode,
-  lie: Envelope,
-  asked: () => void,
-  work: () => Promise<void>,
-): Promise<void> => {
-  await node.stop();
-  let inner: HeldNode['intercept'] = null;
-  const lying: HeldNode['intercept'] = async (request, send) => {
-    const { pathname } = new URL(request.url);
-    if (pathname.startsWith('/api/v1/trust')) {
-      asked();
-      const answer = await send(request);
-      const truth = JSON.parse(String(answer.body)) as object;
-      return { ...answer, body: Buffer.from(JSON.stringify({ ...truth, trust_bundle: lie, trust_bundles: [lie] })) };
-    }
-    return inner ? await inner(request, send) : await send(request);
-  };
-  Object.defineProperty(node, 'intercept', {
-    configurable: true,
-    get: () => lying,
-    set: (next: HeldNode['intercept']) => {
-      inner = next;
-    },
-  });
-  try {
-    await node.start({ kernelEngine: fakeKernel().engine });
-    await work();
-  } finally {
-    Object.defineProperty(node, 'intercept', { configurable: true, writable: true, value: null });
-  }
-};
+test('a trust bundle that is withheld is noticed by its age, and then nobody is obeyed', async () => {
+  const state = () => strict.daemon?.status().trust.state;
+  const left = Date.parse(strict.daemon?.status().trust.expires_at ?? '') - Date.now();
+  expect([left > 0, state()]).toEqual([true, 'good']);
+  strict.clock.offsetMs = left - 86_400_000;
+  expect(state()).toBe('expiring');
+  strict.clock.offsetMs = left + 1000;
+  expect(state()).toBe('expired');
+  const m = marker();
+  const late = { issued_at: iso(Date.now() + left), expires_at: iso(Date.now() + left + 3_600_000) };
+  const signed = run(m, late);
+  await offer(strict, one(signed, by(signed, alice)));
+  await settled(strict);
+  expect(existsSync(m)).toBe(false);
+  strict.clock.offsetMs = 0;
+});
 
 test('what the same server can do to a node that obeys it: its own commands, and nothing that is not its own', async () => {
   const tried = COMMANDS.map(([way, make]) => {
