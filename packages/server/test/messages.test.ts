@@ -1,4 +1,5 @@
 import { listAudit } from '@aegis/protocol/access/audit-endpoints';
+import { createToken } from '@aegis/protocol/access/endpoints';
 import { agentStatus, broadcastMessage, sendMessage, showMessage } from '@aegis/protocol/messages/endpoints';
 import { answerMessage, pollMessages } from '@aegis/protocol/messages/node-endpoints';
 import { apiRetireNode } from '@aegis/protocol/nodes/endpoints';
@@ -130,6 +131,30 @@ test('what is asked for with timeout_sec is in the answer', async () => {
     status: 'queued',
     state: 'queued',
   });
+});
+
+test('who has a scope reaches the nodes within, and the others do not exist', async () => {
+  const [within, beyond] = [
+    await server.enrol('in-fra', { site: 'fra' }),
+    await server.enrol('in-ber', { site: 'ber' }),
+  ];
+  const both = [await connected(within), await connected(beyond)];
+  const { token } = await server
+    .as('admin')
+    .call(createToken, { body: { name: 'fra', role: 'operator', scope: 'site=fra' } });
+  const scoped = server.withToken(token);
+  const body = { channel: 'x', message: {} };
+  const all = await scoped.send(broadcastMessage, { body });
+  expect([all.status, all.json]).toMatchObject([403, { error: { code: 'access.beyond_scope' } }]);
+  const { message_id } = await send(beyond);
+  for (const answer of [
+    await scoped.send(sendMessage, { params: { id: beyond.uid }, body }),
+    await scoped.send(agentStatus, { params: { id: 'in-ber' } }),
+    await scoped.send(showMessage, { params: { id: beyond.uid, message_id } }),
+  ])
+    expect([answer.status, answer.json]).toMatchObject([404, { error: { code: 'nodes.unknown_node' } }]);
+  expect((await scoped.call(agentStatus, { params: { id: 'in-fra' } })).connected).toBe(true);
+  for (const one of both) await one.hangUp();
 });
 
 test('built-in channels, what is too large, a retired and an unknown node are refused', async () => {

@@ -102,8 +102,11 @@ const replyOf = (bytes: Buffer, truncated: boolean): MessageReply => {
   // Cut in the middle of a character it is still text: that much of it is left out.
   const text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
   try {
-    return { reply: text.decode(bytes, { stream: truncated }), ...more };
+    const reply = text.decode(bytes, { stream: truncated });
+    // Control characters take six each in JSON: a message of the channel would have no room for many.
+    if (JSON.stringify(reply).length <= 2 * bytes.length + 2) return { reply, ...more };
   } catch {
-    return { reply: bytes.toString('base64'), encoding: 'base64', ...more };
+    // not text
   }
+  return { reply: bytes.toString('base64'), encoding: 'base64', ...more };
 };

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { AegisError } from '@aegis/protocol/errors';
 import { noFaultPoints } from '@aegis/protocol/fault-points';
 import { expect, onTestFinished, test, vi } from 'vitest';
+import { requireMessages } from '../access/policy.ts';
 import { migrations } from '../migrations.ts';
 import { openJournal } from '../platform/journal/journal.ts';
 import { silentLog } from '../platform/log.ts';
@@ -87,10 +88,11 @@ test('replies are text or base64, and bounded', async () => {
     cut: hookOf('printf ää', { max_output_bytes: 3 }),
     none: hookOf('cat >/dev/null; echo lost', { max_output_bytes: 0 }),
     deaf: hookOf('exec <&-; echo done'),
+    control: hookOf("printf '\\0\\0\\0\\0'"),
   });
   const { take } = open();
   const replies = [];
-  for (const channel of ['text', 'bytes', 'long', 'cut', 'none', 'deaf'])
+  for (const channel of ['text', 'bytes', 'long', 'cut', 'none', 'deaf', 'control'])
     replies.push(await take(channel, given(`m-${channel}`, { more: 'x'.repeat(200_000) })));
   expect(replies).toEqual([
     { reply: 'ä' },
@@ -99,6 +101,7 @@ test('replies are text or base64, and bounded', async () => {
     { reply: 'ä', truncated: true },
     { reply: '', truncated: true },
     { reply: 'done\n' },
+    { reply: 'AAAAAA==', encoding: 'base64' },
   ]);
 });
 
@@ -230,6 +233,17 @@ test('what is no message, has no hook, or is not allowed here runs nothing', asy
   expect(await codeOf(take('toString', given('m')))).toBe('channel.no_handler');
   expect(await codeOf(take('x', given('m')))).toBe('access.policy');
   expect(readdirSync(folder)).toEqual([]);
+});
+
+test.each([
+  [{ obey: 'server' }, 'none'],
+  [{ obey: 'operators' }, 'access.policy'],
+  [{ obey: { threshold: 2 } }, 'access.policy'],
+  [{ obey: 'operators', messages: { obey: 'server' } }, 'none'],
+  [{ obey: 'server', messages: { obey: 'operators' } }, 'access.policy'],
+] as const)('under the policy %o: %s', async (policy, code) => {
+  const { open, given } = stage({ x: hookOf('true') }, { requireAllowed: () => requireMessages(policy) });
+  expect(await codeOf(open().take('x', given('m')))).toBe(code);
 });
 
 test('a hook runs as the user that it names, without groups of the daemon', async () => {

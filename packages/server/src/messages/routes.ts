@@ -7,7 +7,7 @@ import type { MessagesService } from './service.ts';
 export const messagesRoutes = (messages: MessagesService): Route[] => [
   route(api.agentStatus, ({ params, within }) => messages.status(params.id, within)),
   route(api.sendMessage, ({ params, body, within, signal }) => messages.send(params.id, body, within, signal)),
-  route(api.broadcastMessage, ({ body, within }) => messages.broadcast(body, within)),
+  route(api.broadcastMessage, ({ body }) => messages.broadcast(body)),
   route(api.showMessage, ({ params, within }) => messages.show(params.id, params.message_id, within)),
   route(nodes.pollMessages, ({ actor, query, signal, stopping }) =>
     messages.polls.poll(actor.uid, {

@@ -65,7 +65,7 @@ export interface MessagesOptions {
     /** @throws AegisError nodes.unknown_node */
     find(id: string, within: Within): Promise<MessageNode & { state: string; last_seen: string | null }>;
     /** All that are not retired. */
-    all(within: Within): Promise<MessageNode[]>;
+    all(): Promise<MessageNode[]>;
   };
   connections: {
     of(uid: string): Promise<ConnectionFacts | null>;
@@ -207,11 +207,11 @@ export const messagesService = (on: MessagesOptions) => {
 
     /** To every node that is connected at this moment; nothing is kept for the others.
      *  @throws AegisError messages.reserved_channel, http.too_large */
-    broadcast: async (wanted: BroadcastMessage, within: Within): Promise<BroadcastAnswer> => {
+    broadcast: async (wanted: BroadcastMessage): Promise<BroadcastAnswer> => {
       requireSendable(wanted);
       const id = on.newId();
       const connected = await connections.uids();
-      const all = await nodes.all(within);
+      const all = await nodes.all();
       const rows = all.filter(({ uid }) => connected.has(uid)).map((node) => rowOf(id, node, wanted));
       const full = await repository.add(rows, limits.queueSize);
       const sent = new Set(rows.map((row) => row.agent_id).filter((uid) => !full.has(uid)));

@@ -212,8 +212,8 @@ export const nodesService = (parts: {
     /** Every node as a selector sees it. */
     candidates: async (): Promise<Candidate[]> => (await repository.targets()).map((row) => candidateOf(presence, row)),
     /** Every node that is not retired, by the name that people know. */
-    named: async (within: Within): Promise<{ uid: string; name: string }[]> =>
-      (await repository.targets()).filter((row) => isWithin(within, row)).map(({ uid, name }) => ({ uid, name })),
+    named: async (): Promise<{ uid: string; name: string }[]> =>
+      (await repository.targets()).map(({ uid, name }) => ({ uid, name })),
     candidate: async (uid: string): Promise<Candidate | null> => {
       const row = (await repository.targetsNamed([uid])).find((one) => one.uid === uid);
       return row ? candidateOf(presence, row) : null;
