@@ -180,6 +180,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     identity: {
       fleet: keys.fleet,
       server: trust.serverKey,
+      servingKeys: trust.servingKeys,
       get rootFingerprint() {
         return trust.rootFingerprint();
       },

@@ -26,7 +26,7 @@ import { describe, expect, test } from 'vitest';
 import { loadFleetKeys } from '../src/access/fleet-keys.ts';
 import { trustOf } from '../src/access/trust.ts';
 import { renewTrust } from '../src/access/trust-loop.ts';
-import { handClock, startTestServer, type TestServer } from './start-test-server.ts';
+import { enrolThrough, handClock, startTestServer, type TestServer } from './start-test-server.ts';
 
 /** How the trust bundle changes where the root's keys are kept elsewhere, and where they are here: drafts, the root, the server's key, renewal. */
 
@@ -319,6 +319,27 @@ describe("the server's key", () => {
     for (const line of text.trimEnd().split('\n'))
       if (!line.includes('"type":"head"') || line.includes(old?.keyid ?? '-')) old_only.line(line);
     expect(old_only.end().findings.map(({ what }) => what)).toEqual(['bad_head']);
+  });
+
+  test('an enrolment that began before is completed during the overlap, and not after a theft', async () => {
+    await using server = await startTestServer();
+    const enrolled = async (name: string, overlap_sec: number) => {
+      const { id, secret } = parseJoinToken(await server.joinToken());
+      const anyone = server.as('anyone');
+      const client = {
+        ...anyone,
+        call: async (...asked: Parameters<typeof anyone.call>) => {
+          const answer = await anyone.call(...asked);
+          if (asked[0].id === 'registerInit') await rotate(server, overlap_sec);
+          return answer;
+        },
+      } as typeof anyone;
+      return enrolThrough(client, { host_id: name, token_id: id }, generateKeyPair(), secret, server.running);
+    };
+    expect(await enrolled('web-1', 60)).toMatchObject({ agent_uid: expect.any(String) });
+    expect(await refusal(enrolled('web-2', 0))).toBe(
+      "403 nodes.bad_proof: The signature is not by this node's key over this registration.",
+    );
   });
 
   test('one that was stolen ends at once, and the new one is not confused with it', async () => {

@@ -1,5 +1,5 @@
 import { type Envelope, PAYLOAD_TYPES } from '@aegis/protocol/access/dsse';
-import type { KeyPair } from '@aegis/protocol/access/keys';
+import { type KeyPair, rawPublicKey } from '@aegis/protocol/access/keys';
 import {
   keysFor,
   openTrustBundle,
@@ -37,6 +37,8 @@ export interface Trust {
   rootFingerprint(): string;
   /** The key that this server signs with, whichever it is by now. */
   serverKey: KeyPair;
+  /** Raw public halves of all server keys that count now. */
+  servingKeys(): readonly Buffer[];
   /** A server key's raw public half by its id, also of one that was replaced since: for what it signed while it was in force. */
   servedWith(keyId: string): Buffer | null;
   /** Told of the version in force after each change, and when a change that had been made already is asked for again; awaited before the
@@ -215,6 +217,7 @@ export const trustOf = (parts: {
         return signer().keyId;
       },
     },
+    servingKeys: () => [...keysFor(current().bundle, 'serve', clock.now()).values()].map(rawPublicKey),
     servedWith: (keyId) => {
       const key = current().bundle.keys.find((one) => one.keyid === keyId && one.usage.includes('serve'));
       return key ? Buffer.from(key.public_key, 'base64') : null;

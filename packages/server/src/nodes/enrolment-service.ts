@@ -34,6 +34,8 @@ export interface FleetIdentity {
   fleet: string;
   rootFingerprint: string;
   server: KeyPair;
+  /** Raw public keys with which a server of this fleet may have begun an enrolment that is completed now. */
+  servingKeys(): readonly Buffer[];
   trustBundle: Envelope;
 }
 
@@ -63,11 +65,16 @@ export interface EnrolmentParts {
  *  whose answer was lost is answered again after a crash, by whichever process. */
 export const enrolmentService = (parts: EnrolmentParts) => {
   const { nodes, registrations, joinTokens, identity, clock } = parts;
-  const transcriptOf = (by: 'node' | 'server', row: RegistrationRow, init: RegisterInit): Buffer =>
+  const transcriptOf = (
+    by: 'node' | 'server',
+    row: RegistrationRow,
+    init: RegisterInit,
+    serverKey: Buffer = identity.server.publicRaw,
+  ): Buffer =>
     enrolmentTranscript(by, {
       fleet: identity.fleet,
       rootFingerprint: identity.rootFingerprint,
-      serverKey: identity.server.publicRaw,
+      serverKey,
       challenge: row.challenge,
       registrationId: row.id,
       init,
@@ -158,8 +165,11 @@ export const enrolmentService = (parts: EnrolmentParts) => {
       const row = await registrations.byId(proof.registration_id);
       if (!row) throw unknownRegistration();
       const init = z.parse(RegisterInit, JSON.parse(row.init));
-      const transcript = transcriptOf('node', row, init);
-      if (!signedBy(init.public_key, transcript, proof.signature))
+      const transcript = identity
+        .servingKeys()
+        .map((serverKey) => transcriptOf('node', row, init, serverKey))
+        .find((one) => signedBy(init.public_key, one, proof.signature));
+      if (!transcript)
         throw new AegisError('nodes.bad_proof', "The signature is not by this node's key over this registration.");
       if (!provesJoinToken(joinTokens, init, row.tokenless === 1, transcript, proof.token_mac)) throw badJoinToken();
       const { uid, at } = await nodes.write('nodes.register-complete', (tx) => completeIn(tx, row.id, init));
