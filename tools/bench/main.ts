@@ -19,6 +19,7 @@ import { sealing } from './sections/sealing.ts';
 import { serverThroughput } from './sections/server-throughput.ts';
 import { severalServers } from './sections/several-servers.ts';
 import { signing } from './sections/signing.ts';
+import { soak } from './sections/soak.ts';
 import { start } from './sections/start.ts';
 import { submitFifty, submitOne } from './sections/submit.ts';
 import { tableOf } from './table.ts';
@@ -52,10 +53,12 @@ const SECTIONS: readonly Section[] = [
 
 const usage = (): string =>
   [
-    'usage: bin/bench [--json] [--quick] [--list] [--only SECTION…]',
+    'usage: bin/bench [--json] [--quick] [--list] [--only SECTION…] [--soak [MINUTES]]',
     '',
     ...SECTIONS.map(({ name, what }) => `  ${name.padEnd(18)} ${what}`),
   ].join('\n');
+
+const SOAK_MINUTES = 30;
 
 interface Options {
   json: boolean;
@@ -68,12 +71,15 @@ const readOptions = (argv: readonly string[]): Options | { message: string; exit
   const options = { json: false, quick: false };
   const only: string[] = [];
   let naming = false;
-  for (const word of argv) {
+  for (const [at, word] of argv.entries()) {
     if (word === '--json' || word === '--quick') {
       options[word === '--json' ? 'json' : 'quick'] = true;
       naming = false;
     } else if (word === '--only') naming = true;
-    else if (word === '--list' || word === '--help') return { message: usage(), exitCode: 0 };
+    else if (word === '--soak') {
+      const minutes = /^\d+(?:\.\d+)?$/.test(argv[at + 1] ?? '') ? Number(argv[at + 1]) : SOAK_MINUTES;
+      return { ...options, sections: [soak(minutes)] };
+    } else if (word === '--list' || word === '--help') return { message: usage(), exitCode: 0 };
     else if (naming && SECTIONS.some(({ name }) => name === word)) only.push(word);
     else return { message: `bench: '${word}' is no ${naming ? 'section' : 'option'}\n${usage()}`, exitCode: 2 };
   }

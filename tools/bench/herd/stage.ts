@@ -6,6 +6,8 @@ import { enrolHerd, serverDataOf } from './identity.ts';
 export interface HerdStage extends AsyncDisposable {
   fleet: Fleet;
   herd: Herd;
+  /** Others of the same nodes, in a process of their own. */
+  another(): Herd;
 }
 
 export const startHerdStage = async (
@@ -17,10 +19,12 @@ export const startHerdStage = async (
   try {
     const identity = await enrolHerd(serverDataOf(fleet.folder), nodes);
     const { hostname: host, port } = new URL(fleet.url);
-    const herd = startHerd({ host, port: Number(port), tls, ...identity }, processes);
+    const server = { host, port: Number(port), tls, ...identity };
+    const herd = startHerd(server, processes);
     return {
       fleet,
       herd,
+      another: () => startHerd(server),
       [Symbol.asyncDispose]: async () => {
         await herd[Symbol.asyncDispose]();
         await fleet[Symbol.asyncDispose]();
