@@ -16,6 +16,11 @@ import {
   deactivateNode,
 } from '@aegis/protocol/nodes/endpoints';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { listingService } from '../src/commands/listing.ts';
+import { listingRepository } from '../src/commands/listing-repository.ts';
+import { scopedParts } from '../src/commands/scoped-part.ts';
+import { nodeScopes } from '../src/nodes/scope-repository.ts';
+import { systemClock } from '../src/platform/clock.ts';
 import { EMPTY, finish, poll, put, refusal, STORAGES, sha256 } from './commands-support.ts';
 import { type ScopeStage, scopeStage } from './scope-stage.ts';
 import { startTestServer, type TestServer } from './start-test-server.ts';
@@ -208,6 +213,23 @@ describe.each(STORAGES)('on %s', (storage) => {
       } while (cursor);
       expect(seen).toEqual(mine);
     }
+
+    // The same where a page takes more looks than one: a few commands are looked at, then others are answered.
+    const repository = listingRepository(server.running.storage);
+    const parts = scopedParts({ repository, namesWithin: server.running.nodes.namesWithin });
+    const listing = listingService({ repository, parts, clock: systemClock, window: 3 });
+    const within = nodeScopes(storage)('site=fra');
+    for (const limit of [1, 3, 100])
+      for (const status of [undefined, 'pending' as const]) {
+        const seen: string[] = [];
+        let cursor: string | undefined;
+        do {
+          const page = await listing.commands({ limit, correlation_id: 'paged', status, cursor }, within);
+          seen.push(...page.items.map(({ command_id }) => command_id));
+          cursor = page.next_cursor ?? undefined;
+        } while (cursor);
+        expect([limit, status, seen]).toEqual([limit, status, mine]);
+      }
   });
 
   test('an idempotency key is of one token, and its answer shows the nodes that are still within', async () => {

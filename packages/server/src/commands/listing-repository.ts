@@ -94,10 +94,27 @@ export const listingRepository = (storage: Storage) => {
       return row;
     },
 
-    /** Newest first, those older than `before`, without their texts: `texts` loads those that fit on the page. */
-    commands: (filter: CommandFilter, limit: number, before: string | undefined): Promise<CommandHead[]> => {
+    /** The id of the command that comes so many after this one (at the start: the newest), newest first; undefined where there are fewer. */
+    idAfter: async (before: string | undefined, count: number): Promise<string | undefined> => {
+      const query = read
+        .selectFrom('commands')
+        .select('id')
+        .orderBy('id', 'desc')
+        .offset(count - 1)
+        .limit(1);
+      return (await (before === undefined ? query : query.where('id', '<', before)).executeTakeFirst())?.id;
+    },
+
+    /** Newest first, those older than `before` down to `floor`, without their texts: `texts` loads those that fit on the page. */
+    commands: (
+      filter: CommandFilter,
+      limit: number,
+      before: string | undefined,
+      floor: string | undefined,
+    ): Promise<CommandHead[]> => {
       let query = read.selectFrom('commands').select(COMMAND_HEAD).orderBy('id', 'desc').limit(limit);
       if (before !== undefined) query = query.where('id', '<', before);
+      if (floor !== undefined) query = query.where('id', '>=', floor);
       if (filter.state !== undefined) query = query.where('state', '=', filter.state);
       if (filter.priority !== undefined) query = query.where('priority', '=', filter.priority);
       if (filter.type !== undefined) query = query.where('command_type', '=', filter.type);

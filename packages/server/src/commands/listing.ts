@@ -31,13 +31,20 @@ const withinSize = <R extends { text_chars: number }>(rows: readonly R[]): reado
   return tooMuch < 0 ? rows : rows.slice(0, Math.max(1, tooMuch));
 };
 
-/** Pages of rows that are looked at for one page of an answer, which may then be short or empty and yet not the last. */
-const LOOKS_PER_PAGE = 20;
+/** For a caller with a scope, who may have none of them: so many commands are looked at before anybody else is answered, and so often for one
+ *  page, which may then be short or empty and yet not the last. */
+const WINDOW = 2000;
+const LOOKS_PER_PAGE = 50;
 
 const CommandCursor = z.tuple([z.uuid()]);
 const ExecutionCursor = z.tuple([z.uuid(), z.int()]);
 
-export const listingService = (on: { repository: ListingRepository; parts: ScopedParts; clock: Clock }) => {
+export const listingService = (on: {
+  repository: ListingRepository;
+  parts: ScopedParts;
+  clock: Clock;
+  window?: number;
+}) => {
   const { repository, parts, clock } = on;
   /** One page of them, the ids of those that went to nodes beyond too, and where the next page begins. */
   const heads = async (
@@ -59,7 +66,8 @@ export const listingService = (on: { repository: ListingRepository; parts: Scope
     const split = new Set<string>();
     let before = from;
     for (let looks = 0; looks < LOOKS_PER_PAGE; looks++) {
-      const found = await repository.commands(filter, query.limit, before);
+      const floor = within === null ? undefined : await repository.idAfter(before, on.window ?? WINDOW);
+      const found = await repository.commands(filter, query.limit, before, floor);
       const seen = await parts.heads(found, within);
       for (const id of seen.split) split.add(id);
       for (const row of seen.rows) {
@@ -67,9 +75,8 @@ export const listingService = (on: { repository: ListingRepository; parts: Scope
         rows.push(row);
         if (rows.length === query.limit) return { rows, split, next: row.id };
       }
-      before = found.at(-1)?.id;
-      if (found.length < query.limit) return { rows, split, next: undefined };
-      if (!byPart) break;
+      before = found.length === query.limit ? found.at(-1)?.id : floor;
+      if (before === undefined) break;
     }
     return { rows, split, next: before };
   };
