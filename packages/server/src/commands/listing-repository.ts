@@ -70,11 +70,14 @@ export const listingRepository = (storage: Storage) => {
   const { kind, read } = storage;
   const textsWith = rowsByKey(kind, { table: 'commands', columns: TEXTS, key: 'id' });
   const executionsWith = rowsByKey(kind, { table: 'commands_executions', columns: ['*'], key: 'id' });
-  /** Whether a command went to a node within, and to this one where one is named. */
-  const wentTo = (node: string | undefined, within: Within) =>
+  /** Whether a command went to a node within, and to this one where one is named.
+   *  @param among the ids that are looked at, said once more of the executions: else PostgreSQL may read those of all commands */
+  const wentTo = (node: string | undefined, within: Within, among: { before?: string; floor?: string } = {}) =>
     sql<boolean>`exists (select 1 from commands_executions as e where e.command_id = commands.id${
       node === undefined ? sql`` : sql` and (e.node_uid = ${node} or e.node_name = ${node})`
-    }${within === null ? sql`` : sql` and ${within.holds('e.node_uid')}`})`;
+    }${within === null ? sql`` : sql` and ${within.holds('e.node_uid')}`}${
+      among.before === undefined ? sql`` : sql` and e.command_id < ${among.before}`
+    }${among.floor === undefined ? sql`` : sql` and e.command_id >= ${among.floor}`})`;
   const executionWithin = (within: Within) =>
     within === null ? sql<boolean>`1 = 1` : within.holds('commands_executions.node_uid');
   const command = (id: string, within: Within): Promise<ShownCommand | undefined> =>
@@ -120,7 +123,8 @@ export const listingRepository = (storage: Storage) => {
       if (filter.type !== undefined) query = query.where('command_type', '=', filter.type);
       if (filter.correlationId !== undefined) query = query.where('correlation_id', '=', filter.correlationId);
       const { node, within } = filter;
-      if (node !== undefined || within !== null) query = query.where(wentTo(node, within));
+      if (node !== undefined || within !== null)
+        query = query.where(wentTo(node, within, { ...(before && { before }), ...(floor && { floor }) }));
       return query.execute();
     },
 

@@ -66,6 +66,7 @@ export const listingService = (on: {
     const split = new Set<string>();
     let before = from;
     for (let looks = 0; looks < LOOKS_PER_PAGE; looks++) {
+      if (looks > 0) await new Promise((resolve) => setImmediate(resolve)); // SQLite works in this thread
       const floor = within === null ? undefined : await repository.idAfter(before, on.window ?? WINDOW);
       const found = await repository.commands(filter, query.limit, before, floor);
       const seen = await parts.heads(found, within);
