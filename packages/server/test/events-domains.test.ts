@@ -28,7 +28,7 @@ describe.each(STORAGES)('%s', (storage) => {
   });
   /** What came, without what each event has of its own; each of them as it is documented. */
   const told = async (count: number) => {
-    await reader.wait(`${count} events`, (lines) => lines.length >= count);
+    await reader.wait(`${count} events`, () => reader.events().length >= count);
     return reader.events().map(({ id, at, ...event }) => {
       expect(z.safeParse(FleetEvent, { id, at, ...event }).error).toBe(undefined);
       return event;

@@ -1,8 +1,8 @@
 import { sql } from 'kysely';
 import { forUpdate } from '../platform/storage/for-update.ts';
-import { rowInserts } from '../platform/storage/row-statements.ts';
 import { type Statement, together } from '../platform/storage/statements.ts';
 import type { Storage, Tx } from '../tables.ts';
+import { eventInserts, type NewRow } from './insert-statements.ts';
 import type { EventRow } from './tables.ts';
 
 /** The SQL of events. Ids have to rise in the order in which readers can see the rows, or a reader that has gone past an id would never look
@@ -17,7 +17,6 @@ export interface News {
   pending: boolean;
 }
 
-const COLUMNS = { at: 'bigint', type: 'text', node_uid: 'text', node_name: 'text', data: 'text' } as const;
 const ROW = 'id, at, type, node_uid, node_name, data';
 /** In the upper twelve bits of the locks' numbers; ids take less than the other 52. */
 const LOCK_MARK = 0x616;
@@ -33,7 +32,7 @@ const LOWEST_LOCK: Statement = {
 
 export const eventsRepository = (storage: Storage) => {
   const { kind, read } = storage;
-  const inserts = rowInserts(kind, 'events', COLUMNS);
+  const made = eventInserts(kind);
   const lock: Statement[] =
     kind === 'sqlite'
       ? []
@@ -61,8 +60,7 @@ export const eventsRepository = (storage: Storage) => {
   return {
     /** To be run in the transaction that makes the change, after everything that it locks: the order of ids is then the order of what
      *  happened to one thing. */
-    inserts: (rows: readonly Omit<EventRow, 'id'>[]): Statement[] =>
-      rows.length === 0 ? [] : [...lock, inserts(rows)],
+    inserts: (rows: readonly NewRow[]): Statement[] => (rows.length === 0 ? [] : [...lock, ...made.statements(rows)]),
 
     /** Ids go on beyond `least`: what a server that was restored from a backup tells has ids that nobody has seen. */
     startAt: (least: number): Promise<void> =>
@@ -74,9 +72,11 @@ export const eventsRepository = (storage: Storage) => {
             );
             return;
           }
-          await sql`update sqlite_sequence set seq = ${least} where name = 'events' and seq < ${least}`.execute(tx);
-          await sql`insert into sqlite_sequence (name, seq) select 'events', ${least}
-            where not exists (select 1 from sqlite_sequence where name = 'events')`.execute(tx);
+          const { newest } = await tx
+            .selectFrom('events')
+            .select(({ fn }) => fn.max<number | null>('id').as('newest'))
+            .executeTakeFirstOrThrow();
+          made.takenUpTo(Math.max(least, newest ?? 0, await lockFloor(tx)));
         }),
       ),
 

@@ -5,8 +5,8 @@ export const migration0013: Migration = {
   number: 13,
   name: '0013-events',
   up: async (tx, { kind, orderedText }) => {
-    // SQLite gives no id twice only when told so.
-    const id = kind === 'sqlite' ? sql`integer primary key autoincrement` : sql`bigserial primary key`;
+    // On SQLite the one process that writes counts them itself.
+    const id = kind === 'sqlite' ? sql`integer primary key` : sql`bigserial primary key`;
     await sql`create table events (
       id ${id}, at bigint not null, type text not null, node_uid text, node_name text, data text not null)`.execute(tx);
     await tx.schema
