@@ -215,6 +215,28 @@ test('what is remembered is forgotten when it cannot come again, and only then',
   expect(await codeOf(take('x', first))).toBe('messages.expired');
 });
 
+test.each([
+  ['ids', 20_000, 'null'],
+  ['replies', 33, 'hex(zeroblob(524288))'],
+])(
+  'a node that remembers as many %s as it can takes none until some may go, and answers what it knows',
+  async (_, rows, outcome) => {
+    const { clock, open, given } = stage({ x: hookOf('echo done') });
+    const { take, tidy, journal } = open();
+    await take('x', given('known'));
+    const until = clock.ms + 60_000;
+    journal.db.exec(
+      `WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ${rows})
+     INSERT INTO messages (id, channel, keep_until_ms, outcome) SELECT 'old-' || n, 'x', ${until}, ${outcome} FROM n`,
+    );
+    expect(await codeOf(take('x', given('m')))).toBe('http.unavailable');
+    expect(await take('x', given('known'))).toEqual({ reply: 'done\n' });
+    clock.ms = until + 1;
+    tidy();
+    expect(await take('x', given('m'))).toEqual({ reply: 'done\n' });
+  },
+);
+
 test('what is no message, has no hook, or is not allowed here runs nothing', async () => {
   const folder = place();
   const { open, given } = stage(

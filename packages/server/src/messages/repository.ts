@@ -164,23 +164,24 @@ export const messagesRepository = (storage: Storage, tell: Tell) => {
     },
     /** What is too old: what waits expires, what was given to a node and not answered a while later, and what ended long ago goes.
      *  @returns how many rows changed, of at most `most` each */
-    sweep: (times: { now: number; sentBefore: number; endedBefore: number }, most: number): Promise<number> =>
-      storage.write('messages.sweep', async (tx) => {
-        const overdue = await tx
-          .selectFrom('message_queue')
-          .select(['agent_id', 'agent_name', 'channel', 'id'])
-          .where('processed_at', 'is', null)
-          .where('expires_at', '<=', times.now)
-          .where(({ or, eb }) => or([eb('status', '=', 'queued'), eb('expires_at', '<=', times.sentBefore)]))
-          .limit(most)
-          .execute();
-        const old = await tx
-          .selectFrom('message_queue')
-          .select(['agent_id', 'id'])
-          .where('processed_at', '<=', times.endedBefore)
-          .limit(most)
-          .execute();
-        const ended = end({ ...endedBy('expired', 'messages.expired'), sealed: null }, times.now);
+    sweep: async (times: { now: number; sentBefore: number; endedBefore: number }, most: number): Promise<number> => {
+      const overdue = await read
+        .selectFrom('message_queue')
+        .select(['agent_id', 'agent_name', 'channel', 'id'])
+        .where('processed_at', 'is', null)
+        .where('expires_at', '<=', times.now)
+        .where(({ or, eb }) => or([eb('status', '=', 'queued'), eb('expires_at', '<=', times.sentBefore)]))
+        .limit(most)
+        .execute();
+      const old = await read
+        .selectFrom('message_queue')
+        .select(['agent_id', 'id'])
+        .where('processed_at', '<=', times.endedBefore)
+        .limit(most)
+        .execute();
+      if (overdue.length + old.length === 0) return 0;
+      const ended = end({ ...endedBy('expired', 'messages.expired'), sealed: null }, times.now);
+      await storage.write('messages.sweep', async (tx) => {
         for (const row of overdue) {
           const { numUpdatedRows } = await tx
             .updateTable('message_queue')
@@ -193,8 +194,9 @@ export const messagesRepository = (storage: Storage, tell: Tell) => {
         }
         for (const { agent_id, id } of old)
           await tx.deleteFrom('message_queue').where('agent_id', '=', agent_id).where('id', '=', id).execute();
-        return overdue.length + old.length;
-      }),
+      });
+      return overdue.length + old.length;
+    },
   };
 };
 export type MessagesRepository = ReturnType<typeof messagesRepository>;
