@@ -1,64 +1,41 @@
-import { readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
+import { readdirSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { listAudit, listAuditHeads } from '@aegis/protocol/access/audit-endpoints';
-import { auditVerifier } from '@aegis/protocol/access/audit-verify';
-import { type Envelope, PAYLOAD_TYPES, signEnvelope } from '@aegis/protocol/access/dsse';
-import { addKey, createJoinToken, revokeKey, showTrust } from '@aegis/protocol/access/endpoints';
+import { listAudit } from '@aegis/protocol/access/audit-endpoints';
+import { PAYLOAD_TYPES, signEnvelope } from '@aegis/protocol/access/dsse';
+import { addKey, createJoinToken, revokeKey } from '@aegis/protocol/access/endpoints';
 import { parseJoinToken } from '@aegis/protocol/access/join-token';
-import { generateKeyPair, type KeyPair, keyPairFromPem, privateKeyToPem } from '@aegis/protocol/access/keys';
+import { generateKeyPair, type KeyPair, privateKeyToPem } from '@aegis/protocol/access/keys';
 import {
-  openTrustBundle,
   readTrustPayload,
   rootFingerprintOf,
   signTrustBundle,
   type TrustBundle,
 } from '@aegis/protocol/access/trust-bundle';
 import { digestOf, followTrust } from '@aegis/protocol/access/trust-chain';
-import {
-  draftTrust,
-  publishTrust,
-  type TrustChange,
-  type TrustDraft,
-  walkTrust,
-} from '@aegis/protocol/access/trust-endpoints';
+import { type TrustChange, walkTrust } from '@aegis/protocol/access/trust-endpoints';
 import { healthLong } from '@aegis/protocol/nodes/endpoints';
 import { describe, expect, test } from 'vitest';
 import { loadFleetKeys } from '../src/access/fleet-keys.ts';
 import { trustOf } from '../src/access/trust.ts';
 import { renewTrust } from '../src/access/trust-loop.ts';
-import { enrolThrough, handClock, startTestServer, type TestServer } from './start-test-server.ts';
+import { handClock, startTestServer, type TestServer } from './start-test-server.ts';
+import {
+  added,
+  alice,
+  base64,
+  bob,
+  carol,
+  current,
+  drafted,
+  mallory,
+  publish,
+  refusal,
+  rootOf,
+  rootPem,
+  signedBy,
+} from './trust-support.ts';
 
 /** How the trust bundle changes where the root's keys are kept elsewhere, and where they are here: drafts, the root, the server's key, renewal. */
-
-const base64 = ({ publicRaw }: KeyPair) => publicRaw.toString('base64');
-const [alice, bob, carol, mallory] = [generateKeyPair(), generateKeyPair(), generateKeyPair(), generateKeyPair()];
-const rootPem = (server: { dataDir: string }) => join(server.dataDir, 'keys', 'root.pem');
-const rootOf = (server: TestServer): KeyPair => keyPairFromPem(readFileSync(rootPem(server), 'utf8'));
-const current = async (server: TestServer): Promise<TrustBundle> => {
-  const { trust_bundle, root_fingerprint } = await server.as('anyone').call(showTrust);
-  return openTrustBundle(trust_bundle, root_fingerprint, 0).bundle;
-};
-const drafted = (server: TestServer, body: TrustChange) => server.as('admin').call(draftTrust, { body });
-/** As `aegis access trust sign` does it. */
-const signedBy = (draft: TrustDraft, ...pairs: KeyPair[]): Envelope => {
-  const payload = JSON.parse(atob(draft.payload)) as TrustBundle;
-  const { signatures } = pairs.length > 0 ? signTrustBundle(payload, ...pairs) : { signatures: [] };
-  return { payloadType: PAYLOAD_TYPES.trust, payload: draft.payload, signatures: [...draft.signatures, ...signatures] };
-};
-const publish = (server: TestServer, trust_bundle: Envelope) =>
-  server.as('admin').call(publishTrust, { body: { trust_bundle } });
-const refusal = async (work: Promise<unknown>): Promise<string> => {
-  const error = await work.then(
-    () => 'it was not refused',
-    (reason: unknown) => reason,
-  );
-  return error instanceof Error ? error.message : String(error);
-};
-const added = (pair: KeyPair, usage: 'artifacts' | 'operate' = 'artifacts') => ({
-  public_key: base64(pair),
-  name: `key ${pair.keyId.slice(0, 8)}`,
-  usage: [usage],
-});
 
 test('a change without the root here: drafted, signed elsewhere, published; the same again is the same', async () => {
   await using server = await startTestServer();
@@ -249,6 +226,32 @@ test('a new root that the server keeps needs nobody else', async () => {
   expect((await current(server)).version).toBe(3);
 });
 
+test.each(['server.root-key-before-file', 'server.root-key-after-file', 'server.trust-before-link'])(
+  'death at %s leaves the old root in force, and the same again ends with one new root',
+  async (point) => {
+    await using server = await startTestServer();
+    const { dataDir } = server;
+    const rotated = async (faults: { at(name: string): void }) => {
+      const keys = loadFleetKeys(dataDir, Date.now());
+      if (!keys) throw new Error('the fleet is not there');
+      const trust = trustOf({ dataDir, keys, clock: { now: Date.now }, faults });
+      await trust.publish(signedBy(trust.draft({ root: { on_server: true } })));
+      return trust;
+    };
+    const before = server.running.rootFingerprint;
+    const died = rotated({
+      at: (name) => {
+        if (name === point) throw new Error('killed');
+      },
+    });
+    await expect(died).rejects.toThrow('killed');
+    expect(loadFleetKeys(dataDir, Date.now())?.rootFingerprint).toBe(before);
+    const trust = await rotated({ at: () => undefined });
+    expect([trust.current().version, trust.rootFingerprint() === before]).toEqual([2, false]);
+    expect(readdirSync(join(dataDir, 'keys')).filter((name) => name.startsWith('root-'))).toHaveLength(1);
+  },
+);
+
 test('the chain is served to anyone, in pages, and followed step by step', async () => {
   await using server = await startTestServer();
   const admin = server.as('admin');
@@ -266,167 +269,6 @@ test('the chain is served to anyone, in pages, and followed step by step', async
   expect(held.bundle).toEqual(await current(server));
   for (const bad of ['0', '-1', '1.5', 'x', '99999999999', ''])
     expect((await server.as('anyone').send(walkTrust, { query: { from: bad as never } })).status).toBe(400);
-});
-
-describe("the server's key", () => {
-  const rotate = async (server: TestServer, overlap_sec: number) =>
-    publish(server, signedBy(await drafted(server, { server_key: { overlap_sec } })));
-  const serving = (bundle: TrustBundle) =>
-    bundle.keys.filter(({ usage }) => usage.includes('serve')).map(({ state, until }) => [state, until !== undefined]);
-  const headKeys = async (server: TestServer) => {
-    const { items } = await server.as('admin').call(listAuditHeads, { query: { limit: 1 } });
-    return items[0]?.envelope.signatures.map(({ keyid }) => keyid);
-  };
-
-  test('another one signs at once, the one before ends after the overlap; the audit follows', async () => {
-    const clock = handClock();
-    await using server = await startTestServer({ clock });
-    await server.joinToken();
-    await server.as('admin').call(addKey, { body: added(bob) });
-    await server.running.audit.signHead();
-    const [old] = (await current(server)).keys;
-    expect(await headKeys(server)).toEqual([old?.keyid]);
-    await rotate(server, 3600);
-    const during = await current(server);
-    const fresh = during.keys[2];
-    expect([serving(during), fresh?.name]).toEqual([
-      [
-        ['active', true],
-        ['active', false],
-      ],
-      'server 2',
-    ]);
-    expect(await headKeys(server)).toEqual([fresh?.keyid]);
-    await server.enrol('web-1'); // with the new one
-    expect(readdirSync(join(server.dataDir, 'keys')).filter((name) => name.startsWith('server'))).toHaveLength(2);
-    await server.restart();
-    expect(await headKeys(server)).toEqual([fresh?.keyid]);
-    clock.advance(3600_000);
-    const keys = loadFleetKeys(server.dataDir, clock.now());
-    expect(keys?.server.keyId).toBe(fresh?.keyid);
-    // Once anything changes the old one is revoked for good.
-    await server.as('admin').call(addKey, { body: added(alice) });
-    expect(serving(await current(server))).toEqual([
-      ['revoked', false],
-      ['active', false],
-    ]);
-    const { text } = await server.as('admin').send(listAudit, { headers: { accept: 'application/x-ndjson' } });
-    const verifier = auditVerifier({ rootFingerprint: server.running.rootFingerprint });
-    for (const line of text.trimEnd().split('\n')) verifier.line(line);
-    expect(verifier.end()).toMatchObject({ intact: true, findings: [] });
-    // Heads of the replaced key alone are nobody's word.
-    const old_only = auditVerifier();
-    for (const line of text.trimEnd().split('\n'))
-      if (!line.includes('"type":"head"') || line.includes(old?.keyid ?? '-')) old_only.line(line);
-    expect(old_only.end().findings.map(({ what }) => what)).toEqual(['bad_head']);
-  });
-
-  test('an enrolment that began before is completed during the overlap, and not after a theft', async () => {
-    await using server = await startTestServer();
-    const enrolled = async (name: string, overlap_sec: number) => {
-      const { id, secret } = parseJoinToken(await server.joinToken());
-      const anyone = server.as('anyone');
-      const client = {
-        ...anyone,
-        call: async (...asked: Parameters<typeof anyone.call>) => {
-          const answer = await anyone.call(...asked);
-          if (asked[0].id === 'registerInit') await rotate(server, overlap_sec);
-          return answer;
-        },
-      } as typeof anyone;
-      return enrolThrough(client, { host_id: name, token_id: id }, generateKeyPair(), secret, server.running);
-    };
-    expect(await enrolled('web-1', 60)).toMatchObject({ agent_uid: expect.any(String) });
-    expect(await refusal(enrolled('web-2', 0))).toBe(
-      "403 nodes.bad_proof: The signature is not by this node's key over this registration.",
-    );
-  });
-
-  test('one that was stolen ends at once, and the new one is not confused with it', async () => {
-    await using server = await startTestServer();
-    await rotate(server, 0);
-    await rotate(server, 600);
-    await rotate(server, 60);
-    const bundle = await current(server);
-    expect(serving(bundle)).toEqual([
-      ['revoked', false],
-      ['active', true],
-      ['active', true],
-      ['active', false],
-    ]);
-    const ends = bundle.keys.map(({ until }) => Date.parse(until ?? ''));
-    expect((ends[1] ?? 0) - Date.parse(bundle.issued_at)).toBe(60_000);
-    // One that is to end may be revoked before; the one in force may not.
-    await server.as('admin').call(revokeKey, { params: { id: bundle.keys[1]?.keyid ?? '' } });
-    expect(await refusal(server.as('admin').call(revokeKey, { params: { id: bundle.keys[3]?.keyid ?? '' } }))).toMatch(
-      /^409 access\.key_conflict: That is the server's own key/,
-    );
-    await server.enrol('web-1');
-  });
-
-  test('two processes on one data directory sign with the same key', async () => {
-    await using one = await startTestServer({ storage: 'postgres' });
-    await using other = await startTestServer({
-      dataDir: one.dataDir,
-      ...(one.databaseUrl === undefined ? {} : { databaseUrl: one.databaseUrl }),
-    });
-    await rotate(one, 0);
-    const fresh = (await current(other)).keys[1];
-    // Of two that follow the same version one comes into force, whichever process it reached.
-    const [here, there] = [await drafted(one, { add: [added(bob)] }), await drafted(other, { add: [added(carol)] })];
-    const raced = await Promise.allSettled([publish(one, signedBy(here)), publish(other, signedBy(there))]);
-    expect(raced.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected']);
-    expect((await current(one)).keys).toEqual((await current(other)).keys);
-    await other.enrol('web-1');
-    await other.as('admin').call(addKey, { body: added(alice) });
-    await other.running.audit.signHead();
-    expect(await headKeys(other)).toEqual([fresh?.keyid]);
-  });
-
-  test.each(['server.server-key-before-file', 'server.server-key-after-file', 'server.trust-before-link'])(
-    'death at %s leaves the old key in force, and the same again ends with one new key',
-    async (point) => {
-      await using server = await startTestServer();
-      const { dataDir } = server;
-      const open = (faults: { at(name: string): void }) => {
-        const keys = loadFleetKeys(dataDir, Date.now());
-        if (!keys) throw new Error('the fleet is not there');
-        return trustOf({ dataDir, keys, clock: { now: Date.now }, faults });
-      };
-      const change = async (faults: { at(name: string): void }) => {
-        const trust = open(faults);
-        await trust.publish(signedBy(trust.draft({ server_key: { overlap_sec: 60 } })));
-        return trust;
-      };
-      const before = open({ at: () => undefined }).serverKey.keyId;
-      const died = change({
-        at: (name) => {
-          if (name === point) throw new Error('killed');
-        },
-      });
-      await expect(died).rejects.toThrow('killed');
-      expect(open({ at: () => undefined }).serverKey.keyId).toBe(before);
-      const trust = await change({ at: () => undefined });
-      expect([trust.current().version, serving(trust.current().bundle).length]).toEqual([2, 2]);
-      expect(readdirSync(join(dataDir, 'keys')).filter((name) => name.startsWith('server-'))).toHaveLength(1);
-    },
-  );
-
-  test('without its private half nothing starts', async () => {
-    await using server = await startTestServer();
-    await rotate(server, 0);
-    const folder = join(server.dataDir, 'keys');
-    const [name = ''] = readdirSync(folder).filter((one) => one.startsWith('server-'));
-    renameSync(join(folder, name), join(folder, 'away'));
-    expect(() => loadFleetKeys(server.dataDir, Date.now())).toThrow(
-      /server\.pem is not the key that the fleet's trust bundle names, and no other in that folder is/,
-    );
-    rmSync(join(folder, 'server.pem'));
-    expect(() => loadFleetKeys(server.dataDir, Date.now())).toThrow(
-      /server\.pem is missing\. Restore it from a backup/,
-    );
-    renameSync(join(folder, 'away'), join(folder, name));
-  });
 });
 
 describe('in time', () => {
