@@ -332,9 +332,35 @@ describe('attacks, seen in the audit', () => {
     }
   });
 
-  test("a node that asks for what is another's", async () => {
-    const asked = endpoints.find(({ id }) => id === 'artifactsForHost') as Endpoint;
-    const entries = await refusedSince(() => ask(asked, headers['other node']), 'artifactsForHost');
-    expect(entries).toEqual([[staged.other.name, 'access.forbidden']]);
+  test("a node that reads or reports what is another's, on each route that names something", async () => {
+    const refusals: [string, string | null][] = [];
+    for (const endpoint of endpoints) {
+      if (endpoint.caller !== 'node' && endpoint.id !== 'artifactsForHost' && endpoint.id !== 'artifactBinary')
+        continue;
+      let told: ReturnType<typeof codeOf> = [0, null];
+      const entries = await refusedSince(async () => {
+        told = codeOf(await ask(endpoint, headers['other node']));
+      }, endpoint.id);
+      const [status, code] = told;
+      if (![401, 403, 404].includes(status) && endpoint.id !== 'pushStatus') continue; // its own, or a form that is wrong
+      refusals.push([endpoint.id, code]);
+      expect([endpoint.id, entries]).toEqual([endpoint.id, [[staged.other.name, code ?? 'access.bad_signature']]]);
+    }
+    expect(refusals.map(([id]) => id)).toEqual(expect.arrayContaining(FOREIGN));
   });
 });
+/** At least. */
+const FOREIGN = [
+  'artifactsForHost',
+  'artifactBinary',
+  'postArtifactStatus',
+  'ackCommands',
+  'pushLogs',
+  'pushStatus',
+  'putOutput',
+  'signBackupRequests',
+  'postBackupProgress',
+  'endBackupRun',
+  'backupRestoreSource',
+  'answerMessage',
+];

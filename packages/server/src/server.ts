@@ -394,7 +394,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     nodes: { nodeOf: nodes.forChannel, actorOf: nodes.actorOf, attend: nodes.attend },
     attached: (connection) =>
       both(both(attached.attached(connection), messages.connected(connection)), presenceTold.connected(connection)),
-    calls: channelCalls(routes, { faults, newId, stopping: stopping.signal }),
+    calls: channelCalls(routes, { faults, refused: audit.hook.refused, newId, stopping: stopping.signal }),
     refused: ({ agentId, address, error, node }) => {
       log.info({ agent_id: agentId, address, code: error.code }, 'a node was refused on the channel');
       audit.hook.refused({ endpoint: CHANNEL_UPGRADE, actor: node, address, requestId: newId(), error });

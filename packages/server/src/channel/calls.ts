@@ -6,6 +6,7 @@ import { AegisError } from '@aegis/protocol/errors';
 import type { FaultPoints } from '@aegis/protocol/fault-points';
 import type { FastifyReply } from 'fastify';
 import type { NodeActor } from '../platform/http/actor.ts';
+import { type AuditHook, isRefusal } from '../platform/http/audit-hook.ts';
 import { decode } from '../platform/http/decode.ts';
 import type { Route, RouteContext } from '../platform/http/route.ts';
 
@@ -24,8 +25,9 @@ export type ChannelCalls = (channel: string, caller: Caller) => Handler | null;
 
 export const channelCalls = (
   routes: readonly Route[],
-  { faults, newId, stopping }: { faults: FaultPoints; newId: () => string; stopping: AbortSignal },
+  on: { faults: FaultPoints; refused: AuditHook['refused']; newId: () => string; stopping: AbortSignal },
 ): ChannelCalls => {
+  const { faults, stopping } = on;
   const byChannel = new Map<string, Map<string, Route>>();
   for (const route of routes) {
     const { channel, id, caller } = route.endpoint;
@@ -47,22 +49,34 @@ export const channelCalls = (
           'http.not_found',
           `The channel '${channel}' has no call '${call.call}'. Give server and node the same release.`,
         );
-      const result = await route.handler(await contextOf(route.endpoint, call, caller, { newId, stopping }));
+      const context = await contextOf(route.endpoint, call, caller, on);
+      const result = await handled(route, context);
       faults.at(`server.before-answer.${call.call}`);
       return result ?? null;
     };
   };
 };
 
+/** What is refused on a channel stands in the audit like what is refused over HTTP. */
+const handled = async (route: Route, context: RouteContext<Endpoint>): Promise<unknown> => {
+  try {
+    return await route.handler(context);
+  } catch (error) {
+    if (error instanceof AegisError && isRefusal(error, context)) context.refused(error);
+    throw error;
+  }
+};
+
 const contextOf = async (
   endpoint: Endpoint,
   { params, query, body }: Call,
   caller: Caller,
-  { newId, stopping }: { newId: () => string; stopping: AbortSignal },
+  { refused, newId, stopping }: { refused: AuditHook['refused']; newId: () => string; stopping: AbortSignal },
 ): Promise<RouteContext<Endpoint>> => {
   const actor = await caller.actor();
   const part = <T>(schema: Endpoint['params'], value: unknown, name: string): T =>
     (schema ? decode(schema, value ?? {}, name) : undefined) as T;
+  const requestId = newId();
   return {
     params: part(endpoint.params, params, 'path'),
     query: part(endpoint.query, texts(query), 'query'),
@@ -73,7 +87,8 @@ const contextOf = async (
     bearer: undefined,
     headers: {},
     remoteAddress: caller.remoteAddress,
-    requestId: newId(),
+    requestId,
+    refused: (error) => refused({ endpoint, actor, address: caller.remoteAddress, requestId, error }),
     signal: caller.signal,
     stopping: () => stopping.aborted,
     reply: NO_REPLY,

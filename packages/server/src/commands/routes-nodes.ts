@@ -3,6 +3,7 @@ import { ackCommands, pollCommands, pushLogs, pushStatus, putOutput } from '@aeg
 import type { AegisError } from '@aegis/protocol/errors';
 import type * as z from 'zod/mini';
 import type { NodeActor } from '../platform/http/actor.ts';
+import { isRefusal } from '../platform/http/audit-hook.ts';
 import { type Route, route } from '../platform/http/route.ts';
 import { decodeChunks } from './chunk-decode.ts';
 import type { PollingNode } from './dispatch.ts';
@@ -37,9 +38,12 @@ export const nodeRoutes = (commands: CommandsService): Route[] => [
       { stream: params.stream, offset: query.offset, bytes: body },
     ]),
   })),
-  route(pushStatus, async ({ actor, body }) => {
-    if ('reports' in body)
-      return { results: (await commands.reports.report(nodeOf(actor), body.reports)).map(resultOf) };
+  route(pushStatus, async ({ actor, body, refused, within }) => {
+    if ('reports' in body) {
+      const outcomes = await commands.reports.report(nodeOf(actor), body.reports);
+      for (const { error } of outcomes) if (error && isRefusal(error, { actor, within })) refused(error);
+      return { results: outcomes.map(resultOf) };
+    }
     // The seed's single report: refused with a status of its own.
     const outcomes = await commands.reports.report(nodeOf(actor), [body]);
     for (const { error } of outcomes) if (error) throw error;

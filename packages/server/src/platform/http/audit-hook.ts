@@ -1,6 +1,14 @@
 import type { Endpoint } from '@aegis/protocol/endpoint';
-import type { AegisError } from '@aegis/protocol/errors';
+import { type AegisError, httpStatusOf } from '@aegis/protocol/errors';
+import type { Within } from '../node-scope.ts';
 import type { Actor } from './actor.ts';
+
+/** Whether an error says that this caller may not: 401 and 403; and 404 to those for whom what is another node's, or beyond a scope, is not
+ *  there. */
+export const isRefusal = (error: AegisError, by: { actor: Actor | null; within: Within }): boolean => {
+  const status = httpStatusOf(error.code);
+  return status === 401 || status === 403 || (status === 404 && (by.actor?.kind === 'node' || by.within !== null));
+};
 
 /** What mount.ts tells of each call, for a record that no route can forget. It knows nothing of what is done with it. */
 export interface AuditedCall {

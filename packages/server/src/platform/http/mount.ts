@@ -7,7 +7,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Log } from '../log.ts';
 import type { NodeScope, Within } from '../node-scope.ts';
 import type { Actor, NodeActor } from './actor.ts';
-import type { AuditHook, CallRecord } from './audit-hook.ts';
+import { type AuditHook, type CallRecord, isRefusal } from './audit-hook.ts';
 import { type BodyBudget, type BodyLease, countedBody, declaredBytes } from './body-budget.ts';
 import { decode } from './decode.ts';
 import { asShown } from './failures.ts';
@@ -262,6 +262,10 @@ const answer = async (
     headers: request.headers,
     remoteAddress: request.ip,
     requestId: request.id,
+    refused: (error) => {
+      const { actor, ip: address, id: requestId } = request;
+      options.audit.refused({ endpoint, actor, address, requestId, error });
+    },
     get signal() {
       return signalOf(reply, options, request.actor);
     },
@@ -296,8 +300,7 @@ const recorded = async (
   } catch (thrown) {
     const error = asShown(thrown);
     if (record) await record.ended({ error });
-    else if (isAboutWho(error) || (context.within !== null && httpStatusOf(error.code) === 404))
-      audit.refused({ ...call, error }); // what is beyond a scope is not there: who asks for it shall be seen
+    else if (isRefusal(error, context)) audit.refused({ ...call, error });
     throw thrown;
   }
   await record?.ended({ result });

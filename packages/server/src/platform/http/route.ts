@@ -1,5 +1,6 @@
 import { SCOPE_RULES, takesOperators } from '@aegis/protocol/access/roles';
 import type { BodyOf, Endpoint, FormOf, ParamsOf, QueryOf, ResponseOf, Schema } from '@aegis/protocol/endpoint';
+import type { AegisError } from '@aegis/protocol/errors';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Within } from '../node-scope.ts';
 import type { ActorFor } from './actor.ts';
@@ -22,6 +23,8 @@ export interface RouteContext<E extends Endpoint> {
   readonly headers: FastifyRequest['headers'];
   readonly remoteAddress: string;
   readonly requestId: string;
+  /** For the audit, of what is refused in an answer that is good otherwise. What a handler throws is there by itself. */
+  readonly refused: (error: AegisError) => void;
   /** Aborted when the caller hangs up, or the server wants waiting answers to end because it stops (see `stopping`). */
   readonly signal: AbortSignal;
   /** True once the server is stopping: answer a poll with `retry_after_ms`. */
