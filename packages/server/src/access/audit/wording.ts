@@ -47,7 +47,17 @@ const SUMMARY_FIELDS = [
   'message_type',
 ] as const;
 /** Fields of answers that name what was made. */
-const RESULT_FIELDS = ['id', 'message_id', 'command_id', 'run_id', 'artifact_id', 'keyid', 'head', 'agent_uid', 'uid'] as const;
+const RESULT_FIELDS = [
+  'id',
+  'message_id',
+  'command_id',
+  'run_id',
+  'artifact_id',
+  'keyid',
+  'head',
+  'agent_uid',
+  'uid',
+] as const;
 
 /** Text that both databases store and every reader reads alike. */
 export const bounded = (text: string, most = MAX_CHARS): string => {
