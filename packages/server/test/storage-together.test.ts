@@ -118,3 +118,53 @@ describe.each(['sqlite', 'postgres'] as const)('%s', (kind) => {
     await storage.close();
   });
 });
+
+test('postgres: works of two server processes that hold one another up are all done', async () => {
+  const databaseUrl = await freshDatabase();
+  const at = () =>
+    openStorage<Tables>({
+      file: '',
+      databaseUrl,
+      migrations: [parts],
+      faults: noFaultPoints,
+      now: () => 0,
+    });
+  const [one, other] = [await at(), await at()];
+  try {
+    await one.write('test', async (tx) => {
+      const row = { big: 0, words: null, bytes: null };
+      await tx
+        .insertInto('parts')
+        .values([
+          { ...row, id: 'a' },
+          { ...row, id: 'b' },
+        ])
+        .execute();
+    });
+    const has = { a: Promise.withResolvers<void>(), b: Promise.withResolvers<void>() };
+    const grow = (storage: typeof one, first: 'a' | 'b', second: 'a' | 'b', alone: boolean) => {
+      const add = (id: string) => (tx: Parameters<Parameters<typeof one.write>[1]>[0]) =>
+        tx
+          .updateTable('parts')
+          .set((of) => ({ big: of('big', '+', 1) }))
+          .where('id', '=', id)
+          .execute();
+      const work = storage.write('test', async (tx) => {
+        await add(first)(tx);
+        has[first].resolve();
+        await has[second].promise;
+        await add(second)(tx);
+      });
+      // With another in its transaction, and by itself.
+      return Promise.all([work, ...(alone ? [] : [storage.write('test', add('a'))])]);
+    };
+    await Promise.all([grow(one, 'a', 'b', true), grow(other, 'b', 'a', false)]);
+    const rows = await one.read.selectFrom('parts').select(['id', 'big']).orderBy('id').execute();
+    expect(rows).toEqual([
+      { id: 'a', big: 3 },
+      { id: 'b', big: 2 },
+    ]);
+  } finally {
+    await Promise.all([one.close(), other.close()]);
+  }
+});

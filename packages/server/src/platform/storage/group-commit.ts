@@ -24,6 +24,8 @@ interface QueuedWork<DB> {
   item: unknown;
   /** Done after the other kinds of its transaction. */
   last: boolean;
+  /** How often the database has ended it for another's sake. */
+  yielded: number;
   resolve: (value: unknown) => void;
   reject: (reason: unknown) => void;
 }
@@ -70,7 +72,7 @@ export const groupCommit = <DB>(
       await new Promise((resolve) => setImmediate(resolve));
       const batch = queue.slice(0, limits.batch);
       queue = queue.slice(limits.batch);
-      await commitBatch(database, batch, faults, committed);
+      queue.unshift(...(await commitBatch(database, batch, faults, committed)));
     }
     loop = null;
   };
@@ -82,7 +84,7 @@ export const groupCommit = <DB>(
       if (isFull() && place !== 'first')
         return reject(refused('The server has more to store than it can at the moment. Send the request again.'));
       const last = place === 'last';
-      const work = { label, run, item, last, resolve: resolve as (value: unknown) => void, reject };
+      const work = { label, run, item, last, yielded: 0, resolve: resolve as (value: unknown) => void, reject };
       if (place === 'first') queue.unshift(work);
       else queue.push(work);
       loop ??= runQueue();
@@ -110,13 +112,18 @@ export const groupCommit = <DB>(
 
 const refused = (message: string) => new AegisError('http.unavailable', message, { retryAfterSec: 1 });
 
-/** Never rejects: each work's own promise tells. */
+/** Two server processes may each wait for what the other has locked: PostgreSQL ends one of the two, of which then nothing has happened. */
+const MOST_YIELDS = 5;
+const mayComeAgain = <DB>(work: QueuedWork<DB>, error: unknown): boolean =>
+  error instanceof Error && 'code' in error && error.code === '40P01' && ++work.yielded <= MOST_YIELDS;
+
+/** Never rejects: each work's own promise tells. @returns those that are to be done once more */
 const commitBatch = async <DB>(
   { kind, writer }: { kind: StorageKind; writer: Kysely<DB> },
   batch: readonly QueuedWork<DB>[],
   faults: FaultPoints,
   committed: () => void,
-): Promise<void> => {
+): Promise<QueuedWork<DB>[]> => {
   let tx: ControlledTransaction<DB> | undefined;
   let outcomes: Outcomes<DB>;
   try {
@@ -131,14 +138,18 @@ const commitBatch = async <DB>(
   } catch (error) {
     await abandon(tx);
     const reason = asUnavailable(error);
-    for (const work of batch) work.reject(reason);
-    return;
+    const again = batch.filter((work) => mayComeAgain(work, error));
+    for (const work of batch) if (!again.includes(work)) work.reject(reason);
+    return again;
   }
+  const again: QueuedWork<DB>[] = [];
   for (const work of batch) {
     const outcome = outcomes.get(work);
     if (outcome && 'value' in outcome) work.resolve(outcome.value);
+    else if (mayComeAgain(work, outcome?.error)) again.push(work);
     else work.reject(asUnavailable(outcome?.error));
   }
+  return again;
 };
 
 /** A single work needs no savepoint: its failure is the transaction's. */

@@ -11,7 +11,8 @@ export interface Storage<DB> {
   readonly read: Kysely<DB>;
   /** Runs `work` in a transaction that it may share with others (group commit), and resolves once that is durable.
    *  `work` must do nothing but database calls on `tx`, await each of them, and let SQL errors through: after one, PostgreSQL
-   *  refuses the rest of the work (use `onConflict` instead of catching). When it throws, only its own changes are undone.
+   *  refuses the rest of the work (use `onConflict` instead of catching). When it throws, only its own changes are undone; where the
+   *  database ended it because another server process and it held one another up, it is done anew.
    *  @throws AegisError http.unavailable (503) when the queue is full, the disk is, or the database cannot be reached or a
    *  commit's outcome is unknown: the caller may send the same again */
   write<T>(label: string, work: (tx: Transaction<DB>) => Promise<T>): Promise<T>;
