@@ -155,6 +155,8 @@ test.each([
   async (point) => {
     await fleet.server.kill9();
     await fleet.server.start({ AEGIS_CRASH_AT: `${point}#1` });
+    await daemon.kill9(); // it would wait longer after each death
+    await daemon.start();
     await connected();
     const id = await fleet.api
       .call('POST', '/api/v1/agents/web-1/send', { channel: 'one', message: { point } })
