@@ -6,6 +6,7 @@ import { sealer } from '@aegis/protocol/channel/sealing';
 import { apiRetireNode } from '@aegis/protocol/nodes/endpoints';
 import { expect, test, vi } from 'vitest';
 import { headersOf, open } from './channel-support.ts';
+import { submitTo } from './commands-support.ts';
 import { type EnrolledNode, startTestServer, type TestServer } from './start-test-server.ts';
 
 /** The channel of a whole server: whose word counts there, and what is remembered of whose does not. */
@@ -39,6 +40,16 @@ const greeted = async (server: TestServer, node: EnrolledNode) => {
   });
   raw.ws.send(seal({ id: 'a', type: 'event', channel: 'hello' }, '{"version":"0.1.0"}'));
   return { raw, seal };
+};
+/** Time that goes on, and leaps when it is told to. */
+const jumping = () => {
+  let offsetMs = 0;
+  return {
+    now: () => Date.now() + offsetMs,
+    advance: (ms: number) => {
+      offsetMs += ms;
+    },
+  };
 };
 const refusals = async (server: TestServer) =>
   (await server.as('admin').call(listAudit, { query: { action: 'connectChannel' } })).items.map(
@@ -93,6 +104,33 @@ test('a web page that brings cookies, and frames that are none, stand in the aud
       { ...refused, actor_kind: 'nobody', actor_name: null, code: 'access.forbidden' },
     ]),
   );
+});
+
+test("what a node asks of another's over its channel stands in the audit", async () => {
+  const clock = jumping();
+  await using server = await startTestServer({ clock });
+  const node = await server.enrol('web-1');
+  await server.enrol('web-2');
+  const { commandId, executionId } = await submitTo(server, 'web-2');
+  const { raw, seal } = await greeted(server, node);
+  const ask = (id: string, channel: string, call: string, body: unknown) =>
+    raw.ws.send(seal({ id, type: 'request', channel }, JSON.stringify({ call, body })));
+  const chunks = [{ stream: 'stdout', offset: 0, data: 'forged' }];
+  const state = { command_id: commandId, execution_id: executionId, state: 'running' };
+  for (const [at, channel, call, body] of [
+    ['1', 'logs', 'pushLogs', { command_id: commandId, execution_id: executionId, chunks }],
+    ['2', 'commands', 'pushStatus', { reports: [state] }],
+  ] as const) {
+    ask(at, channel, call, body);
+    await vi.waitFor(async () => {
+      server.running.audit.flush(); // the second one of a minute is counted, and told at its end
+      const { items } = await server.as('admin').call(listAudit, { query: { action: call, outcome: 'refused' } });
+      expect(items.map(({ actor_name, code }) => [actor_name, code])).toEqual([
+        ['web-1', 'commands.unknown_execution'],
+      ]);
+    });
+    clock.advance(61_000);
+  }
 });
 
 test('a server stops with nodes connected', async () => {
