@@ -305,6 +305,12 @@ describe('a stolen server and a strict node', () => {
       cancel({ targets: { selector: 'name=db-1' } }, alice),
       cancel({ body: { command_id: randomUUID() } }, alice),
     ]);
+    // By the time that another command has come and gone, what was told to end would have ended.
+    const later = marker();
+    const other = run(later);
+    await offer(strict, one(other, by(other, alice)));
+    await waitFor('the other to have ended', () => existsSync(later) && strict.daemon?.status().unreported === 0);
+    await waitFor('one to run at most', () => (strict.daemon?.status().running ?? 0) <= 1);
     expect(strict.daemon?.status().running).toBe(1);
     await offer(strict, [cancel({}, alice)]);
     await settled(strict);

@@ -13,6 +13,7 @@ import { runAndRest, type SourceFlags, sourceFlags } from '../backups/source-fla
 import { serverFlags } from '../base-command.ts';
 import { localFlags } from '../daemon-flags.ts';
 import { EXIT } from '../following/exit-status.ts';
+import { keyFlags } from '../signing/operator-key.ts';
 import { lineQueue } from '../ui/line-queue.ts';
 import { ReaderGone } from '../ui/output.ts';
 import { plainText } from '../ui/plain-text.ts';
@@ -68,6 +69,7 @@ Exit code: 0 restored, 3 restored with errors (each is named), 1 failed, or noth
     'data-dir': { ...localFlags['data-dir'], helpGroup: PLACE },
     'daemon-config': { ...localFlags.config, helpGroup: PLACE },
     'sealed-identities': Flags.string({ hidden: true }),
+    ...keyFlags,
     ...serverFlags,
   };
 
