@@ -163,3 +163,39 @@ describe.each(STORAGES)('%s', (storage) => {
     ]);
   });
 });
+
+test('postgres: a node that moves from one server to another was there all the time', async () => {
+  await using one = await startTestServer({ storage: 'postgres' });
+  const { dataDir, databaseUrl = '' } = one;
+  await using other = await startTestServer({ databaseUrl, dataDir });
+  const token = await issueToken({ dataDir, databaseUrl, role: 'viewer', name: 'reader' });
+  await using reader = await readEventsFrom(other.url, token, { type: 'node' });
+  const told = async (count: number) => {
+    await reader.wait(`${count} events`, () => reader.events().length >= count);
+    return reader.events().map(({ type, carrier, reason }) => [type, carrier ?? reason ?? null]);
+  };
+  const node = await one.enrol('web-1');
+  const first = await connectedNode(one, node);
+  await told(2);
+  const second = await connectedNode(other, node);
+  // Each is told of after what came before it at the same server.
+  const sentinel = await other.enrol('web-2');
+  await poll({ ...other.withToken(sentinel.token), ...sentinel }, { wait: 0 });
+  await told(4);
+  await first[Symbol.asyncDispose]();
+  await poll(
+    { ...one.withToken(node.token), uid: node.uid, name: node.name, keys: node.keys, token: node.token },
+    { wait: 0 },
+  );
+  await told(5);
+  await second[Symbol.asyncDispose]();
+  await one.as('admin').call(apiRetireNode, { params: { id: node.uid } });
+  expect(await told(6)).toEqual([
+    ['node.enrolled', null],
+    ['node.connected', 'ws'],
+    ['node.enrolled', null],
+    ['node.connected', 'poll'],
+    ['node.carrier', 'poll'], // it asks the one over HTTP, and its connection with the other counts no more
+    ['node.retired', null],
+  ]);
+});
