@@ -3,6 +3,7 @@ import { startRedis } from '../../../test/fleet/redis.ts';
 import { type ServerProcesses, startServers } from '../../../test/fleet/server-processes.ts';
 import { allSucceeded, type Operator, operatorOf, wallClockMs } from '../bench-fleet.ts';
 import { atLeast, type Figure, figure } from '../figure.ts';
+import { cpuMs } from '../proc.ts';
 import { type BenchContext, type Section, times } from '../section.ts';
 import { type Simulators, startSimulators } from '../simulator-process.ts';
 
@@ -14,7 +15,7 @@ const NODES = 50;
 const SUBMITTERS = 16;
 
 interface Way {
-  name: string;
+  name: 'one' | 'two';
   nodes: { names: readonly string[]; simulators: Simulators }[];
   operators: readonly Operator[];
 }
@@ -60,18 +61,24 @@ const measure = async (
   const executions = times(context, 20_000, 1000);
   const one: number[] = [];
   const two: number[] = [];
+  const busyMs = () => servers.servers.reduce((sum, { process }) => sum + cpuMs(process.pid ?? 0), 0);
+  const spent = { one: 0, two: 0 };
   for (const way of ways) await life(way, NODES * 4); // a warm-up
   for (let round = 0; round < times(context, 5, 2); round++)
     for (const way of round % 2 === 0 ? ways : [...ways].reverse()) {
       context.say(`${bus}, through ${way.name}: round ${round + 1}`);
+      const before = busyMs();
       (way.name === 'one' ? one : two).push(await life(way, executions));
+      spent[way.name] += busyMs() - before;
     }
+  const each = (name: Way['name']) =>
+    `${(spent[name] / (one.length * executions)).toFixed(2)} ms of processor time each in the servers`;
   return [
     figure('several-servers', {
       name: `${bus}: through one of two`,
       unit: '/s',
       samples: one,
-      note: `executions; ${executions} a run, each a command of its own`,
+      note: `executions; ${executions} a run, each a command of its own; ${each('one')}`,
     }),
     figure('several-servers', {
       name: `${bus}: through both`,
@@ -79,7 +86,7 @@ const measure = async (
       samples: two,
       comparedWith: { name: 'through one', samples: one },
       bar: atLeast(1, 'ratio'),
-      note: 'half of the nodes and of the submitters at each',
+      note: `half of the nodes and of the submitters at each; ${each('two')}`,
     }),
   ];
 };
