@@ -27,8 +27,8 @@ export const dump = (dataDir: string): Record<string, string[]> => {
     db.close();
   }
 };
-/** The events' own record of who is there, and the number of their last row. */
-const SIGNS_OF_LIFE = ['agent_connections', 'events_presence', 'sqlite_sequence'];
+/** The events' own record of who is there, and the marks by which they are counted. */
+const SIGNS_OF_LIFE = ['agent_connections', 'events_presence', 'events_marks'];
 const PRESENCE = ['node.connected', 'node.carrier', 'node.disconnected'];
 const digest = (row: Record<string, unknown>): string =>
   createHash('sha256')
