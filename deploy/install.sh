@@ -42,7 +42,7 @@ put 0644 "$root/$sqlite"/lib/methods/*.js "$sqlite/lib/methods"
 put 0644 "$root/$sqlite/prebuilds/linux-$arch.node" "$sqlite/prebuilds"
 node=.toolchain/node_modules/node-linux-$arch/bin
 [ ! -x "$root/$node/node" ] || put 0755 "$root/$node/node" "$node"
-put 0644 "$root/LICENSE" "$root/deploy/server.toml" "$root/deploy/daemon.toml" "$root/docs/operating.md" "$root/docs/artifacts.md" docs
+put 0644 "$root/LICENSE" "$root/deploy/server.toml" "$root/deploy/daemon.toml" "$root"/docs/*.md docs
 
 rm -rf "$lib.old"
 [ ! -e "$lib" ] || mv "$lib" "$lib.old"
