@@ -13,7 +13,8 @@ export interface StartOrder {
 
 /** Figures: packages/cli/README.md. A young generation of 2 MiB and one helper thread cost a daemon nothing that it would notice; one malloc
  *  arena instead of one for each thread gives memory back. The server's young generation is 4 MiB: with 16 thousands of idle connections each
- *  hold 13 KiB more, and an execution costs a few hundredths less (docs/performance.md); glibc would learn from its megabytes of output to keep what is freed, so they are told to go back to the kernel. */
+ *  hold 13 KiB more, and an execution costs some percent less (docs/performance.md). glibc would learn from its megabytes of output to keep what is
+ *  freed, so they are told to go back to the kernel. */
 const NODE_FLAGS: Readonly<Record<'server' | 'daemon', readonly string[]>> = {
   server: ['--max-semi-space-size=4'],
   daemon: ['--max-semi-space-size=2', '--v8-pool-size=1'],
