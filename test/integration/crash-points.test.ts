@@ -13,8 +13,9 @@ import { type Fleet, startFleet } from '../fleet/fleet.ts';
 
 type Side = 'server' | 'daemon';
 
-/** The test's own looking is no part of a command's life, and there is no end of it. The audit's commits have audit-crash.test.ts. */
-const READING = /answer\.(showCommand|listExecutions|readLogs|apiListNodes)#|access\.audit/;
+/** The test's own looking is no part of a command's life, and there is no end of it; nor is who is told to be there. The audit's commits have
+ *  audit-crash.test.ts. */
+const READING = /answer\.(showCommand|listExecutions|readLogs|apiListNodes)#|access\.audit|events\.(presence|mark)/;
 
 const FIRST_COMMITS = /commit\..*#1$|answer\.pushStatus#1$/;
 
