@@ -302,7 +302,11 @@ test('backup configurations are made as ever, and signed where nodes want it; ho
   });
   await waitFor('the node to have it', () => configs() === 1, 20_000);
   // A change is another wish, which the server alone cannot bring, and neither can it take it off.
-  await aegis(['backups', 'configs', 'edit', 'etc', '--before', 'touch /elsewhere', '--no-probe']);
+  const edit = ['backups', 'configs', 'edit', 'etc', '--before', 'touch /elsewhere', '--no-probe'];
+  expect(await aegis(edit, { AEGIS_KEY: keyFile('bob') })).toMatchObject({
+    code: 0,
+    stderr: expect.stringContaining('aegis nodes sign NODE --kind backups.config --object etc'),
+  });
   await aegis(['backups', 'configs', 'delete', 'etc', '--yes']);
   await waitFor('the node to have seen that', async () => {
     const { body } = await fleet.api.call('GET', '/api/v1/agents/strict-1/desired');
@@ -312,4 +316,30 @@ test('backup configurations are made as ever, and signed where nodes want it; ho
   expect(configs()).toBe(1);
   expect((await sign('--yes')).code).toBe(0);
   await waitFor('the node to have forgotten it', () => configs() === 0, 20_000);
+  // Who says all of one signs it with that; a file that says the same later signs nothing new, and one that differs does.
+  const own = await aegis(['backups', 'configs', 'create', 'own', ...spec, ...before, ...signs('bob')]);
+  expect([own.code, own.stderr]).toEqual([0, expect.stringContaining('created')]);
+  await waitFor('the node to have that', () => configs() === 1, 20_000);
+  const file = join(folder, 'own.toml');
+  writeFileSync(file, (await aegis(['backups', 'configs', 'show', 'own', '--toml'])).stdout);
+  const applied = () => aegis(['backups', 'configs', 'apply', file, '--no-probe', '--json', ...signs('bob')]);
+  expect(JSON.parse((await applied()).stdout)).toMatchObject({ configs: [{ changed: false }] });
+  writeFileSync(file, readFileSync(file, 'utf8').replace('touch /nowhere', 'touch /anywhere'));
+  expect(JSON.parse((await applied()).stdout)).toMatchObject({ configs: [{ changed: true }] });
+  await waitFor('the node to have the change', async () => {
+    const { body } = await fleet.api.call('GET', '/api/v1/agents/strict-1/desired');
+    const { wishes } = body as { wishes: { body: { name?: string }; operator_directive: object | null }[] };
+    return wishes.some(({ body, operator_directive }) => body.name === 'own' && operator_directive !== null);
+  });
+  await waitFor('the node to run by it', async () => {
+    const { stdout } = await aegis(['backups', 'configs', 'show', 'own', '--json']);
+    const { node_states } = JSON.parse(stdout) as { node_states: { generation: number; taken: boolean }[] };
+    return node_states[0]?.generation === 2 && node_states[0].taken;
+  });
+  const unsignable = ['--node', 'status=online', '--source', '/etc', '--to', `file://${folder}/x`, '--no-probe'];
+  expect(await aegis(['backups', 'configs', 'create', 'other', ...unsignable, ...signs('bob')])).toMatchObject({
+    code: 2,
+    stderr: expect.stringContaining("cannot select by 'status'"),
+  });
+  expect((await aegis(['backups', 'configs', 'list'])).stdout).not.toContain('other');
 });

@@ -38,6 +38,9 @@ const specOfTree = (tree: unknown, file: string): BackupSpec => {
   throw bad(file, `${field || 'the whole'}: ${reason}`);
 };
 
+/** What the flags said, with defaults: as the server takes it. @throws AegisError backups.bad_config */
+export const wholeSpec = (tree: SpecTree): BackupSpec => specOfTree(tree, 'the flags');
+
 /** What is wrong with a configuration first of all, null when nothing is. */
 export const faultOf = (tree: unknown): Pick<Refusal, 'field' | 'reason'> | null => {
   const checked = validate(BackupSpec, tree, 'spec');

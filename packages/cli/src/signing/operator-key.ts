@@ -47,10 +47,18 @@ export interface OperatorSigner {
 
 type Around = Pick<Surroundings, 'env' | 'output'>;
 
+const keyFileOf = async (flags: KeyFlags, env: Around['env']): Promise<string | null | undefined> =>
+  flags.unsigned ? undefined : (flags.key ?? (env.AEGIS_KEY || (await serverSettings(flags, env)).key));
+
+/** For who signs elsewhere, and has changed something that strict nodes want signed: what to do next. Null where there is no key. */
+export const signingNote = async (flags: ServerFlags, { env }: Around, object: string): Promise<string | null> =>
+  (await keyFileOf(flags, env))
+    ? `nodes that obey operators take it over once it is signed: aegis nodes sign NODE --kind backups.config --object ${plainText(object)}`
+    : null;
+
 /** Null where there is no key. @throws AegisError config.invalid, access.bad_key, access.bad_password, cli.usage */
 export const operatorKey = async (flags: KeyFlags, { env, output }: Around): Promise<KeyPair | null> => {
-  if (flags.unsigned) return null;
-  const file = flags.key ?? (env.AEGIS_KEY || (await serverSettings(flags, env)).key);
+  const file = await keyFileOf(flags, env);
   if (!file) return null;
   const text = readKeyFile(file);
   const { isEncryptedSecretKey, parseMinisignSecretKey } = await import('@aegis/protocol/access/minisign-secret-key');

@@ -6,6 +6,7 @@ import type { Api } from '../api/client.ts';
 import { routes } from '../api/routes.ts';
 import { credentialsOf } from '../backups/credentials.ts';
 import { ServerCommand, serverFlags } from '../base-command.ts';
+import { keyFlags, operatorSigner } from '../signing/operator-key.ts';
 import { plainText } from '../ui/plain-text.ts';
 import { answerText, changeFlags, credentialFlags } from './backups-configs.ts';
 
@@ -83,7 +84,7 @@ Exit code: 0 when all is as the files say, 1 failed, 2 a bad file or wrong usage
     },
   ];
   static override strict = false;
-  static override flags = { ...credentialFlags, ...changeFlags, ...serverFlags };
+  static override flags = { ...credentialFlags, ...changeFlags, ...keyFlags, ...serverFlags };
 
   async run(): Promise<number | undefined> {
     const { flags, argv } = await this.parse(BackupsConfigsApply);
@@ -92,13 +93,19 @@ Exit code: 0 when all is as the files say, 1 failed, 2 a bad file or wrong usage
     return await this.withApi(flags, async (api) => {
       const planned = await planOf(api, files);
       if (flags['dry-run']) return await this.show(planned, flags.json);
+      const signer = await operatorSigner(api, flags, this.around);
+      const { refuseUnsignable, signConfig } = await import('../signing/config-wishes.ts');
+      for (const { spec } of planned) await refuseUnsignable(signer, spec);
       const given: Given = { probe: flags.probe, credentials };
       const wanted = planned.filter((plan) => plan.answer.changed || keyFor(plan, given) !== null);
       // One by itself is stored whole or not at all. Of several none may be stored when another's destination is refused.
       if (wanted.length > 1) for (const plan of wanted) await this.put(api, plan, given, true);
       const done: Planned[] = [];
       for (const plan of planned) {
-        done.push(wanted.includes(plan) ? { ...plan, answer: await this.put(api, plan, given, false) } : plan);
+        const answer = wanted.includes(plan) ? await this.put(api, plan, given, false) : plan.answer;
+        const { spec, revision } = plan;
+        await signConfig(api, signer, answer, { spec, created: revision === null }, this.around.now());
+        done.push({ ...plan, answer });
         if (!flags.json) await this.print(planText(done.at(-1) ?? plan, false));
       }
       if (flags.json) await this.printJson({ configs: done.map(planJson) });

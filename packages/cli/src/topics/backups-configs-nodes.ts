@@ -4,6 +4,7 @@ import { routes } from '../api/routes.ts';
 import type { ServerFlags } from '../api/settings.ts';
 import { configFacts } from '../backups/config-text.ts';
 import { ServerCommand, serverFlags } from '../base-command.ts';
+import { signingNote } from '../signing/operator-key.ts';
 import { plainText } from '../ui/plain-text.ts';
 import { answerText, configArg } from './backups-configs.ts';
 
@@ -36,6 +37,8 @@ abstract class Assigning extends ServerCommand {
         body: { [change]: targets, dry_run },
       });
       await (flags.json ? this.printJson(answer) : this.print(answerText(answer, dry_run)));
+      const note = answer.changed && !dry_run ? await signingNote(flags, this.around, answer.config.name) : null;
+      if (note) await this.note(note);
     });
   }
 }

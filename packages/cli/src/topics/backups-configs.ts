@@ -18,6 +18,7 @@ import {
   unset,
 } from '../backups/spec-flags.ts';
 import { ServerCommand, serverFlags } from '../base-command.ts';
+import { keyFlags, operatorSigner, signingNote } from '../signing/operator-key.ts';
 import { confirmed } from '../ui/confirm.ts';
 import { plainText } from '../ui/plain-text.ts';
 
@@ -102,7 +103,7 @@ Credentials of a bucket stay on the server, encrypted, and are never shown again
   static override args = {
     name: Args.string({ required: true, ignoreStdin: true, description: "The new configuration's name" }),
   };
-  static override flags = { ...specFlags, ...credentialFlags, ...changeFlags, ...serverFlags };
+  static override flags = { ...specFlags, ...credentialFlags, ...changeFlags, ...keyFlags, ...serverFlags };
 
   async run(): Promise<undefined> {
     const { flags, args } = await this.parse(BackupsConfigsCreate);
@@ -113,8 +114,13 @@ Credentials of a bucket stay on the server, encrypted, and are never shown again
     const credentials = credentialsOf(flags, this.around.env);
     const dry_run = flags['dry-run'];
     await this.withApi(flags, async (api) => {
+      const signer = dry_run ? null : await operatorSigner(api, flags, this.around);
+      const { refuseUnsignable, signConfig } = await import('../signing/config-wishes.ts');
+      const said = signer && (await import('../backups/spec-file.ts')).wholeSpec(tree);
+      if (said) await refuseUnsignable(signer, said);
       const body = { spec, probe: flags.probe, dry_run, ...(credentials ? { credentials } : {}) };
       const answer = await orFlagNamed(tree, () => api.call(routes.createConfig, { body }));
+      if (said) await signConfig(api, signer, answer, { spec: said, created: true }, this.around.now());
       if (flags.json) return await this.printJson(answer);
       if (dry_run) return await this.print(answerText(answer, true, true));
       await this.print(configFacts(answer.config, this.around.now()));
@@ -185,6 +191,9 @@ export class BackupsConfigsEdit extends ServerCommand {
       const answer = byFlags ? await byFlag(await this.changed(before, flags)) : await this.inEditor(before, store);
       if (answer === null) return await this.note('nothing was changed.').then(() => undefined);
       await (flags.json ? this.printJson(answer) : this.print(answerText(answer, flags['dry-run'])));
+      const note =
+        answer.changed && !flags['dry-run'] ? await signingNote(flags, this.around, answer.config.name) : null;
+      if (note) await this.note(note);
     });
   }
 
@@ -281,6 +290,8 @@ export class BackupsConfigsDelete extends ServerCommand {
       if (flags.json) return await this.printJson(config);
       const where = plainText(destinationText(config.destination));
       await this.print(`${plainText(config.name)} is deleted; its archives stay in ${where}\n`);
+      const note = await signingNote(flags, this.around, config.config_id);
+      if (note) await this.note(note);
     });
   }
 }

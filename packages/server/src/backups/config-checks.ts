@@ -2,7 +2,7 @@ import { X509Certificate } from 'node:crypto';
 import { parseRecipient } from '@aegis/archive/backup/age/keys';
 import { selectionOf } from '@aegis/archive/backup/select/select';
 import type { BackupSpec, Excludes } from '@aegis/protocol/backups/config';
-import type { PresentConfig } from '@aegis/protocol/backups/directive';
+import { presentConfig } from '@aegis/protocol/backups/directive';
 import { AegisError } from '@aegis/protocol/errors';
 import { isUuid } from '@aegis/protocol/ids';
 import { checkSchedule } from './schedule.ts';
@@ -50,28 +50,7 @@ const checkExcludes = async (excludes: Excludes): Promise<void> => {
 
 /** @throws AegisError backups.bad_config */
 export const bodyOf = (configId: string, spec: BackupSpec): string => {
-  const { name, paused } = spec;
-  const body: PresentConfig = {
-    state: 'present',
-    config_id: configId,
-    name,
-    paused,
-    work: {
-      sources: spec.sources,
-      exclude: spec.exclude,
-      destination: spec.destination,
-      type: spec.type,
-      compression: spec.compression,
-      encryption: spec.encryption,
-      schedule: spec.schedule,
-      bandwidth: spec.bandwidth,
-      hooks: spec.hooks,
-      limits: spec.limits,
-      retries: spec.retries,
-      tags: spec.tags,
-    },
-  };
-  const text = JSON.stringify(body);
+  const text = JSON.stringify(presentConfig(configId, spec));
   if (Buffer.byteLength(text) > MAX_BODY_BYTES)
     throw bad(
       `The configuration is larger than the ${MAX_BODY_BYTES / 1024} KiB that a node takes. Put long lists of patterns into exclude.files on the node.`,
