@@ -1,8 +1,8 @@
 import type { FaultPoints } from '@aegis/protocol/fault-points';
-import type { KernelEngine } from './deployment.ts';
 import type { DaemonConfig } from '../config.ts';
 import type { Clock } from '../platform/clock.ts';
 import type { Logger } from '../platform/log.ts';
+import type { KernelEngine } from './deployment.ts';
 
 /** The engine over libbpf, when the first artifact needs it: a node without artifacts never loads it. */
 export const loadKernelEngine = async (
