@@ -6,6 +6,7 @@ import type { Envelope } from '@aegis/protocol/access/dsse';
 import { generateKeyPair, type KeyPair } from '@aegis/protocol/access/keys';
 import { signMinisign } from '@aegis/protocol/access/minisign';
 import { signTrustBundle, type TrustBundle } from '@aegis/protocol/access/trust-bundle';
+import { digestOf } from '@aegis/protocol/access/trust-chain';
 import { type AssignmentBody, constantKey, type PresentBody } from '@aegis/protocol/artifacts/assignment';
 import { type Manifest, ManifestSource } from '@aegis/protocol/artifacts/manifest';
 import { trustedCommentOf } from '@aegis/protocol/artifacts/signature';
@@ -99,6 +100,8 @@ export const startArtifactServer = async () => {
     ],
   });
   let trust: TrustBundle = server.bundleWith();
+  const chain: Envelope[] = [];
+  server.lies.trustChain = chain;
 
   const sign = (bytes: Buffer, name: string, version: string, by: Signer = signer): string =>
     signMinisign(
@@ -211,9 +214,11 @@ export const startArtifactServer = async () => {
     },
     /** A new version of the trust bundle. */
     trustKeys: (entries: TrustBundle['keys']): void => {
-      const [own] = trust.keys;
-      trust = server.bundleWith({ version: trust.version + 1, keys: own ? [own, ...entries] : entries });
+      const others = trust.keys.filter(({ keyid }) => !entries.some((entry) => entry.keyid === keyid));
+      const previous = digestOf(chain.at(-1) ?? server.trustBundle);
+      trust = server.bundleWith({ version: trust.version + 1, previous, keys: [...others, ...entries] });
       server.lies.trust = signTrustBundle(trust, server.root);
+      chain.push(server.lies.trust);
       give(directives);
     },
     last: (name = 'block-icmp'): StatusReport | undefined => reports.findLast((report) => report.name === name),

@@ -30,6 +30,8 @@ export interface Offer {
 
 export interface Lies {
   trust?: Envelope;
+  /** Versions after the first, as nodes walk them. */
+  trustChain?: Envelope[];
   init?: (answer: RegisterInitAnswer) => RegisterInitAnswer;
   /** Answers of these endpoints are committed, then thrown away, this often. */
   loseAnswers?: Record<string, number>;
@@ -107,6 +109,10 @@ export const startContractServer = async (options: ContractOptions = {}) => {
 
   const routes: Record<string, (body: Buffer, url: URL, params: string[]) => unknown | Promise<unknown>> = {
     'GET /api/v1/trust': () => ({ trust_bundle: lies.trust ?? trustBundle, root_fingerprint: root.keyId }),
+    'GET /api/v1/trust/versions': (_, url) => {
+      const chain = [trustBundle, ...(lies.trustChain ?? [])];
+      return { trust_bundles: chain.slice(Number(url.searchParams.get('from')) - 1), newest: chain.length };
+    },
     'POST /agents/register/init': (bytes) => {
       const init = JSON.parse(bytes.toString()) as RegisterInit;
       const registrationId = randomUUID();
