@@ -139,10 +139,10 @@ describe.each(STORAGES)('%s', (storage) => {
     const { operator, publish: release } = await registry(server);
     const node = await server.enrol('web-1');
     const { artifact_id } = await release('a', '1.0.0');
-    const year = 365 * 24 * 3_600_000;
-    clock.advance(year);
+    const ahead = 360 * 24 * 3_600_000; // less than a token lives
+    clock.advance(ahead);
     await operator.call(assignArtifact, { params: { artifact_id, host_id: 'web-1' } });
-    clock.advance(-year);
+    clock.advance(-ahead);
     const token = await renewToken(server, node, clock.now());
     const again = { ...node, ...server.withToken(token.token) };
     const [directive] = await directivesOf(server, again);
