@@ -127,6 +127,39 @@ describe.each(STORAGES)('%s', (storage) => {
     expect((await commandOf(server, id)).state).toBe('cancelled');
   });
 
+  test('each node is offered the cancel that was meant for it, however many there are', async () => {
+    const clock = handClock();
+    await using server = await startTestServer({ storage, clock });
+    const key = await operator(server);
+    const names = Array.from({ length: 10 }, (_, nth) => `web-${nth}`);
+    const nodes = await Promise.all(names.map((name) => server.enrol(name)));
+    const asked = { ...ASKED, targets: names };
+    const answer = await server.as('operator').call(submitCommand, { body: asked });
+    const id = answer.command_id ?? '';
+    for (const node of nodes) {
+      const [offer] = (await poll(node)).commands;
+      await ack(node, offer?.execution_id ?? '');
+    }
+    const signed = (node?: string): Envelope =>
+      by(
+        {
+          ...directiveOf(asked, { fleet: server.running.fleet, id: randomUUID(), now: clock.now() }),
+          kind: 'command.cancel',
+          targets: { selector: node === undefined ? 'all' : `name=${node}` },
+          body: { command_id: id },
+        },
+        key,
+      );
+    const cancel = (directive: Envelope, node?: string) =>
+      server.as('operator').call(cancelCommand, { params: { id }, body: { ...(node ? { node } : {}), directive } });
+    expect(await refusal(cancel(signed('web-99'), 'web-99'))).toEqual([404, 'commands.unknown_execution']);
+    const own = names.map((name) => signed(name));
+    for (const [nth, name] of names.entries()) await cancel(own[nth] ?? signed(), name);
+    const offers = [];
+    for (const node of nodes) offers.push(...(await poll(node)).commands);
+    expect(offers.map((offer) => offer.operator_directive)).toEqual(own);
+  });
+
   test('signatures of desired state are kept while the wish stands, and wake the node', async () => {
     const clock = handClock();
     await using server = await startTestServer({ storage, clock });

@@ -61,6 +61,7 @@ export const cancelService = (on: {
       await on.parts.commandOrThrow(commandId, within);
       if (directive) {
         on.signed.cancel(commandId, node, directive, on.clock.now());
+        if (node !== undefined && !(await on.listing.hasNode(commandId, node, within))) throw unknownExecution(node);
         await on.cancels.add(commandId, { node: node ?? null, envelope: directive });
       }
       let ended = 0;
@@ -77,11 +78,7 @@ export const cancelService = (on: {
         : [];
       for (const uid of new Set(again)) bus.publish(nodeTopic(uid));
       if (ended + again.length > 0) return;
-      if (node !== undefined && !(await on.listing.hasNode(commandId, node, within)))
-        throw new AegisError(
-          'commands.unknown_execution',
-          `This command did not go to a node '${node}'. See 'aegis commands show'.`,
-        );
+      if (node !== undefined && !(await on.listing.hasNode(commandId, node, within))) throw unknownExecution(node);
       throw new AegisError('commands.not_cancellable', 'There is nothing left to cancel: it has ended already.');
     },
 
@@ -115,6 +112,12 @@ export const cancelService = (on: {
   };
 };
 export type CancelService = ReturnType<typeof cancelService>;
+
+const unknownExecution = (node: string): AegisError =>
+  new AegisError(
+    'commands.unknown_execution',
+    `This command did not go to a node '${node}'. See 'aegis commands show'.`,
+  );
 
 export const cancelOne = (changes: Changes, row: LiveExecution, newId: () => string): void => {
   const offered = wasOffered(row);
