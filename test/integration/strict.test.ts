@@ -155,6 +155,17 @@ test('a threshold of two persons takes two, whose signatures are gathered in a f
   expect([done.code, done.stdout]).toEqual([0, 'two\n']);
   const twice = await aegis(['submit', '--signed', file]);
   expect([twice.code, twice.stderr]).toEqual([1, expect.stringContaining('What was signed was submitted before')]);
+  // What two have started, one may stop.
+  writeFileSync(
+    file,
+    (await aegis(['submit', '-t', 'strict-1', ...signs('bob'), '--sign-only', '--', 'sleep', '600'])).stdout,
+  );
+  await aegis(['access', 'sign', file, ...second, '--yes']);
+  const sleeping = await aegis(['submit', '--signed', file, '-d']);
+  const running = () => strict.daemon?.status().running;
+  await waitFor('it to run', () => running() === 1, 20_000);
+  expect((await aegis(['commands', 'cancel', sleeping.stdout.trim(), ...signs('bob')])).code).toBe(0);
+  await waitFor('it to end', () => running() === 0, 20_000);
   // What is between the signers may not change a word.
   const tampered = JSON.parse(again.stdout);
   tampered.payload = Buffer.from(Buffer.from(tampered.payload, 'base64').toString().replace('"two"', '"TWO"')).toString(
@@ -216,6 +227,16 @@ test('a node says offline what it would obey, and why', async () => {
   writeFileSync(join(folder, 'other.toml'), 'obey = { threshold = 2 }\n', { mode: 0o600 });
   const stricter = await check(['--policy', join(folder, 'other.toml')]);
   expect([stricter.code, stricter.stdout]).toEqual([1, expect.stringContaining('NO  obey')]);
+  const others = await aegis([
+    'daemon',
+    'policy',
+    'show',
+    '--data-dir',
+    strict.dataDir,
+    '--policy',
+    join(folder, 'other.toml'),
+  ]);
+  expect(others.stdout).toMatch(/\ncancel +operators +any +any\nartifacts +2 persons +any +any\n/);
   expect((await check(['--attempt', '2'])).code).toBe(1);
   writeFileSync(join(folder, 'other.toml'), 'obey = "nobody"\n');
   expect((await check(['--policy', join(folder, 'other.toml')])).code).toBe(2);

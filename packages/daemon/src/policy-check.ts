@@ -5,7 +5,7 @@ import { operatorKeysOf } from '@aegis/protocol/access/operators';
 import { keysFor } from '@aegis/protocol/access/trust-bundle';
 import type { Selectable } from '@aegis/protocol/commands/selector';
 import { AegisError } from '@aegis/protocol/errors';
-import { NO_POLICY, type Policy } from './access/policy.ts';
+import { NO_POLICY, obeyFor, type Policy } from './access/policy.ts';
 import { readPolicyFile } from './access/policy-file.ts';
 import { readTrust } from './access/trust-file.ts';
 import { directiveVerifier, type Step } from './access/verify-directive.ts';
@@ -19,7 +19,7 @@ import { readPrivateFile } from './platform/private-files.ts';
 /** A door for the command line: this node's policy as its files say it, and what would become of a directive, without the daemon and without
  *  a server. Reads, and changes nothing. */
 
-export type { Policy };
+export { obeyFor, type Policy };
 
 export interface ShownPolicy {
   /** Null: there is none, the server is obeyed. */

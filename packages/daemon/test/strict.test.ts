@@ -240,6 +240,22 @@ test.each<[string, KeyPair[], string]>([
   expect(verdict(offer(by(run(), ...keys)), PAIRS)).toBe(expected);
 });
 
+test.each<[string, Policy, KeyPair[], string]>([
+  ['the general threshold of two: an operator', PAIRS, [alice], 'good'],
+  ['the general threshold of two: not the server', PAIRS, [server], 'access.policy'],
+  [
+    'a threshold of its own: not one person',
+    { obey: 'operators', cancel: { obey: { threshold: 2 } } },
+    [alice],
+    'access.policy',
+  ],
+  ['a threshold of its own: two persons', { obey: 'server', cancel: { obey: { threshold: 2 } } }, [alice, bob], 'good'],
+  ['the server, where that is obeyed', { obey: 'server' }, [server], 'good'],
+])('stopping, under %s', (_, policy, keys, expected) => {
+  const cancel = run({ ...(keys.includes(server) ? toKey : {}), kind: 'command.cancel', body: { command_id: SEEN } });
+  expect(verdict({ directive: by(cancel, ...keys) }, policy)).toBe(expected);
+});
+
 describe('what a policy allows', () => {
   const policy = readPolicy(
     {

@@ -40,7 +40,7 @@ export class DaemonPolicyShow extends AegisCommand {
 
   async run(): Promise<undefined> {
     const { flags } = await this.parse(DaemonPolicyShow);
-    const { showPolicy } = await import('@aegis/daemon/policy-check');
+    const { showPolicy, obeyFor } = await import('@aegis/daemon/policy-check');
     const shown = showPolicy(await configOf(flags, this.around.env));
     if (flags.json) return await this.printJson(shown);
     const { node, file, policy } = shown;
@@ -53,7 +53,13 @@ export class DaemonPolicyShow extends AegisCommand {
         ['labels', labels.length > 0 ? labels.join(', ') : null],
       ]),
     );
-    await this.print(table(['FOR', 'OBEYS', 'USERS', 'LONGEST'], rowsOf(policy), this.width));
+    await this.print(
+      table(
+        ['FOR', 'OBEYS', 'USERS', 'LONGEST'],
+        rowsOf(policy, (part) => obeyFor(policy, part, null).obey),
+        this.width,
+      ),
+    );
   }
 }
 
@@ -63,19 +69,21 @@ interface Rule {
   max_timeout_sec?: number | undefined;
 }
 
-const rowsOf = (policy: Policy): string[][] => {
-  const row = (what: string, one: Rule): string[] => [
+const PARTS = ['cancel', 'artifacts', 'backups', 'messages'] as const;
+
+const rowsOf = (policy: Policy, obeyOf: (part: 'commands' | (typeof PARTS)[number]) => Policy['obey']): string[][] => {
+  const row = (what: string, one: Rule, obey: Policy['obey']): string[] => [
     what,
-    said(one.obey ?? policy.obey),
+    said(one.obey ?? obey),
     one.users?.join(', ') ?? 'any',
     one.max_timeout_sec === undefined ? 'any' : `${one.max_timeout_sec} s`,
   ];
   const { commands } = policy;
   const types = Object.entries(commands?.type ?? {});
   return [
-    row(commands?.types ? `commands: ${commands.types.join(', ')}` : 'commands', commands ?? {}),
-    ...types.map(([type, one]) => row(`  ${type}`, { ...commands, ...one })),
-    ...(['cancel', 'artifacts', 'backups', 'messages'] as const).map((part) => row(part, policy[part] ?? {})),
+    row(commands?.types ? `commands: ${commands.types.join(', ')}` : 'commands', commands ?? {}, obeyOf('commands')),
+    ...types.map(([type, one]) => row(`  ${type}`, { ...commands, ...one }, obeyOf('commands'))),
+    ...PARTS.map((part) => row(part, policy[part] ?? {}, obeyOf(part))),
   ];
 };
 

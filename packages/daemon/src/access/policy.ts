@@ -85,8 +85,13 @@ export const obeyFor = (
   const entry = part === 'commands' ? entryFor(policy, type) : undefined;
   if (entry?.obey !== undefined) return { obey: entry.obey, by: `[commands.type."${entry.name}"] obey` };
   const own = policy[part]?.obey;
-  return own === undefined ? { obey: policy.obey, by: 'obey' } : { obey: own, by: `[${part}] obey` };
+  return own === undefined
+    ? { obey: part === 'cancel' ? toCancel(policy.obey) : policy.obey, by: 'obey' }
+    : { obey: own, by: `[${part}] obey` };
 };
+
+/** Where nothing is said of cancels: one person stops what it took several to start. */
+const toCancel = (general: Obey): Obey => (typeof general === 'object' ? 'operators' : general);
 
 /** Persons whose own signatures it takes; 0 where the server's is enough. */
 export const personsNeeded = (obey: Obey): number => {
