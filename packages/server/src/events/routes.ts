@@ -26,6 +26,7 @@ const preferred = (accept: string | undefined): LineFormat =>
 
 const answerEvents = async (events: EventsService, context: Context): Promise<FastifyReply> => {
   const { query, reply, headers, signal, within, actor } = context;
+  if (reply.raw.closed) return reply; // it hung up while we looked who it is
   const format = preferred(headers.accept);
   const stream = events.streams.open({
     actor,
@@ -33,7 +34,9 @@ const answerEvents = async (events: EventsService, context: Context): Promise<Fa
     bearer: actor.kind === 'dev' ? null : (context.bearer ?? ''),
     cut: () => reply.raw.destroy(),
   });
-  signal.addEventListener('abort', () => stream[Symbol.dispose](), { once: true });
+  if (signal.aborted)
+    stream[Symbol.dispose](); // the server is stopping: no 'abort' comes any more
+  else signal.addEventListener('abort', () => stream[Symbol.dispose](), { once: true });
   try {
     const texts = await events.read({
       types: query.type === undefined ? null : listed(query.type),
