@@ -2,6 +2,7 @@
  *  happened with the transaction that makes it so, operators read it through routes.ts. Invariant: what was told is stored, ids rise in the
  *  order in which readers can see them, and a reader learns of everything that it may see or of a gap.
  *  Must not: know a domain, or hold up whoever writes. */
+import { AegisError } from '@aegis/protocol/errors';
 import { MAX_EVENT_CHARS } from '@aegis/protocol/events/event';
 import type { Bus } from '../platform/bus.ts';
 import type { Clock } from '../platform/clock.ts';
@@ -78,14 +79,17 @@ export const eventsService = (on: EventsOptions) => {
     const known = facts.get(uid);
     if (known && performance.now() - known.at < keepMs) return known.node;
     if (facts.size >= KEPT_NODES) facts.delete(facts.keys().next().value ?? '');
-    const node = on.nodes.find(uid, null).catch(() => null);
+    const node = on.nodes.find(uid, null).catch((error: unknown) => {
+      facts.delete(uid); // it is asked for again
+      if (error instanceof AegisError && error.code === 'nodes.unknown_node') return null;
+      throw error; // it may be within: the stream breaks, and is taken up again before this event
+    });
     facts.set(uid, { at: performance.now(), node });
     return node;
   };
   const isWithin = async (within: NonNullable<Within>, uid: string | null): Promise<boolean> => {
     if (uid === null) return false;
     const node = await factsOf(uid);
-    if (node === null) facts.delete(uid);
     return node !== null && within.includes(node);
   };
 
