@@ -2,7 +2,7 @@ import { AegisError } from '@aegis/protocol/errors';
 import type { PolledMessage } from '@aegis/protocol/messages/message';
 import { answerMessage, pollMessages } from '@aegis/protocol/messages/node-endpoints';
 import { pause } from '../platform/clock.ts';
-import { backoff } from '../platform/http/backoff.ts';
+import { type Backoff, backoff } from '../platform/http/backoff.ts';
 import { type HttpClient, MAX_RETRY_AFTER_MS, Unreachable } from '../platform/http/client.ts';
 import type { Logger } from '../platform/log.ts';
 import type { Inbox } from './inbox.ts';
@@ -38,7 +38,10 @@ export const messagePollLoop = (options: MessagePollOptions): Promise<void> => {
   };
   channel.onChange(renew);
 
-  const answered = async (one: PolledMessage): Promise<void> => {
+  /** By channel: of messages that could not be taken, one after the other. */
+  const putOff = new Map<string, Backoff>();
+  /** @returns how long its channel is not asked for */
+  const answered = async (one: PolledMessage): Promise<number> => {
     const body = await options.inbox.take(one.channel, one).then(
       (result) => ({ message_id: one.message_id, result }),
       (error: unknown) => ({ message_id: one.message_id, error: told(error) }),
@@ -46,11 +49,18 @@ export const messagePollLoop = (options: MessagePollOptions): Promise<void> => {
     const again = backoff({ random });
     for (;;) {
       try {
-        await client.call(answerMessage, { body, signal });
-        return;
+        const { state } = await client.call(answerMessage, { body, signal });
+        if (state !== 'queued' || !('error' in body)) {
+          putOff.delete(one.channel);
+          return 0;
+        }
+        // It waits at the server again, which would give it at once.
+        const resting = putOff.get(one.channel) ?? backoff({ random });
+        putOff.set(one.channel, resting);
+        return Math.max(body.error.retry_after_ms ?? 0, resting.next());
       } catch (error) {
         // Over the channel, or by the next poll, it comes again, and is answered from the journal.
-        if (signal.aborted || channel.up() || !(error instanceof Unreachable)) return;
+        if (signal.aborted || channel.up() || !(error instanceof Unreachable)) return 0;
         await pause(again.next(error.retryAfterMs), signal);
       }
     }
@@ -58,10 +68,12 @@ export const messagePollLoop = (options: MessagePollOptions): Promise<void> => {
   const take = (one: PolledMessage): void => {
     if (busy.has(one.channel)) return;
     busy.add(one.channel);
-    void answered(one).finally(() => {
-      busy.delete(one.channel);
-      renew();
-    });
+    void answered(one)
+      .then((restMs) => (restMs > 0 ? pause(restMs, signal) : undefined))
+      .finally(() => {
+        busy.delete(one.channel);
+        renew();
+      });
   };
   const run = async (): Promise<void> => {
     while (!signal.aborted) {
