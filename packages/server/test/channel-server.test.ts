@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import { connect as connectSocket } from 'node:net';
 import { listAudit } from '@aegis/protocol/access/audit-endpoints';
 import { makeEphemeral, openAnswer, signRequest } from '@aegis/protocol/channel/handshake';
 import type { AuthenticationResponse } from '@aegis/protocol/channel/messages';
@@ -104,6 +105,37 @@ test('a web page that brings cookies, and frames that are none, stand in the aud
       { ...refused, actor_kind: 'nobody', actor_name: null, code: 'access.forbidden' },
     ]),
   );
+});
+
+test('a refused upgrade leaves no socket behind, though the client never hangs up', async () => {
+  await using server = await startTestServer();
+  for (const [path, status] of [
+    ['/ws/agent', 400], // without the headers of a node
+    ['/ws/else', 404],
+  ] as const) {
+    const socket = connectSocket({ port: Number(new URL(server.url).port), host: '127.0.0.1', allowHalfOpen: true });
+    socket.on('error', () => undefined); // what comes once the other side is gone
+    let answer = '';
+    socket.on('data', (data) => {
+      answer += data.toString('utf8');
+    });
+    const ended = new Promise((resolve) => socket.once('end', resolve));
+    socket.write(`GET ${path} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n`);
+    await ended;
+    expect(answer).toMatch(new RegExp(`^HTTP/1.1 ${status} .*"error":`, 's'));
+    // Nobody is there any more who would take it; a socket that is half open takes it for ever.
+    const gone = await vi
+      .waitFor(() => {
+        socket.write('x');
+        expect(socket.destroyed).toBe(true);
+      })
+      .then(
+        () => true,
+        () => false,
+      );
+    socket.destroy();
+    expect([path, gone]).toEqual([path, true]);
+  }
 });
 
 test("what a node asks of another's over its channel stands in the audit", async () => {

@@ -13,6 +13,7 @@ import { AegisError, errorBody, httpStatusOf } from '@aegis/protocol/errors';
 import { type WebSocket, WebSocketServer } from 'ws';
 import type { Clock } from '../platform/clock.ts';
 import type { NodeActor } from '../platform/http/actor.ts';
+import { endSocket } from '../platform/http/end-socket.ts';
 import { addressKey } from '../platform/http/rate-limit.ts';
 import type { Log } from '../platform/log.ts';
 import { admission } from './admission.ts';
@@ -199,7 +200,8 @@ const refuseUpgrade = (socket: Duplex, error: unknown, requestId: string): void 
     error instanceof AegisError ? error : new AegisError('http.internal', 'The server failed.', { cause: error });
   const body = JSON.stringify(errorBody(known, requestId));
   const retry = known.retryAfterSec === undefined ? '' : `Retry-After: ${known.retryAfterSec}\r\n`;
-  socket.end(
+  endSocket(
+    socket,
     `HTTP/1.1 ${httpStatusOf(known.code)} Refused\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: ${Buffer.byteLength(body)}\r\n${retry}Connection: close\r\n\r\n${body}`,
   );
 };

@@ -5,6 +5,7 @@ import type { Duplex } from 'node:stream';
 import type { Door } from '@aegis/protocol/endpoint';
 import { AegisError, errorBody, httpStatusOf } from '@aegis/protocol/errors';
 import Fastify, { type FastifyInstance, type FastifyReply } from 'fastify';
+import { endSocket } from './end-socket.ts';
 import { asShown } from './failures.ts';
 import { forwardedAddress } from './forwarded-address.ts';
 import { BODY_LIMIT_BYTES } from './json-body.ts';
@@ -118,7 +119,7 @@ const takeUpgrades = (
     if ((request.url ?? '').split('?', 1)[0] === path) return take(request, socket, head, addressOf(request));
     const error = new AegisError('http.not_found', `Only ${path} leaves HTTP here.`);
     socket.on('error', () => socket.destroy());
-    socket.end(plainAnswer('404 Not Found', error, newId()));
+    endSocket(socket, plainAnswer('404 Not Found', error, newId()));
   });
 };
 
