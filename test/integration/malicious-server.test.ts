@@ -387,10 +387,24 @@ describe('a stolen server and a strict node', () => {
     );
     await waitFor('what an operator signed to be loaded', () => assigned().length === 1);
     expect(strict.daemon?.status().backups.configs).toBe(1);
+    // What they signed before, and it kept back, is older than what they signed last, whatever number it had signed.
+    const keptBack: Lie = (wishes) =>
+      wishes.map((wish) => {
+        const gone = {
+          state: 'absent',
+          ...(wish.kind === 'artifacts.assign' ? { name: 'probe' } : { config_id: wish.object_id }),
+        };
+        const issued_at = iso(Date.parse(wish.issued_at) - 600_000);
+        const expires_at = iso(Date.now() + 3_600_000);
+        return by({ ...wish, ...anew(wish), generation: 9000, issued_at, expires_at, body: gone }, alice);
+      });
+    const artifact = { artifact: 'probe', targets: ['strict'] };
+    await desired(keptBack, () => fleet.api.call('POST', '/api/v1/unassignments', artifact));
+    expect([assigned().length, strict.daemon?.status().backups.configs]).toEqual([1, 1]);
     // And the server takes nothing of it off.
     await desired(
       () => [],
-      () => fleet.api.call('POST', '/api/v1/unassignments', { artifact: 'probe', targets: ['strict'] }),
+      () => put('probe@1.0.0').then(() => fleet.api.call('POST', '/api/v1/unassignments', artifact)),
     );
     expect(assigned()).toHaveLength(1);
   });

@@ -132,6 +132,11 @@ describe('a strict node', () => {
       offer(signEnvelope(PAYLOAD_TYPES.report, directive, alice)),
       'access.bad_signature',
     ],
+    [
+      'refuses a command that was signed as a wish, with an object and a generation',
+      offer(by(run({ object_id: 'probe', generation: 1 }), alice)),
+      'access.bad_directive',
+    ],
     ['refuses a key whose scope has not the kind', offer(by(directive, scoped)), 'access.wrong_target'],
     ['refuses it also where the node is named by its key', offer(by(run(toKey), scoped)), 'access.policy'],
     ['refuses a key whose scope is another site', offer(by(run(toKey), elsewhere)), 'access.policy'],
@@ -313,13 +318,15 @@ describe('what a policy allows', () => {
   });
 
   test.each([
+    [{}, 'policy.obey'],
+    [{ commands: {} }, 'policy.obey'],
     [{ obey: 'nobody' }, 'policy.obey: Invalid option: expected one of "server"|"operators"'],
     [{ obey: { threshold: 0 } }, 'obey.threshold: Too small'],
-    [{ obeys: 'operators' }, 'Unrecognized key: "obeys"'],
-    [{ commands: { users: 'root' } }, 'commands.users'],
-    [{ commands: { types: ['*'] } }, 'commands.types'],
-    [{ commands: { max_timeout_sec: 0 } }, 'commands.max_timeout_sec'],
-    [{ commands: { type: { RunCommand: { types: [] } } } }, 'commands.type.RunCommand'],
+    [{ obey: 'server', obeys: 'operators' }, 'Unrecognized key: "obeys"'],
+    [{ obey: 'server', commands: { users: 'root' } }, 'commands.users'],
+    [{ obey: 'server', commands: { types: ['*'] } }, 'commands.types'],
+    [{ obey: 'server', commands: { max_timeout_sec: 0 } }, 'commands.max_timeout_sec'],
+    [{ obey: 'server', commands: { type: { RunCommand: { types: [] } } } }, 'commands.type.RunCommand'],
   ])('%j is no policy', (value, why) => {
     expect(() => readPolicy(value, 'policy.toml')).toThrow(why);
   });

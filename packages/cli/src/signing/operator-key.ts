@@ -2,6 +2,7 @@ import { closeSync, constants, fstatSync, openSync, readFileSync } from 'node:fs
 import type { Directive } from '@aegis/protocol/access/directive';
 import type { Envelope } from '@aegis/protocol/access/dsse';
 import type { KeyPair } from '@aegis/protocol/access/keys';
+import type { OperatorKey } from '@aegis/protocol/access/operators';
 import { AegisError } from '@aegis/protocol/errors';
 import * as Flags from '@oclif/core/flags';
 import type { Api } from '../api/client.ts';
@@ -42,6 +43,8 @@ export interface KeyFlags extends ServerFlags {
 export interface OperatorSigner {
   fleet: string;
   key: KeyPair;
+  /** Whose signatures count, as the server shows it. */
+  operators: ReadonlyMap<string, OperatorKey>;
   sign(directive: Directive): Promise<Envelope>;
 }
 
@@ -80,14 +83,15 @@ export const operatorSigner = async (api: Api, flags: KeyFlags, around: Around):
   const { operatorKeysOf } = await import('@aegis/protocol/access/operators');
   const { PAYLOAD_TYPES, signEnvelope } = await import('@aegis/protocol/access/dsse');
   const bundle = readTrustPayload(trust_bundle.payload);
-  if (!operatorKeysOf(bundle).has(key.keyId))
+  const operators = operatorKeysOf(bundle);
+  if (!operators.has(key.keyId))
     throw new AegisError(
       'access.unknown_key',
       `This fleet does not list your key ${key.keyId.slice(0, 16)} for operators. Have an admin run 'aegis access keys add YOUR.pub --usage operate --person YOU', or give --unsigned.`,
     );
   const { url } = await serverSettings(flags, around.env);
   const fleet = await knownFleet(around, url.origin, bundle.fleet);
-  return { fleet, key, sign: async (directive) => signEnvelope(PAYLOAD_TYPES.directive, directive, key) };
+  return { fleet, key, operators, sign: async (directive) => signEnvelope(PAYLOAD_TYPES.directive, directive, key) };
 };
 
 const MAX_KEY_BYTES = 64 * 1024;

@@ -10,6 +10,8 @@ import type { OperatorSigner } from './operator-key.ts';
 /** Desired state under an operator's own signature: the server makes the wish, with its generation for each node; here it is compared with
  *  what was asked for, and signed. What another operator has signed already gets this signature beside theirs. */
 
+/** Of a clock that is ahead, as nodes allow it. */
+const FUTURE_TOLERANCE_MS = 5 * 60_000;
 const SEVEN_DAYS_MS = 7 * 24 * 3_600_000;
 /** No node was ever changed so often: a server that names more wants the object's numbers used up. */
 const MAX_GENERATION = 1_000_000_000;
@@ -64,10 +66,8 @@ export const signWish = async (
 ): Promise<Envelope | null> => {
   if (wish.generation > MAX_GENERATION)
     throw new AegisError('access.untrusted', 'The server names a generation that no change ever reached: not signed.');
-  const { readDirective } = await import('@aegis/protocol/access/operators');
   const before = wish.operator_directive;
-  const theirs = before && readDirective(before);
-  if (before && theirs && saysTheSame(theirs, wish, signer.fleet, selector, now)) {
+  if (before && (await isSignedBefore(before, signer, wish, selector, now))) {
     if (before.signatures.some(({ keyid }) => keyid === signer.key.keyId)) return null;
     return await alsoSigned(before, signer);
   }
@@ -75,7 +75,7 @@ export const signWish = async (
   return await signer.sign({
     fleet: signer.fleet,
     id: uuidv7Generator(() => now)(),
-    kind: wish.kind as Directive['kind'],
+    kind: wish.kind,
     targets: { selector },
     issued_at: new Date(now).toISOString(),
     expires_at: new Date(now + SEVEN_DAYS_MS).toISOString(),
@@ -86,15 +86,37 @@ export const signWish = async (
   });
 };
 
-const saysTheSame = (theirs: Directive, wish: NodeWish, fleet: string, selector: string, now: number): boolean =>
-  theirs.fleet === fleet &&
-  theirs.kind === wish.kind &&
-  theirs.object_id === wish.object_id &&
-  theirs.generation === wish.generation &&
-  'selector' in theirs.targets &&
-  theirs.targets.selector === selector &&
-  JSON.stringify(theirs.body) === JSON.stringify(wish.body) &&
-  Date.parse(theirs.expires_at) > now + SEVEN_DAYS_MS / 7;
+/** Another operator's own, of this very wish and for as long as we would say: only beside such a signature goes ours. */
+const isSignedBefore = async (
+  before: Envelope,
+  { operators, fleet }: OperatorSigner,
+  wish: NodeWish,
+  selector: string,
+  now: number,
+): Promise<boolean> => {
+  const { openOperatorDirective } = await import('@aegis/protocol/access/operators');
+  let theirs: Directive;
+  try {
+    theirs = openOperatorDirective(before, operators).directive;
+  } catch {
+    return false; // of nobody, or not readable: the wish is signed anew
+  }
+  const [issuedAt, expiresAt] = [Date.parse(theirs.issued_at), Date.parse(theirs.expires_at)];
+  return (
+    theirs.fleet === fleet &&
+    theirs.kind === wish.kind &&
+    theirs.object_id === wish.object_id &&
+    theirs.generation === wish.generation &&
+    'selector' in theirs.targets &&
+    theirs.targets.selector === selector &&
+    theirs.not_before === undefined &&
+    theirs.max_attempts === 1 &&
+    issuedAt <= now + FUTURE_TOLERANCE_MS &&
+    expiresAt - issuedAt <= SEVEN_DAYS_MS &&
+    expiresAt > now + SEVEN_DAYS_MS / 7 &&
+    JSON.stringify(theirs.body) === JSON.stringify(wish.body)
+  );
+};
 
 /** Over the bytes as they are: made anew, they could differ. */
 export const alsoSigned = async (envelope: Envelope, { key }: Pick<OperatorSigner, 'key'>): Promise<Envelope> => {

@@ -38,6 +38,8 @@ test('what is there and not right keeps a daemon from starting, and a running on
   const wrong: [string, () => void, string][] = [
     ['no TOML', () => write('obey = '), 'it is not TOML'],
     ['no policy', () => write('obey = "root"'), 'policy.obey'],
+    ['empty, as while somebody writes it', () => write(''), 'policy.obey'],
+    ['a comment alone', () => write('# to be done\n'), 'policy.obey'],
     ['writable by a group', () => write('obey = "server"', 0o664), 'others could write'],
     ['writable by all', () => write('obey = "server"', 0o646), 'others could write'],
     ['too large', () => write(`# ${'x'.repeat(300_000)}`), 'larger than 256 KiB'],

@@ -28,7 +28,8 @@ const limits = {
 const Kind = z.strictObject({ obey: z.optional(Obey) });
 
 export const Policy = z.strictObject({
-  obey: z._default(Obey, 'server'),
+  /** Said in so many words: a file that is empty, or half written, is not one that says to obey the server. */
+  obey: Obey,
   commands: z.optional(
     z.strictObject({
       ...limits,

@@ -33,7 +33,7 @@ export type Verdict =
 /** Of a piece of desired state: which object, and the number of this wish for it. Whether the number is new, its holder knows. */
 export type DesiredDirective = Directive & { object_id: string; generation: number };
 export type DesiredVerdict =
-  | { kind: 'good'; directive: DesiredDirective; issuedAtMs: number }
+  | { kind: 'good'; directive: DesiredDirective; issuedAtMs: number; byOperators: boolean }
   /** `directive`: genuine and for this node, but not to be obeyed; null where nothing in it may be believed. */
   | { kind: 'refused'; code: ErrorCode; message: string; directive: DesiredDirective | null };
 
@@ -244,6 +244,12 @@ export const directiveVerifier = (on: VerifierOptions): DirectiveVerifier => {
     const opened = open(envelope, tell);
     if (opened.kind === 'refused') return opened;
     const { directive, issuedAtMs, notBeforeMs, expiresAtMs } = opened;
+    if (directive.object_id !== undefined || directive.generation !== undefined)
+      return refused(
+        'form',
+        'access.bad_directive',
+        'The directive names an object and a generation, as desired state does, and is none: whoever signed it may have been shown something else.',
+      );
     const now = clock.now();
     if (seen.has(directive.id, attempt)) return { kind: 'seen', directive };
     tell('seen', `attempt ${attempt} of it was not obeyed here before`);
@@ -300,7 +306,7 @@ export const directiveVerifier = (on: VerifierOptions): DirectiveVerifier => {
         directive,
       };
     tell('time', `issued ${directive.issued_at}, expires ${directive.expires_at}`);
-    return { kind: 'good', directive, issuedAtMs };
+    return { kind: 'good', directive, issuedAtMs, byOperators: opened.byOperators };
   };
 
   return {

@@ -14,7 +14,7 @@ import type { ArtifactsRepository, ArtifactsState, DesiredRow } from './reposito
 
 /** What access says of a directive; typed here because domains do not know each other. */
 export type DesiredVerdict =
-  | { kind: 'good'; directive: Genuine; issuedAtMs: number }
+  | { kind: 'good'; directive: Genuine; issuedAtMs: number; byOperators: boolean }
   | { kind: 'refused'; code: ErrorCode; message: string; directive: Genuine | null };
 interface Genuine {
   kind: string;
@@ -162,6 +162,15 @@ export const desiredState = (options: DesiredOptions) => {
         version,
       );
     }
+    // Who only carries it numbers it: of what operators sign, the later word counts, whatever its number.
+    if (known && verdict.byOperators && verdict.issuedAtMs < known.issuedAtMs)
+      return refuse(
+        {
+          code: 'access.stale_directive',
+          message: `The directive was issued at ${good.issued_at}, before the one that this node holds (${isoTime(known.issuedAtMs)}). If it is meant, assign it again; see that the operators' clocks are right.`,
+        },
+        good,
+      );
     if (!known && verdict.issuedAtMs <= state.floorMs())
       return refuse(
         {

@@ -2,7 +2,7 @@ import { Envelope } from '@aegis/protocol/access/dsse';
 import { type ConfigBody, ConfigBody as ConfigBodySchema, type PresentConfig } from '@aegis/protocol/backups/directive';
 import type { ErrorCode } from '@aegis/protocol/errors';
 import * as z from 'zod/mini';
-import type { Clock } from '../platform/clock.ts';
+import { type Clock, isoTime } from '../platform/clock.ts';
 import type { Journal } from '../platform/journal/journal.ts';
 import type { Logger } from '../platform/log.ts';
 import type { BackupsRepository, BackupsState, DesiredRow, Refusal } from './repository.ts';
@@ -12,7 +12,7 @@ import type { BackupsRepository, BackupsState, DesiredRow, Refusal } from './rep
 
 /** What access says of a directive; typed here because domains do not know each other. */
 export type DesiredVerdict =
-  | { kind: 'good'; directive: Genuine; issuedAtMs: number }
+  | { kind: 'good'; directive: Genuine; issuedAtMs: number; byOperators: boolean }
   | { kind: 'refused'; code: ErrorCode; message: string; directive: Genuine | null };
 interface Genuine {
   kind: string;
@@ -130,6 +130,15 @@ export const desiredState = (options: DesiredOptions) => {
         good,
       );
     }
+    // Who only carries it numbers it: of what operators sign, the later word counts, whatever its number.
+    if (known && verdict.byOperators && verdict.issuedAtMs < known.issuedAtMs)
+      return refuse(
+        {
+          code: 'access.stale_directive',
+          message: `The directive was issued at ${isoTime(verdict.issuedAtMs)}, before the one that this node holds (${isoTime(known.issuedAtMs)}). If it is meant, sign it again; see that the operators' clocks are right.`,
+        },
+        good,
+      );
     if (!known && verdict.issuedAtMs <= state.floorMs())
       return refuse(
         {

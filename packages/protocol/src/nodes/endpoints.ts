@@ -209,9 +209,12 @@ export const nodeDesired = endpoint({
   }),
 });
 
+export const WishKind = z.enum(['artifacts.assign', 'backups.config']);
+export type WishKind = z.infer<typeof WishKind>;
 /** One piece of a node's desired state, as its server would sign it. */
 export const NodeWish = z.object({
-  kind: z.string(),
+  /** Never one that a node would run: what operators sign here is shown as a wish. */
+  kind: WishKind,
   object_id: z.string(),
   generation: z.int(),
   body: z.unknown(),

@@ -2,7 +2,7 @@ import { type Directive, FUTURE_TOLERANCE_MS, MAX_LIFETIME_MS } from '@aegis/pro
 import type { Envelope } from '@aegis/protocol/access/dsse';
 import { type OperatorKey, openOperatorDirective, readDirective } from '@aegis/protocol/access/operators';
 import { AegisError } from '@aegis/protocol/errors';
-import type { NodeWish } from '@aegis/protocol/nodes/endpoints';
+import { type NodeWish, WishKind } from '@aegis/protocol/nodes/endpoints';
 import type { Clock } from '../platform/clock.ts';
 import type { NodeActor } from '../platform/http/actor.ts';
 import type { Within } from '../platform/node-scope.ts';
@@ -69,17 +69,14 @@ export const operatorWishes = (on: {
         node_uid: uid,
         node: name,
         fleet: on.fleet,
-        wishes: wishes.map(({ kind, object_id, generation, body }): NodeWish => {
+        wishes: wishes.flatMap(({ kind: named, object_id, generation, body }): NodeWish[] => {
+          const kind = WishKind.def.entries[named as WishKind];
+          if (!kind) return [];
           const own = signed.find(
             (one) => one.kind === kind && one.object_id === object_id && one.generation === generation,
           );
-          return {
-            kind,
-            object_id,
-            generation,
-            body,
-            operator_directive: own ? (JSON.parse(own.envelope) as Envelope) : null, // as checked when it came
-          };
+          const operator_directive = own ? (JSON.parse(own.envelope) as Envelope) : null; // as checked when it came
+          return [{ kind, object_id, generation, body, operator_directive }];
         }),
       };
     },
