@@ -142,16 +142,20 @@ export interface Published {
   expires_at: string;
 }
 
-/** Drafts a change at the server, signs it with what is at hand, and puts it in force; where that is not enough, writes it to `out`.
+/** Drafts a change at the server and puts it in force; where signatures lack, writes it to `out`.
+ *  @param signed signs it here, once it has looked at what came
  *  @returns null where somebody has to sign yet
  *  @throws AegisError access.root_key_absent where there is no `out` */
 export const settle = async (
   api: Api,
   change: TrustChange,
-  { out, keys = [] }: { out: string | undefined; keys?: readonly KeyPair[] },
+  {
+    out,
+    signed: signedHere,
+  }: { out: string | undefined; signed?: ((draft: TrustDraft) => Promise<TrustDraft>) | undefined },
 ): Promise<Published | null> => {
-  let draft = await api.call(routes.draftTrust, { body: change });
-  for (const key of keys) draft = await sign(draft, key);
+  const drafted = await api.call(routes.draftTrust, { body: change });
+  const draft = signedHere ? await signedHere(drafted) : drafted;
   const signed = await signaturesOf(draft);
   if (signed.enough) return api.call(routes.publishTrust, { body: { trust_bundle: envelopeOf(draft) } });
   if (out === undefined)

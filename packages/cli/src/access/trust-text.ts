@@ -43,3 +43,9 @@ export const changesText = (before: TrustBundle, after: TrustBundle, idOf: (key:
     ...merges.map((head) => `+ follows also ${head}`),
   ];
 };
+
+/** Key ids of raw keys in base64; loaded only where they are shown. */
+export const idsOf = async (): Promise<(key: string) => string> => {
+  const { keyIdOf } = await import('@aegis/protocol/access/keys');
+  return (key) => keyIdOf(Buffer.from(key, 'base64'));
+};

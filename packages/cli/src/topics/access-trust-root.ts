@@ -1,8 +1,10 @@
 import type { KeyPair } from '@aegis/protocol/access/keys';
-import type { TrustChange } from '@aegis/protocol/access/trust-endpoints';
+import type { TrustChange, TrustDraft } from '@aegis/protocol/access/trust-endpoints';
 import { AegisError } from '@aegis/protocol/errors';
 import * as Flags from '@oclif/core/flags';
-import { rootKeyFrom, settle } from '../access/trust-draft.ts';
+import { requireAsked, requireFingerprint } from '../access/trust-asked.ts';
+import { rootKeyFrom, settle, sign } from '../access/trust-draft.ts';
+import { changesText, idsOf } from '../access/trust-text.ts';
 import { ServerCommand, serverFlags } from '../base-command.ts';
 import { confirmed } from '../ui/confirm.ts';
 import { plainText } from '../ui/plain-text.ts';
@@ -13,7 +15,7 @@ export class AccessTrustRotateRoot extends ServerCommand {
   static override description =
     `Puts another root in the place of the present one: one or several keys, of which --threshold have to sign each later trust bundle. The change is signed by the present root and by the new one. Nodes walk from root to root; join tokens that were made before are good no more, so make new ones.
 
-With --on-server the server makes the new key and keeps it. Otherwise give the public keys ('aegis access keys create'), and sign with what is at hand (--sign-with); if that is not enough, --out writes a draft for the others.`;
+With --on-server the server makes the new key and keeps it. Otherwise give the public keys ('aegis access keys create'), and sign with what is at hand (--sign-with); if that is not enough, --out writes a draft for the others. What the server drafted is signed only if it is this change and no other, and is shown before.`;
   static override examples = [
     { description: 'A new key, kept by the server', command: 'aegis access trust rotate-root --on-server' },
     {
@@ -48,6 +50,11 @@ With --on-server the server makes the new key and keeps it. Otherwise give the p
       helpValue: 'FILE',
       summary: 'Secret key of the present or the new root; repeatable',
     }),
+    root: Flags.string({
+      helpValue: 'HEX',
+      summary: 'Fingerprint of the root that is in force, where the keys of --sign-with alone do not show it',
+      dependsOn: ['sign-with'],
+    }),
     'password-file': Flags.string({
       helpValue: 'FILE',
       summary: "Read the keys' password from a file's first line (-: standard input)",
@@ -59,13 +66,25 @@ With --on-server the server makes the new key and keeps it. Otherwise give the p
 
   async run(): Promise<undefined> {
     const { flags } = await this.parse(AccessTrustRotateRoot);
+    requireFingerprint(flags.root);
     const root = rootOf(flags['root-key'], flags.threshold, flags['on-server']);
-    await confirmed(this.around.output, flags.yes, 'Replace the root of all trust of this fleet?');
     const keys: KeyPair[] = [];
     for (const path of flags['sign-with'] ?? [])
       keys.push(await rootKeyFrom(path, flags['password-file'], this.around.output));
+    const agreed = () => confirmed(this.around.output, flags.yes, 'Replace the root of all trust of this fleet?');
+    if (keys.length === 0) await agreed();
+    const signed = async (drafted: TrustDraft): Promise<TrustDraft> => {
+      const nowMs = this.around.now();
+      const { before, after, rootFingerprint } = await requireAsked(drafted, root, { keys, root: flags.root, nowMs });
+      const rows = [`root fingerprint ${rootFingerprint}`, ...changesText(before, after, await idsOf())];
+      await this.around.output.err(`${rows.join('\n')}\n`);
+      await agreed();
+      let draft = drafted;
+      for (const key of keys) draft = await sign(draft, key);
+      return draft;
+    };
     await this.withApi(flags, async (api) => {
-      const published = await settle(api, { root }, { out: flags.out, keys });
+      const published = await settle(api, { root }, { out: flags.out, ...(keys.length > 0 ? { signed } : {}) });
       if (flags.json) return await this.printJson(published ?? { draft: flags.out });
       if (!published)
         return await this.print(`${flags.out} has to be signed by the others ('aegis access trust sign')\n`);

@@ -4,6 +4,7 @@ import { AegisError } from '@aegis/protocol/errors';
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
 import { keyUseFlags, scopeOf, usageFlag } from '../access/key-scope.ts';
+import { checkedDraft, followsItsBefore, requireFingerprint } from '../access/trust-asked.ts';
 import {
   envelopeOf,
   missing,
@@ -14,7 +15,7 @@ import {
   signaturesOf,
   writeNewDraft,
 } from '../access/trust-draft.ts';
-import { changesText, rootText } from '../access/trust-text.ts';
+import { changesText, idsOf, rootText } from '../access/trust-text.ts';
 import { routes } from '../api/routes.ts';
 import { AegisCommand, ServerCommand, serverFlags } from '../base-command.ts';
 import { confirmed } from '../ui/confirm.ts';
@@ -24,11 +25,6 @@ import { secondsOf } from '../ui/time.ts';
 import { nameOfFile, readPublicKeyText } from './access-key-files.ts';
 
 /** The trust bundle where the root's keys are kept elsewhere: drafted at the server, signed where the keys are, published. */
-
-const idsOf = async (): Promise<(key: string) => string> => {
-  const { keyIdOf } = await import('@aegis/protocol/access/keys');
-  return (key) => keyIdOf(Buffer.from(key, 'base64'));
-};
 
 export class AccessTrustShow extends ServerCommand {
   static override description =
@@ -200,34 +196,25 @@ Read what is shown: whoever signs decides whom every node of the fleet obeys. --
 
   async run(): Promise<undefined> {
     const { flags, args } = await this.parse(AccessTrustSign);
-    if (flags.root !== undefined && !/^[0-9a-f]{64}$/i.test(flags.root))
-      throw new AegisError('cli.usage', "--root: give the 64 digits that 'aegis access trust show' or init showed.");
+    requireFingerprint(flags.root);
     if (args.file === '-')
       throw new AegisError('cli.usage', 'The signature is added to the file of the draft: name one.');
     const draft = await readDraft(args.file);
-    const { openTrustBundle, readTrustPayload } = await import('@aegis/protocol/access/trust-bundle');
-    const { digestOf } = await import('@aegis/protocol/access/trust-chain');
-    const before = openTrustBundle(draft.before, null, Number.NEGATIVE_INFINITY);
-    if (flags.root !== undefined && flags.root.toLowerCase() !== before.rootFingerprint)
-      throw new AegisError(
-        'access.untrusted',
-        `This draft is of the root ${before.rootFingerprint}, not of the one that --root names. Find out who made it.`,
-      );
-    const after = readTrustPayload(draft.payload);
-    if (after.version !== before.bundle.version + 1 || after.previous !== digestOf(draft.before))
+    const checked = await checkedDraft(draft, flags.root);
+    if (!(await followsItsBefore(draft, checked)))
       throw new AegisError(
         'cli.usage',
         `${args.file} does not follow from the version that it says: make another draft.`,
       );
-    const changes = changesText(before.bundle, after, await idsOf());
-    const rows = [`root fingerprint ${before.rootFingerprint}`, ...changes];
+    const changes = changesText(checked.before, checked.after, await idsOf());
+    const rows = [`root fingerprint ${checked.rootFingerprint}`, ...changes];
     if (!flags.json) await this.print(`${rows.join('\n')}\n`);
     await confirmed(this.around.output, flags.yes, 'Sign this?');
     const signed = await sign(draft, await rootKeyFrom(flags.key, flags['password-file'], this.around.output));
     replaceDraft(args.file, signed);
     const state = await signaturesOf(signed);
     if (flags.json)
-      return await this.printJson({ file: args.file, root_fingerprint: before.rootFingerprint, changes, ...state });
+      return await this.printJson({ file: args.file, root_fingerprint: checked.rootFingerprint, changes, ...state });
     await this.note(`${missing(state)}.`);
   }
 }
