@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { addKey } from '@aegis/protocol/access/endpoints';
 import { formatMinisignPublicKey } from '@aegis/protocol/access/minisign';
 import { formatMinisignSecretKey, generateMinisignKey } from '@aegis/protocol/access/minisign-secret-key';
-import { allStatus } from '@aegis/protocol/artifacts/endpoints';
+import { allStatus, listArtifacts } from '@aegis/protocol/artifacts/endpoints';
 import { apiPatchNode } from '@aegis/protocol/nodes/endpoints';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { cliOfFile } from '../../packages/cli/test/cli-process.ts';
@@ -276,6 +276,19 @@ test('assignments, too, are what operators signed: put on, taken off, and by two
   };
   const shows = (text: string) => waitFor(`the node to say ${text}`, async () => (await status()) === text, 20_000);
 
+  // Which artifact an id is, and which version the newest, only the server knows: nobody signs its word for it.
+  const { artifacts } = await fleet.server.as('viewer').call(listArtifacts, { query: { name: 'probe' } });
+  const [{ artifact_id: id } = { artifact_id: '' }] = artifacts;
+  for (const asked of [
+    ['assign', 'probe'],
+    ['assign', id],
+    ['assign', '--only', id],
+    ['unassign', id],
+  ]) {
+    const refused = await aegis([...asked, 'strict-1', ...signs('bob')]);
+    expect([asked, refused.code, refused.stderr]).toEqual([asked, 2, expect.stringContaining('NAME')]);
+  }
+  expect(await status()).toBe(undefined);
   expect((await aegis(['assign', 'probe@1.0.0', 'strict-1'])).code).toBe(0);
   await shows('none failed access.policy');
   const signed = await aegis(['assign', 'probe@1.0.0', 'site=fra', 'strict-1', '--wait', ...signs('bob')]);

@@ -1,5 +1,6 @@
 import type { Artifact, NodeArtifact } from '@aegis/protocol/artifacts/endpoints';
 import { AegisError } from '@aegis/protocol/errors';
+import { isUuid } from '@aegis/protocol/ids';
 import * as Flags from '@oclif/core/flags';
 import type { Api } from '../api/client.ts';
 import { routes } from '../api/routes.ts';
@@ -15,7 +16,7 @@ import { table } from '../ui/table.ts';
 
 export class Assign extends ServerCommand {
   static override description =
-    `Makes nodes run an artifact: NODE is a name, a uid or a selector (see 'aegis submit --help'). Each node fetches it, verifies it, loads it and reports; a node that is offline does so when it comes back. Without a version it is the newest.
+    `Makes nodes run an artifact: NODE is a name, a uid or a selector (see 'aegis submit --help'). Each node fetches it, verifies it, loads it and reports; a node that is offline does so when it comes back. Without a version it is the newest; who signs says one.
 
 Another version of the same name takes the place of the one that runs there, without a gap; an older one is the way back. When the new one cannot be loaded or attached, the old one stays and the status says why. Constants that are not named with --set have the manifest's values, also when another assignment had set them ('aegis artifacts show ARTIFACT' lists them).
 
@@ -57,6 +58,7 @@ Exit code with --wait: 0 when every node runs it, 1 when one failed or the time 
     const dry_run = flags['dry-run'];
     return await this.withApi(flags, async (api) => {
       const signer = dry_run ? null : await operatorSigner(api, flags, this.around);
+      if (signer) refuseUnsaid(artifact, { version: true });
       if (flags.only) return await this.assignOnly(api, artifact, targets, constants, flags, signer);
       const body = { artifact, targets, dry_run, ...(constants ? { constants } : {}) };
       const answer = await api.call(routes.assign, { body });
@@ -98,12 +100,12 @@ Exit code with --wait: 0 when every node runs it, 1 when one failed or the time 
   ): Promise<void> {
     if (signer === null) return;
     const [name, version] = reference.split('@');
-    if (name !== artifact.name && reference !== artifact.artifact_id)
+    if (name !== artifact.name)
       throw new AegisError(
         'access.untrusted',
         `The server calls '${plainText(reference)}' ${plainText(`${artifact.name}@${artifact.version}`)}: that is not signed. Find out who answers there.`,
       );
-    if (version !== undefined && version !== artifact.version)
+    if (version !== artifact.version)
       throw new AegisError(
         'access.untrusted',
         `The server answers with ${plainText(artifact.version)}: that is not signed.`,
@@ -163,6 +165,22 @@ Exit code with --wait: 0 when every node runs it, 1 when one failed or the time 
     return undefined;
   }
 }
+
+/** What an id stands for, and which version is the newest, only the server says: an operator who signs says it himself.
+ *  @throws AegisError cli.usage */
+export const refuseUnsaid = (reference: string, { version }: { version: boolean }): void => {
+  const form = version ? 'NAME@VERSION' : 'NAME or NAME@VERSION';
+  if (isUuid(reference))
+    throw new AegisError(
+      'cli.usage',
+      `With a key, say the artifact as ${form}: what an id stands for, the server alone would say. See 'aegis artifacts list'; --unsigned leaves the signature away.`,
+    );
+  if (version && !reference.includes('@'))
+    throw new AegisError(
+      'cli.usage',
+      `With a key, say the version, as ${form}: which one is the newest, the server alone would say. See 'aegis artifacts list'; --unsigned leaves the signature away.`,
+    );
+};
 
 const nothing = () => undefined;
 const nodesText = (count: number): string => (count === 1 ? '1 node' : `${count} nodes`);

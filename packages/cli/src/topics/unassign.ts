@@ -8,6 +8,7 @@ import { ServerCommand, serverFlags } from '../base-command.ts';
 import { keyFlags, type OperatorSigner, operatorSigner } from '../signing/operator-key.ts';
 import { signWishesOf } from '../signing/wishes.ts';
 import { table } from '../ui/table.ts';
+import { refuseUnsaid } from './assign.ts';
 
 export class Unassign extends ServerCommand {
   static override description =
@@ -36,6 +37,7 @@ Exit code with --wait: 0 when it is off everywhere, 1 when the time was over.`;
     const dry_run = flags['dry-run'];
     return await this.withApi(flags, async (api) => {
       const signer = dry_run ? null : await operatorSigner(api, flags, this.around);
+      if (signer) refuseUnsaid(artifact, { version: false });
       const answer = await api.call(routes.unassign, { body: { artifact, targets, dry_run } });
       const { assignments } = answer;
       if (signer) await this.signed(api, signer, artifact, targets, assignments);
@@ -64,7 +66,7 @@ Exit code with --wait: 0 when it is off everywhere, 1 when the time was over.`;
     });
   }
 
-  /** A tombstone says nothing but the name, which is the operator's own word (or that of the version that they named). */
+  /** A tombstone says nothing but the name, which is the operator's own word. */
   private async signed(
     api: Api,
     signer: OperatorSigner,
@@ -76,7 +78,7 @@ Exit code with --wait: 0 when it is off everywhere, 1 when the time was over.`;
     if (name === undefined) return;
     const named = reference.split('@')[0];
     const isMeant = (body: unknown): boolean =>
-      JSON.stringify(body) === JSON.stringify({ state: 'absent', name }) && (named === name || isId(reference));
+      JSON.stringify(body) === JSON.stringify({ state: 'absent', name }) && named === name;
     const what = { kind: 'artifacts.assign', objectId: name, targets, isMeant } as const;
     await signWishesOf(
       api,
@@ -87,5 +89,3 @@ Exit code with --wait: 0 when it is off everywhere, 1 when the time was over.`;
     );
   }
 }
-
-const isId = (reference: string): boolean => /^[0-9a-f]{8}-[0-9a-f-]{27}$/.test(reference);
