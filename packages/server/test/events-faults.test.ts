@@ -120,6 +120,43 @@ test('a node that cannot be looked up breaks the stream of who may see it, and n
   stopping.abort();
 });
 
+test('a reader that leaves before the first look leaves no place behind, and is told of none', async () => {
+  await using server = await startTestServer({ config: { 'events.max_events': 1000 } });
+  const { storage, events } = server.running;
+  const publish = (count: number): Promise<void> =>
+    storage.write('test', (tx) =>
+      events.publish(
+        tx,
+        Array.from({ length: count }, (_, nth) => ({ type: 'alert.backup.failed', node: null, data: { nth } })),
+      ),
+    );
+  const read = async (more: { from: number | null; follow: boolean; signal: AbortSignal }): Promise<string> => {
+    const texts = await events.read({
+      ...{ types: ['alert'], nodes: null, within: null, format: NDJSON, isGood: async () => true },
+      ...more,
+    });
+    let text = '';
+    for await (const part of texts) text += part;
+    return text;
+  };
+  await publish(1);
+  const over = new AbortController();
+  const [first] = linesOf(await read({ from: 0, follow: false, signal: over.signal }));
+  over.abort();
+  const from = Number(first?.id);
+  // 0 would be all that is kept, and a gap none that there is.
+  for (const begin of [null, from])
+    expect(linesOf(await read({ from: begin, follow: true, signal: AbortSignal.abort() }))).toEqual([]);
+  for (let batch = 0; batch < 6; batch++) {
+    await publish(500);
+    await events.retention.turn();
+  }
+  const later = new AbortController();
+  const [gap] = linesOf(await read({ from, follow: false, signal: later.signal }));
+  later.abort();
+  expect(gap).toEqual({ type: 'gap', reason: 'retention', from: String(from), id: expect.any(String) });
+});
+
 const linesOf = (text: string): Line[] =>
   text
     .split('\n')

@@ -47,11 +47,17 @@ export const openEvents = async (source: EventSource, on: EventSelection): Promi
   if (on.signal.aborted) end();
   else on.signal.addEventListener('abort', end, { once: true });
   await tail.refresh();
+  if (on.signal.aborted) return noTexts(on.format); // the tail is kept for nobody, and its position is none to go on from
   const now = tail.position();
   const from = on.from ?? (on.follow ? now : 0);
   const unknown = from > 0 && from !== now && from > (await repository.floor()) && !(await repository.has(from));
   return eventTexts(source, on, { now, from, unknown, sleep: sleeper.wait });
 };
+
+async function* noTexts({ begin, again }: LineFormat): AsyncGenerator<string> {
+  yield begin;
+  if (again !== '') yield again;
+}
 
 async function* eventTexts(
   source: EventSource,

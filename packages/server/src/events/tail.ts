@@ -61,6 +61,7 @@ export const eventsTail = (on: { repository: EventsRepository; bus: Bus; log: Lo
     chars = left;
   };
   const read = async (): Promise<void> => {
+    if (listeners.size === 0) return; // nobody would keep up to date what it finds
     const mine = generation;
     let after = position;
     if (after === null) {
