@@ -153,6 +153,48 @@ test('a message that comes again does not run its hook again: neither beside it,
   expect([linesOf(join(folder, 'count')), linesOf(join(folder, 'fails'))]).toEqual([['run'], ['run']]);
 });
 
+test('a hook that ended is not run again when its end cannot be journaled: only that is tried again, and nothing new is taken', async () => {
+  const folder = place();
+  const { open, given } = stage({
+    good: hookOf(`echo run >>${folder}/good; echo done`),
+    bad: hookOf(`echo run >>${folder}/bad; exit 1`),
+    other: hookOf(`echo run >>${folder}/other; echo other`),
+  });
+  const { take, journal } = open();
+  journal.db.exec("CREATE TRIGGER no_end BEFORE UPDATE ON messages BEGIN SELECT RAISE(ABORT, 'the disk is full'); END");
+  const first = ['good', 'bad'].map((channel) => codeOf(take(channel, given(channel))));
+  for (const code of await Promise.all(first)) expect(code).toMatch(/journal/);
+  expect(await codeOf(take('good', given('good')))).toMatch(/journal/);
+  expect(await codeOf(take('other', given('other')))).toMatch(/journal/);
+  journal.db.exec('DROP TRIGGER no_end');
+  expect(await take('good', given('good'))).toEqual({ reply: 'done\n' });
+  expect(await codeOf(take('bad', given('bad')))).toBe('messages.hook_failed');
+  expect(await take('other', given('other'))).toEqual({ reply: 'other\n' });
+  for (const name of ['good', 'bad', 'other']) expect(linesOf(join(folder, name))).toEqual(['run']);
+});
+
+test('what could not be journaled holds up nothing when it does not come again, and is tried once more at a stop', async () => {
+  const folder = place();
+  const { open, given } = stage({ x: hookOf(`echo run >>${folder}/runs; echo done`), y: hookOf('echo other') });
+  const first = open();
+  const full = () =>
+    first.journal.db.exec(
+      "CREATE TRIGGER no_end BEFORE UPDATE ON messages BEGIN SELECT RAISE(ABORT, 'the disk is full'); END",
+    );
+  full();
+  expect(await codeOf(first.take('x', given('lost')))).toMatch(/journal/);
+  first.journal.db.exec('DROP TRIGGER no_end');
+  expect(await first.take('y', given('next'))).toEqual({ reply: 'other\n' });
+  full();
+  expect(await codeOf(first.take('x', given('last')))).toMatch(/journal/);
+  first.journal.db.exec('DROP TRIGGER no_end');
+  await first.stop(1000);
+  first.journal.close();
+  const second = open();
+  for (const id of ['lost', 'last']) expect(await second.take('x', given(id))).toEqual({ reply: 'done\n' });
+  expect(linesOf(join(folder, 'runs'))).toEqual(['run', 'run']);
+});
+
 test('a message whose hook was cut off by a stop is given to it again', async () => {
   const folder = place();
   const at = stage({ slow: hookOf(`cd ${folder}; echo run >>runs; [ -e go ] || sleep 60; echo done`) });

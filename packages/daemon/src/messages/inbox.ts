@@ -38,8 +38,25 @@ export const inbox = (options: InboxOptions) => {
   const running = new Map<string, Promise<Outcome>>();
   /** By channel: the last of those that wait for their turn, and how many do. */
   const lanes = new Map<string, { last: Promise<unknown>; waiting: number }>();
+  /** What came of hooks and could not be journaled: while there is any, no hook begins, so these are no more than channels. */
+  const ended = new Map<string, Outcome>();
   let draining = false;
 
+  /** @throws AegisError journal.* */
+  const finish = async (id: string, outcome: Outcome): Promise<Outcome> => {
+    try {
+      await repository.finish(id, outcome);
+    } catch (error) {
+      ended.set(id, outcome);
+      throw error;
+    }
+    ended.delete(id);
+    return outcome;
+  };
+  /** The same, when the journal cannot take what it could not before. */
+  const finishEnded = async (): Promise<void> => {
+    await Promise.all([...ended].map(([id, outcome]) => finish(id, outcome)));
+  };
   const runHook = async (
     channel: string,
     { message_id: id, message_type: type, message }: GivenMessage,
@@ -63,11 +80,10 @@ export const inbox = (options: InboxOptions) => {
   const work = async (channel: string, given: GivenMessage): Promise<Outcome> => {
     const { message_id: id } = given;
     requireRunning();
+    await finishEnded();
     const until = Math.min(Date.parse(given.expires_at), clock.now() + LONGEST_MS) + SKEW_MS;
     await repository.begin(id, channel, until);
-    const outcome = await runHook(channel, given);
-    await repository.finish(id, outcome);
-    return outcome;
+    return finish(id, await runHook(channel, given));
   };
   /** After those of its channel that came before. */
   const inTurn = (channel: string, task: () => Promise<Outcome>): Promise<Outcome> => {
@@ -105,6 +121,8 @@ export const inbox = (options: InboxOptions) => {
     if (known?.outcome) return known.outcome;
     const begun = running.get(id);
     if (begun) return begun;
+    const unsaid = ended.get(id);
+    if (unsaid) return finish(id, unsaid); // its hook has ended: never again
     if (!Object.hasOwn(hooks, channel)) throw noHook(channel);
     options.requireAllowed();
     requireRunning();
@@ -149,6 +167,9 @@ export const inbox = (options: InboxOptions) => {
       await all;
       clearTimeout(timer);
       stopping.abort(stopped());
+      await finishEnded().catch((err: unknown) =>
+        log.warn({ err }, 'hooks ended and that cannot be journaled: the next daemon gives them their messages again'),
+      );
     },
   };
 };
