@@ -189,6 +189,25 @@ test('a handshake that somebody captured, sent again and again: the node stays, 
   expect(stage.refused.map((one) => one.node)).toEqual([null, null, null]);
 });
 
+/** Sockets from an address of their own that ask for a channel and say nothing more, when each was answered. */
+const floodOf = async (stage: GatewayStage, count: number) => {
+  const { port } = new URL(stage.url);
+  const upgrade = Object.entries(headersOf(victimOf(stage)))
+    .map(([name, value]) => `${name}: ${value}\r\n`)
+    .join('');
+  const head = `GET /ws/agent HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ${Buffer.alloc(16).toString('base64')}\r\n${upgrade}\r\n`;
+  const statuses: string[] = [];
+  const sockets = Array.from({ length: count }, () => {
+    const socket = connectSocket({ port: Number(port), host: '127.0.0.1', localAddress: '127.0.0.9' });
+    socket.on('error', () => undefined);
+    socket.once('data', (data) => statuses.push(data.toString('latin1').slice(9, 12)));
+    socket.write(head);
+    return socket;
+  });
+  await vi.waitFor(() => expect(statuses).toHaveLength(count), { timeout: 20_000 });
+  return { sockets, statuses };
+};
+
 describe('floods', () => {
   test('a handshake that is too large, in one frame or in drops', async () => {
     const { stage } = await startNoting();
@@ -235,25 +254,45 @@ describe('floods', () => {
     expect([code, auditOf(stage)]).toEqual([4003, ['channel.bad_handshake']]);
   });
 
+  test('sockets that never authenticate, and all the room there is at once: others find a place', async () => {
+    const { stage } = await startNoting({ limits: { maxUnauthenticated: 1000, maxUnauthenticatedEach: 1000 } });
+    await using _stage = stage;
+    const { sockets, statuses } = await floodOf(stage, 1000);
+    const counted = (status: string) => statuses.filter((one) => one === status).length;
+    expect([counted('101'), counted('503')]).toEqual([125, 875]); // a quarter of the 500 that may shake hands at once
+    const other = await connectNode(stage, victimOf(stage));
+    expect(await other.ask('commands', 1)).toEqual({ result: 'answered' });
+    for (const socket of sockets) socket.destroy();
+  });
+
+  test('sockets that go and come, and never authenticate: their address waits, and the others do not', async () => {
+    const clock = { ms: 0, now: () => Date.now(), monotonic: () => clock.ms };
+    const { stage } = await startNoting({ clock });
+    await using _stage = stage;
+    const tried: string[] = [];
+    for (let round = 0; round < 30; round++) {
+      const { sockets, statuses } = await floodOf(stage, 20);
+      tried.push(...statuses);
+      for (const socket of sockets) socket.destroy();
+      await vi.waitFor(() => expect(stage.gateway.waiting()).toBe(0));
+    }
+    const counted = (status: string) => tried.filter((one) => one === status).length;
+    expect([counted('101'), counted('429')]).toEqual([500, 100]);
+    const node = await connectNode(stage, victimOf(stage));
+    expect(await node.ask('commands', 1)).toEqual({ result: 'answered' });
+    expect(new Set(auditOf(stage))).toEqual(new Set(['http.rate_limited']));
+    clock.ms += 1000;
+    const { sockets, statuses } = await floodOf(stage, 20);
+    expect(statuses).toEqual(Array(20).fill('101'));
+    for (const socket of sockets) socket.destroy();
+  });
+
   test('sockets that never authenticate, from one address: others come in, and who is there stays', async () => {
     const { stage } = await startNoting({ limits: { maxUnauthenticated: 1000, maxUnauthenticatedEach: 50 } });
     await using _stage = stage;
     const mine = await connectNode(stage, victimOf(stage));
     await mine.ask('commands', 1);
-    const { port } = new URL(stage.url);
-    const upgrade = Object.entries(headersOf(victimOf(stage)))
-      .map(([name, value]) => `${name}: ${value}\r\n`)
-      .join('');
-    const head = `GET /ws/agent HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ${Buffer.alloc(16).toString('base64')}\r\n${upgrade}\r\n`;
-    const answers: string[] = [];
-    const flood = Array.from({ length: 2000 }, () => {
-      const socket = connectSocket({ port: Number(port), host: '127.0.0.1', localAddress: '127.0.0.9' });
-      socket.on('error', () => undefined);
-      socket.once('data', (data) => answers.push(data.toString('latin1').slice(9, 12)));
-      socket.write(head);
-      return socket;
-    });
-    await vi.waitFor(() => expect(answers).toHaveLength(2000), { timeout: 20_000 });
+    const { sockets: flood, statuses: answers } = await floodOf(stage, 2000);
     expect(answers.filter((status) => status === '101')).toHaveLength(50);
     expect(answers.filter((status) => status === '429')).toHaveLength(1950);
     expect(await mine.ask('commands', 2)).toEqual({ result: 'answered' });

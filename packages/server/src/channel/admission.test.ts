@@ -1,5 +1,7 @@
 import { expect, test } from 'vitest';
-import { admission } from './admission.ts';
+import { admission, type Place } from './admission.ts';
+
+const anywhere = (): Place => ({ held: 0, nextAt: 0 });
 
 const stage = (most = 1000) => {
   let ms = 1000;
@@ -11,12 +13,17 @@ const stage = (most = 1000) => {
       ms += more;
     },
     /** How many of so many are let in, and when the others are to come. */
-    come: (count: number) => {
+    come: (count: number, together: Place | null = null) => {
       const later: number[] = [];
       for (let nth = 0; nth < count; nth++) {
-        const wait = one.laterMs();
-        if (wait === null) under.push(one.begin());
-        else later.push(wait);
+        const place = together ?? anywhere(); // each from an address of its own, unless they come together
+        const wait = one.laterMs(place);
+        if (wait !== null) {
+          later.push(wait);
+          continue;
+        }
+        under.push(one.begin());
+        place.held++;
       }
       return { admitted: count - later.length, later };
     },
@@ -102,4 +109,27 @@ test('nobody is sent away for longer than half a minute', () => {
 
 test('no more than may be there without having shown who they are', () => {
   expect(stage(10).come(100).admitted).toBe(10);
+});
+
+test('one address takes a quarter, and the others find room; a fleet behind it has its moments too', () => {
+  const { come, connect } = stage();
+  const office = anywhere();
+  const { admitted, later } = come(1000, office);
+  expect(admitted).toBe(125);
+  expect([later[0], later.at(-1)]).toEqual([1002, 1000 + 2 * 875]);
+  expect(come(300)).toEqual({ admitted: 300, later: [] });
+  connect(125, 2);
+  office.held = 0;
+  expect([come(200, office).admitted, come(100).admitted]).toEqual([125, 75]); // of the 500 that come at once
+});
+
+test('who knocks too often puts nobody else off', () => {
+  const { come } = stage();
+  come(20_000, anywhere());
+  const { later } = come(1000);
+  expect(later[0]).toBe(1002);
+});
+
+test('however few may come at once, eight of one address are among them', () => {
+  expect(stage(10).come(100, anywhere()).admitted).toBe(8);
 });

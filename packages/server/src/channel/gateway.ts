@@ -14,9 +14,9 @@ import { type WebSocket, WebSocketServer } from 'ws';
 import type { Clock } from '../platform/clock.ts';
 import type { NodeActor } from '../platform/http/actor.ts';
 import { endSocket } from '../platform/http/end-socket.ts';
-import { addressKey } from '../platform/http/rate-limit.ts';
+import { addressKey, rateLimiter } from '../platform/http/rate-limit.ts';
 import type { Log } from '../platform/log.ts';
-import { admission } from './admission.ts';
+import { admission, type Place } from './admission.ts';
 import type { ChannelNode, Claimed } from './authenticate.ts';
 import type { ChannelCalls } from './calls.ts';
 import { type ConnectionLimits, connect } from './connect.ts';
@@ -51,6 +51,8 @@ export interface Gateway {
   /** Takes over the socket of an upgrade request to `path`, or answers it. */
   upgrade(request: IncomingMessage, socket: Duplex, head: Buffer, remoteAddress: string): void;
   readonly connections: ReturnType<typeof connections>;
+  /** How many have begun and not shown who they are. */
+  waiting(): number;
   /** The node is another than it was: whether it may still be connected is looked up. */
   recheck(uid: string): void;
   /** Waits at most `graceMs` for answers under way. */
@@ -69,10 +71,13 @@ export const CHANNEL_UPGRADE: Endpoint = {
 };
 const TICK_MS = 1000;
 const RETRY_MS = 2000;
+/** Of connections from one address that ended before they had shown who they are. A site whose line breaks in the middle of it loses hundreds. */
+const FAILURES = { burst: 500, perSecond: 50 };
 
 export const gateway = (on: GatewayOptions): Gateway => {
   const up = connections();
-  const unauthenticated = new Map<string, number>();
+  const unauthenticated = new Map<string, Place>();
+  const failures = rateLimiter(FAILURES, on.clock.monotonic);
   /** Those that have not shown who they are. */
   const strangers = new Set<WebSocket>();
   let waiting = 0;
@@ -89,19 +94,22 @@ export const gateway = (on: GatewayOptions): Gateway => {
   const ticking = setInterval(up.tick, TICK_MS);
   ticking.unref();
 
+  const placeOf = (place: string): Place => unauthenticated.get(place) ?? { held: 0, nextAt: 0 };
   const enter = (place: string): ((connected: boolean) => void) => {
     const ended = pace.begin();
     waiting++;
-    unauthenticated.set(place, (unauthenticated.get(place) ?? 0) + 1);
+    const here = placeOf(place);
+    here.held++;
+    unauthenticated.set(place, here);
     let left = false;
     return (connected) => {
       if (left) return;
       left = true;
       ended(connected);
       waiting--;
-      const rest = (unauthenticated.get(place) ?? 1) - 1;
-      if (rest > 0) unauthenticated.set(place, rest);
-      else unauthenticated.delete(place);
+      here.held--;
+      if (here.held === 0) unauthenticated.delete(place);
+      if (!connected) failures.take(place);
     };
   };
   /** @throws AegisError */
@@ -118,15 +126,23 @@ export const gateway = (on: GatewayOptions): Gateway => {
     if (up.count() + waiting >= on.limits.maxConnections)
       throw unavailable('The server has as many nodes as it takes.');
     if (waiting >= on.limits.maxUnauthenticated) throw unavailable('Too many nodes connect at this moment.');
-    if ((unauthenticated.get(place) ?? 0) >= on.limits.maxUnauthenticatedEach)
+    if (placeOf(place).held >= on.limits.maxUnauthenticatedEach)
       throw new AegisError('http.rate_limited', 'Too many connections from this address have not authenticated yet.', {
         retryAfterSec: 1,
       });
+    const waitSec = failures.waitSec(place);
+    if (waitSec > 0)
+      throw new AegisError(
+        'http.rate_limited',
+        'Too many connections from this address ended before they had authenticated.',
+        { retryAfterSec: waitSec },
+      );
     return { agentId, publicKey };
   };
 
   return {
     connections: up,
+    waiting: () => waiting,
     upgrade: (request, socket, head, address) => {
       const onError = (): void => {
         socket.destroy();
@@ -142,7 +158,7 @@ export const gateway = (on: GatewayOptions): Gateway => {
         refuseUpgrade(socket, error, on.newId());
         return;
       }
-      const laterMs = pace.laterMs();
+      const laterMs = pace.laterMs(placeOf(place));
       if (laterMs !== null) {
         // A fleet that comes back, and nothing for the audit.
         refuseUpgrade(socket, unavailable('Many nodes connect at this moment.', laterMs), on.newId());

@@ -11,6 +11,17 @@ test('a burst, then so many a second, each address for itself', () => {
   expect(limiter.take('a')).toBe(2);
 });
 
+test('whether a key may go on is asked without a charge', () => {
+  let now = 0;
+  const limiter = rateLimiter({ burst: 2, perSecond: 0.5 }, () => now);
+  const asked = () => [limiter.waitSec('a'), limiter.waitSec('a')];
+  expect([asked(), limiter.take('a'), asked(), limiter.take('a'), asked()]).toEqual([[0, 0], 0, [0, 0], 0, [2, 2]]);
+  now = 1000;
+  expect(asked()).toEqual([1, 1]);
+  now = 2000;
+  expect(asked()).toEqual([0, 0]);
+});
+
 test.each([
   ['192.0.2.7', '192.0.2.7'],
   ['::ffff:192.0.2.7', '192.0.2.7'],

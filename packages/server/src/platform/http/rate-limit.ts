@@ -10,22 +10,31 @@ export interface RateLimiter {
   /** 0 when the key may go on; otherwise the whole seconds after which it may. */
   take(key: string): number;
 }
+export interface AskedRateLimiter extends RateLimiter {
+  /** What `take` would give, and nothing is taken. */
+  waitSec(key: string): number;
+}
 
 const MAX_KEYS = 10_000;
 
-export const rateLimiter = (limit: RateLimit, now: () => number): RateLimiter => {
+export const rateLimiter = (limit: RateLimit, now: () => number): AskedRateLimiter => {
   const buckets = new Map<string, { tokens: number; at: number }>();
+  const tokensOf = (key: string, at: number): number => {
+    const known = buckets.get(key);
+    const elapsedSec = known ? Math.max(0, at - known.at) / 1000 : 0;
+    return known ? Math.min(limit.burst, known.tokens + elapsedSec * limit.perSecond) : limit.burst;
+  };
+  const waitSec = (tokens: number): number =>
+    tokens >= 1 ? 0 : Math.max(1, Math.ceil((1 - tokens) / limit.perSecond));
   return {
+    waitSec: (key) => waitSec(tokensOf(key, now())),
     take: (key) => {
       const at = now();
-      const known = buckets.get(key);
-      const elapsedSec = known ? Math.max(0, at - known.at) / 1000 : 0;
-      const tokens = known ? Math.min(limit.burst, known.tokens + elapsedSec * limit.perSecond) : limit.burst;
+      const tokens = tokensOf(key, at);
       buckets.delete(key); // back to the end of the insertion order: the first one is always the longest unused
       if (buckets.size >= MAX_KEYS) buckets.delete(buckets.keys().next().value ?? '');
-      const allowed = tokens >= 1;
-      buckets.set(key, { tokens: allowed ? tokens - 1 : tokens, at });
-      return allowed ? 0 : Math.max(1, Math.ceil((1 - tokens) / limit.perSecond));
+      buckets.set(key, { tokens: tokens >= 1 ? tokens - 1 : tokens, at });
+      return waitSec(tokens);
     },
   };
 };
