@@ -148,6 +148,15 @@ export const desiredState = (options: DesiredOptions) => {
         },
         good,
       );
+    const present = (pending.get(configId) ?? held.get(configId))?.body;
+    // The id is the server's word, the name is what was signed: the one may not be put in the other's place.
+    if (verdict.byOperators && body.state === 'present' && present && present.name !== body.name)
+      return refuse(
+        bad(
+          `This configuration is '${present.name}' here, and what was signed is called '${body.name}': the server may have given the one the other's id. If it is a new name for the same, delete '${present.name}', sign that, and make '${body.name}' anew.`,
+        ),
+        good,
+      );
     if (body.state === 'present') {
       const full = roomFor(configId, pending);
       if (full) return refuse(full, good);
