@@ -3,7 +3,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, w
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createToken } from '@aegis/protocol/access/endpoints';
-import { generateKeyPair } from '@aegis/protocol/access/keys';
+import { generateKeyPair, keyIdOf } from '@aegis/protocol/access/keys';
 import { parseMinisignPublicKey } from '@aegis/protocol/access/minisign';
 import { parseMinisignSecretKey } from '@aegis/protocol/access/minisign-secret-key';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -40,10 +40,10 @@ const modeOf = (name: string): string => (statSync(at(name)).mode & 0o777).toStr
 
 test('a key from its making to its end', async () => {
   const made = await keys(['create', 'release', '--out', folder, '--no-password']);
-  const { minisignId } = parseMinisignPublicKey(readFileSync(at('release.pub'), 'utf8'));
+  const { minisignId, raw: ofRelease } = parseMinisignPublicKey(readFileSync(at('release.pub'), 'utf8'));
   expect(made).toEqual({
     code: 0,
-    stdout: `secret key: ${at('release.key')} (without a password)\npublic key: ${at('release.pub')}\nid:         ${minisignId}\n`,
+    stdout: `secret key: ${at('release.key')} (without a password)\npublic key: ${at('release.pub')}\nid:         ${minisignId}\nkey id:     ${keyIdOf(ofRelease)}\n`,
     stderr: `aegis: 'aegis access keys add ${at('release.pub')} --usage artifacts' lets it sign artifacts, '--usage operate --person YOU' your orders.\n`,
   });
   expect([modeOf('release.key'), modeOf('release.pub')]).toEqual(['600', '644']);

@@ -155,8 +155,8 @@ test('with the root key elsewhere: drafted, shown, signed without a network, pub
     stdout: `root fingerprint ${root_fingerprint}
 fleet ${before.fleet}, version 3 → 4
 expires ${after.expires_at} (now ${before.expires_at})
-root 1 of 1 (${String(root_fingerprint).slice(0, 16)})
-+ bob (${bob.minisign_id}) of bob: operate
+root 1 of 1 (${root_fingerprint})
++ bob (${bob.keyid}, minisign ${bob.minisign_id}) of bob: operate
 `,
     stderr: 'aegis: all signatures are there.\n',
   });
@@ -186,7 +186,7 @@ root 1 of 1 (${String(root_fingerprint).slice(0, 16)})
     /is none of the root's, neither of the present one nor of the next\. Sign with one of those\.\n$/,
   );
   expect(await good('access', 'trust', 'sign', at('root.json'), '--key', at('carol.key'), '--yes')).toMatch(
-    /^! root 1 of 1 .*\n {2}becomes 2 of 2 \(bob [0-9a-f]{16}, carol [0-9a-f]{16}\)$/m,
+    /^! root 1 of 1 .*\n {2}becomes 2 of 2 \(bob [0-9a-f]{64}, carol [0-9a-f]{64}\)$/m,
   );
   const published = await json('access', 'trust', 'publish', at('root.json'));
   expect(published).toMatchObject({ trust_version: 6, root_fingerprint: rootFingerprintOf((await current()).root) });

@@ -91,6 +91,7 @@ Where the root's key is kept elsewhere, --draft-out writes the change to a file 
           ['secret key', keyFile],
           ['public key', publicFile],
           ['id', made.key.minisignId],
+          ['key id', made.key.keyId],
           ['in place of', `${idOf(key)} (${key.name})`],
           [
             'in force',

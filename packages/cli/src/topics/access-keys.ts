@@ -64,6 +64,7 @@ The secret key stands under a password, which is asked for on the terminal or re
         ['secret key', `${files.keyFile} (${isEncrypted ? 'under a password' : 'without a password'})`],
         ['public key', files.publicFile],
         ['id', key.minisignId],
+        ['key id', key.keyId],
       ]),
     );
     await this.note(

@@ -4,7 +4,7 @@ import { AegisError } from '@aegis/protocol/errors';
 import * as Flags from '@oclif/core/flags';
 import { requireAsked, requireFingerprint } from '../access/trust-asked.ts';
 import { rootKeyFrom, settle, sign } from '../access/trust-draft.ts';
-import { changesText, idsOf } from '../access/trust-text.ts';
+import { changesText } from '../access/trust-text.ts';
 import { ServerCommand, serverFlags } from '../base-command.ts';
 import { confirmed } from '../ui/confirm.ts';
 import { plainText } from '../ui/plain-text.ts';
@@ -76,7 +76,7 @@ With --on-server the server makes the new key and keeps it. Otherwise give the p
     const signed = async (drafted: TrustDraft): Promise<TrustDraft> => {
       const nowMs = this.around.now();
       const { before, after, rootFingerprint } = await requireAsked(drafted, root, { keys, root: flags.root, nowMs });
-      const rows = [`root fingerprint ${rootFingerprint}`, ...changesText(before, after, await idsOf())];
+      const rows = [`root fingerprint ${rootFingerprint}`, ...(await changesText(before, after))];
       await this.around.output.err(`${rows.join('\n')}\n`);
       await agreed();
       let draft = drafted;

@@ -206,7 +206,7 @@ Read what is shown: whoever signs decides whom every node of the fleet obeys. --
         'cli.usage',
         `${args.file} does not follow from the version that it says: make another draft.`,
       );
-    const changes = changesText(checked.before, checked.after, await idsOf());
+    const changes = await changesText(checked.before, checked.after);
     const rows = [`root fingerprint ${checked.rootFingerprint}`, ...changes];
     if (!flags.json) await this.print(`${rows.join('\n')}\n`);
     await confirmed(this.around.output, flags.yes, 'Sign this?');

@@ -1,6 +1,13 @@
 import { expect, test } from 'vitest';
 import { generateKeyPair, type KeyPair } from './keys.ts';
-import { keysFor, openTrustBundle, rootFingerprintOf, signTrustBundle, type TrustBundle } from './trust-bundle.ts';
+import {
+  keysFor,
+  openTrustBundle,
+  readTrustPayload,
+  rootFingerprintOf,
+  signTrustBundle,
+  type TrustBundle,
+} from './trust-bundle.ts';
 
 const NOW = Date.parse('2026-01-01T00:00:00Z');
 const listed = (pair: KeyPair, usage: ('serve' | 'operate')[], state: 'active' | 'revoked' = 'active') => ({
@@ -146,4 +153,35 @@ test('keys count by usage, while active, and only under their own id', () => {
     disguised,
   ];
   expect([...keysFor(bundle({ keys }), 'operate').keys()]).toEqual([server.keyId]);
+});
+
+test.each([
+  ['a direction mark', '\u200e'],
+  ['nothing wide', '\u200b'],
+  ['an end of line', '\n'],
+  ['an escape', '\x1b'],
+  ['another end of line', '\u2028'],
+  ['a filler', '\u3164'],
+])('names and persons with what nobody sees are refused: %s', (_, hidden) => {
+  const opens = (change: Partial<TrustBundle>): boolean => {
+    const { payload } = signTrustBundle(bundle(change), root);
+    try {
+      return readTrustPayload(payload) !== null;
+    } catch {
+      return false;
+    }
+  };
+  const key = listed(alice, ['operate']);
+  expect(['Alice Ö. 李', `Alice${hidden}`].map((name) => opens({ keys: [{ ...key, name }] }))).toEqual([true, false]);
+  expect(['Alice Ö. 李', `Alice${hidden}`].map((person) => opens({ keys: [{ ...key, person }] }))).toEqual([
+    true,
+    false,
+  ]);
+  expect(['Alice Ö. 李', `Alice${hidden}`].map((person) => opens({ root: rootOf(1, [alice], [person]) }))).toEqual([
+    true,
+    false,
+  ]);
+  expect(
+    ['site=fra', `site=fra${hidden}`].map((selector) => opens({ keys: [{ ...key, scope: { selector } }] })),
+  ).toEqual([true, false]);
 });

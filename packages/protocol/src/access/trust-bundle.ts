@@ -10,7 +10,13 @@ import { parseStrictJson } from './strict-json.ts';
  *  How one version follows from another: trust-chain.ts. */
 
 const RawKey = z.string().check(z.regex(/^[A-Za-z0-9+/]{43}=$/));
-const Person = z.string().check(z.minLength(1), z.maxLength(128));
+/** Whoever signs reads it, so that nothing may stand in it that nobody sees, and that would make two of them look alike. What Unicode has not
+ *  assigned yet passes: a node of an older release must not refuse what a newer server took. */
+const visible = z.regex(
+  /^[^\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]*$/u,
+  'only characters that are seen',
+);
+const Person = z.string().check(z.minLength(1), z.maxLength(128), visible);
 export const KeyUsage = z.enum(['serve', 'operate', 'artifacts', 'release']);
 export type KeyUsage = z.infer<typeof KeyUsage>;
 
@@ -19,7 +25,7 @@ export const KeyScope = z.strictObject({
   /** Absent: all of them. */
   kinds: z.optional(z.array(DirectiveKind).check(z.minLength(1), z.maxLength(16))),
   /** A target selector, as `aegis submit` takes it. Absent: every node. */
-  selector: z.optional(z.string().check(z.minLength(1), z.maxLength(1024))),
+  selector: z.optional(z.string().check(z.minLength(1), z.maxLength(1024), visible)),
 });
 export type KeyScope = z.infer<typeof KeyScope>;
 
@@ -64,7 +70,7 @@ export const TrustBundle = z.strictObject({
         .strictObject({
           keyid: z.string().check(z.regex(/^[0-9a-f]{64}$/)),
           public_key: RawKey,
-          name: z.string().check(z.maxLength(128)),
+          name: z.string().check(z.maxLength(128), visible),
           /** Whose it is, for thresholds that count persons. */
           person: z.optional(Person),
           usage: z.array(KeyUsage),
