@@ -31,6 +31,8 @@ const FIRST_MS = 1000;
 const MAX_MS = 30_000;
 /** A connection that lasted so long was a good one. */
 const GOOD_MS = 10_000;
+/** Of a connection that another took the place of: what was asked on it may have its answer. */
+const HANDOVER_MS = 5000;
 const TELL_SKEW_MS = 30_000;
 /** A refusal that only people can change is not asked for every few seconds. */
 const REFUSED_MS = 60_000;
@@ -83,7 +85,9 @@ export const linkLoop = (options: LinkLoopOptions): { status(): LinkStatus; done
         const before = live;
         const begunAt = clock.monotonic();
         replace(link);
-        // The server ends the older one as soon as the newer has shown its keys; what was asked on it is asked again.
+        // The server ends the older one as soon as the newer has shown its keys, and what was asked on it is asked again; but not where the
+        // newer came to another of its processes: to that one and the older's the node would be there, and both would give it its messages.
+        if (before) void pause(HANDOVER_MS, signal).then(() => before.end(replaced()));
         if (!before) log.info('the channel to the server is up');
         if (Math.abs(link.skewMs) > TELL_SKEW_MS)
           log.warn(
@@ -102,6 +106,8 @@ export const linkLoop = (options: LinkLoopOptions): { status(): LinkStatus; done
   const done = run().finally(() => live?.end(new AegisError('http.unavailable', 'The daemon stops.')));
   return { status: () => ({ up: live !== null, lastError }), done };
 };
+
+const replaced = () => new AegisError('http.unavailable', 'Another connection took the place of this one.');
 
 /** Until it ended, or the next one is to be made. */
 const untilDue = async (link: Link, clock: Clock, signal: AbortSignal): Promise<void> => {
