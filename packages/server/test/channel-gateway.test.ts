@@ -2,7 +2,11 @@ import { connect as connectSocket } from 'node:net';
 import { generateKeyPair } from '@aegis/protocol/access/keys';
 import type { SecureMessage } from '@aegis/protocol/channel/messages';
 import { AegisError } from '@aegis/protocol/errors';
+import { noFaultPoints } from '@aegis/protocol/fault-points';
+import { nodeDesired } from '@aegis/protocol/nodes/endpoints';
 import { describe, expect, test, vi } from 'vitest';
+import { channelCalls } from '../src/channel/calls.ts';
+import { route } from '../src/platform/http/route.ts';
 import {
   connectNode,
   type GatewayStage,
@@ -43,6 +47,18 @@ test('messages keep their order over many keys', async () => {
   await using stage = await startGateway({ calls: echo(), limits: { rotation: { messages: 3, ms: 3_600_000 } } });
   const node = await connectNode(stage, first(stage));
   for (let nth = 0; nth < 20; nth++) expect(await node.ask('commands', nth)).toEqual({ result: { echo: nth } });
+});
+
+test('a call is a request: what comes as an event runs nothing, however often it comes', async () => {
+  let handled = 0;
+  const desired = route(nodeDesired, () => ({ directives: [], revision: ++handled, trust_version: 1 }));
+  const on = { faults: noFaultPoints, refused: () => undefined, newId: () => 'r' };
+  const calls = channelCalls([desired], { ...on, stopping: new AbortController().signal });
+  await using stage = await startGateway({ calls });
+  const node = await connectNode(stage, first(stage));
+  for (let nth = 0; nth < 300; nth++) node.say('artifacts', { call: 'nodeDesired' });
+  expect(await node.ask('artifacts', { call: 'nodeDesired' })).toMatchObject({ result: { revision: 1 } });
+  expect(handled).toBe(1);
 });
 
 describe('before there is a WebSocket', () => {

@@ -39,7 +39,8 @@ export const channelCalls = (
   return (channel, caller) => {
     const known = byChannel.get(channel);
     if (!known) return null;
-    return async ({ body: asked }) => {
+    return async ({ type, body: asked }) => {
+      if (type !== 'request') return null; // the bound on what runs at once is one on requests
       if (stopping.aborted)
         throw new AegisError('http.unavailable', 'The server is stopping. The node asks again when it is back.');
       const call = decode(Call, asked, 'message') as Call;
