@@ -1,3 +1,4 @@
+import { lstatSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Envelope } from '@aegis/protocol/access/dsse';
 import { keyPairFromPem } from '@aegis/protocol/access/keys';
@@ -32,9 +33,13 @@ export interface ShownPolicy {
 
 type Settings = Pick<DaemonConfig, 'data_dir' | 'policy_file' | 'site' | 'labels'>;
 
+/** Who asks need not be the daemon's user: its key is that one's. Before there is one: the caller's. */
+const daemonUidOf = ({ data_dir }: Settings): number | undefined =>
+  lstatSync(join(data_dir, 'node.key'), { throwIfNoEntry: false })?.uid ?? process.geteuid?.();
+
 /** @throws AegisError config.invalid */
 export const showPolicy = (config: Settings): ShownPolicy => {
-  const file = readPolicyFile(config.policy_file);
+  const file = readPolicyFile(config.policy_file, daemonUidOf(config));
   const identity = readIdentity(config.data_dir);
   const self = identity && ownSelf(identity, config, gatherFacts());
   return {
@@ -75,7 +80,7 @@ export const checkDirective = (
   const bundle = newest && Date.parse(newest.bundle.expires_at) > now ? newest.bundle : null;
   const facts = gatherFacts();
   const launcher = ownLauncher();
-  const accountOf = accountLookup();
+  const accountOf = accountLookup('/etc/passwd', daemonUidOf(config));
   const tools = { ...facts.tools, aegis: launcher && { launcher, dataDir: config.data_dir } };
   const verifier = directiveVerifier({
     fleet: identity.fleet,

@@ -21,8 +21,8 @@ export interface PolicyFile {
   sha256: string;
 }
 
-/** Null when there is none. @throws AegisError config.invalid */
-export const readPolicyFile = (path: string): PolicyFile | null => {
+/** Null when there is none. @param daemonUid whose file it may be beside root's. @throws AegisError config.invalid */
+export const readPolicyFile = (path: string, daemonUid = process.geteuid?.()): PolicyFile | null => {
   const wrong = (why: string): AegisError =>
     new AegisError('config.invalid', `The policy ${path} cannot be believed: ${why}.`);
   let fd: number;
@@ -38,8 +38,8 @@ export const readPolicyFile = (path: string): PolicyFile | null => {
     const stat = fstatSync(fd);
     if (!stat.isFile()) throw wrong('it is not a file');
     if (stat.size > MAX_BYTES) throw wrong(`it is larger than ${MAX_BYTES / 1024} KiB`);
-    refuseLoose(path, stat, wrong, 0);
-    refuseLoose(dirname(path), statSync(dirname(path)), wrong, STICKY);
+    refuseLoose(path, stat, wrong, { daemonUid, excused: 0 });
+    refuseLoose(dirname(path), statSync(dirname(path)), wrong, { daemonUid, excused: STICKY });
     const text = readFileSync(fd, 'utf8');
     let value: unknown;
     try {
@@ -57,11 +57,11 @@ const refuseLoose = (
   path: string,
   { mode, uid }: { mode: number; uid: number },
   wrong: (why: string) => AegisError,
-  excused: number,
+  { daemonUid, excused }: { daemonUid: number | undefined; excused: number },
 ): void => {
   if ((mode & WRITABLE_BY_OTHERS) !== 0 && (mode & excused) === 0)
     throw wrong(`others could write ${path} (mode ${(mode & 0o7777).toString(8)}): run 'chmod go-w ${path}'`);
-  if (uid !== 0 && uid !== process.geteuid?.()) throw wrong(`${path} belongs to uid ${uid}: run 'chown root ${path}'`);
+  if (uid !== 0 && uid !== daemonUid) throw wrong(`${path} belongs to uid ${uid}: run 'chown root ${path}'`);
 };
 
 export interface PolicyStatus {

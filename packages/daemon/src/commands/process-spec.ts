@@ -93,11 +93,14 @@ const namesGrace = (payload: unknown): boolean =>
   typeof payload === 'object' && payload !== null && 'grace_sec' in payload;
 
 /** passwd(5) by name or uid; an account that is not in the file (LDAP and the like) gets neutral values, and aegis-exec, which
- *  asks the system's own account database, decides whether it exists. */
-export const accountLookup = (passwdFile = '/etc/passwd'): ((user: string | null) => Account) => {
-  const { username, homedir, shell: ownShell } = userInfo();
+ *  asks the system's own account database, decides whether it exists. @param daemonUid of another daemon than this process: for whom a
+ *  command is that names nobody */
+export const accountLookup = (passwdFile = '/etc/passwd', daemonUid?: number): ((user: string | null) => Account) => {
+  const { uid: ownUid, username, homedir, shell: ownShell } = userInfo();
   const own: Account = { name: username, home: homedir, shell: ownShell ?? '/bin/sh' };
-  return (user) => {
+  const unnamed = daemonUid === undefined || daemonUid === ownUid ? null : String(daemonUid);
+  return (named) => {
+    const user = named ?? unnamed;
     if (user === null) return own;
     for (const line of readFileSync(passwdFile, 'utf8').split('\n')) {
       const [name, , uid, , , home, shell] = line.split(':');
