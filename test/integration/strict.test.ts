@@ -215,6 +215,8 @@ test('a node says offline what it would obey, and why', async () => {
       '',
     ],
   ]);
+  expect(good.stderr).toBe('');
+  expect((await check([], { AEGIS_LABELS: undefined })).stderr).toContain('site and labels as in this shell');
   const other = await check(['--json'], { AEGIS_SITE: 'ams' });
   expect([other.code, JSON.parse(other.stdout)]).toMatchObject([
     1,

@@ -120,6 +120,9 @@ Exit codes: 0 it would be obeyed, 1 it would be refused, 2 that cannot be told.`
       for (const { rule, good, says } of checked.steps)
         await this.print(`${good ? 'ok' : 'NO'}  ${rule.padEnd(10)}${plainText(says)}\n`);
       await this.print(checked.obeyed ? 'It would be obeyed.\n' : 'It would be refused.\n');
+      const { AEGIS_SITE: site, AEGIS_LABELS: labels } = this.around.env;
+      if (site === undefined || labels === undefined)
+        await this.note("site and labels as in this shell and configuration: the daemon's service may have others.");
     }
     return checked.obeyed ? 0 : 1;
   }
