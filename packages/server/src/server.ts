@@ -406,7 +406,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     stopping: stopping.signal,
   });
   nodes.onChange(channel.recheck);
-  bus.onRemote(NODE_FACTS, (uid) => uid !== null && channel.recheck(uid));
+  bus.onRemote(NODE_FACTS, channel.recheck);
   if (tls) tlsReloadLoop(tls.check, config.tls_reload_sec * 1000, stopping.signal, log);
   const limits = callerLimits(config, clock);
   const listeners: Listener[] = [];

@@ -351,6 +351,34 @@ test('a node that is none of ours any more is cut off', async () => {
   expect((await node.closed).code).toBe(4006);
 });
 
+test('a node that was deactivated between its handshake and its hello is cut off', async () => {
+  await using stage = await startGateway();
+  const node = first(stage);
+  const mine = await connectNode(stage, node, { hello: false });
+  node.refused = new AegisError('nodes.deactivated', 'It is deactivated.');
+  stage.gateway.recheck(node.uid);
+  mine.say('hello', { version: '0.1.0' });
+  expect((await mine.closed).code).toBe(4006);
+});
+
+test('where it is not known which nodes changed, all are looked up, a few at a time', async () => {
+  const names = Array.from({ length: 40 }, (_, nth) => `web-${nth}`);
+  const known = names.map((name) => ({ uid: `${name}-uid`, name, keys: generateKeyPair() }));
+  await using stage = await startGateway({ nodes: known });
+  const connected = await Promise.all(stage.nodes.map((node) => connectNode(stage, node)));
+  await vi.waitFor(() => expect(stage.gateway.connections.count()).toBe(40));
+  stage.looked.most = 0;
+  const gone = stage.nodes.splice(0, 20);
+  stage.gateway.recheck(null);
+  const [kept] = stage.nodes.splice(0, 1); // while they are looked up: said again, and done again
+  stage.gateway.recheck(null);
+  const ended = await Promise.all(connected.slice(0, gone.length + 1).map(({ closed }) => closed));
+  expect(new Set(ended.map(({ code }) => code))).toEqual(new Set([4006]));
+  expect(kept?.name).toBe('web-20');
+  expect(stage.gateway.connections.count()).toBe(19);
+  expect(stage.looked.most).toBeLessThanOrEqual(8);
+});
+
 test('sockets that open and say nothing make room again when they go', async () => {
   await using stage = await startGateway({ limits: { maxUnauthenticated: 3 } });
   const raws = await Promise.all([1, 2, 3].map(() => open(stage.url, headersOf(first(stage)))));

@@ -33,6 +33,8 @@ export interface GatewayStage extends AsyncDisposable {
   server: KeyPair;
   nodes: KnownNode[];
   refused: { agentId: string; error: AegisError; node: NodeActor | null }[];
+  /** Look-ups of nodes: under way at once, and the most there were. */
+  looked: { now: number; most: number };
   stop(): void;
 }
 
@@ -50,12 +52,16 @@ export const startGateway = async (
     more.nodes ?? ['web-1', 'web-2'].map((name) => ({ uid: `${name}-uid`, name, keys: generateKeyPair() }));
   const refused: GatewayStage['refused'] = [];
   const stopping = new AbortController();
+  const looked = { now: 0, most: 0 };
   let ids = 0;
   const one = gateway({
     fleet: FLEET,
     identity: server,
     nodes: {
       nodeOf: async (id) => {
+        looked.most = Math.max(looked.most, ++looked.now);
+        await new Promise(setImmediate); // as a database would
+        looked.now--;
         const found = nodes.find(({ uid, name }) => id === uid || id === name);
         return found
           ? { uid: found.uid, name: found.name, publicKey: found.keys.publicRaw, refused: found.refused ?? null }
@@ -93,6 +99,7 @@ export const startGateway = async (
     server,
     nodes,
     refused,
+    looked,
     stop: () => stopping.abort(),
     [Symbol.asyncDispose]: async () => {
       stopping.abort();

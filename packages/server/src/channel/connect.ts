@@ -17,6 +17,7 @@ import type { Log } from '../platform/log.ts';
 import { type Admitted, admit, type ChannelNode, type Claimed } from './authenticate.ts';
 import type { ChannelCalls } from './calls.ts';
 import { type Connection, type Connections, superseded } from './connections.ts';
+import type { Rechecking } from './recheck.ts';
 
 /** One connection from its WebSocket to its end: handshake, first sealed message, session. */
 
@@ -47,6 +48,7 @@ export interface ConnectOptions {
   refused(facts: { agentId: string; address: string; error: AegisError; node: NodeActor | null }): void;
   limits: ConnectionLimits;
   connections: Connections;
+  rechecking: Rechecking;
   /** Called once it no longer counts as unknown. */
   authenticated(): void;
   clock: Clock & { monotonic(): number };
@@ -133,6 +135,7 @@ export const connect = (on: ConnectOptions): void => {
   const handshake = async (text: string): Promise<void> => {
     const { fleet, identity } = on;
     const nowMs = clock.now();
+    const changes = on.rechecking.changes();
     const admitted = await admit(text, on.claimed, { fleet, nodeOf: on.nodes.nodeOf, nowMs });
     if (over) return;
     const expiresAtMs = nowMs + limits.sessionMs;
@@ -147,7 +150,7 @@ export const connect = (on: ConnectOptions): void => {
       rotation_sec: Math.max(1, Math.round(limits.rotation.ms / 1000)),
       heartbeat_sec: Math.max(1, Math.round(limits.heartbeatMs / 1000)),
     });
-    open = openSession(on, { admitted, keys, expiresAtMs, known, close });
+    open = openSession(on, { admitted, changes, keys, expiresAtMs, known, close });
     ws.send(JSON.stringify(answer));
   };
 
@@ -186,6 +189,8 @@ const openSession = (
   on: ConnectOptions,
   facts: {
     admitted: Admitted;
+    /** That were known of when the node was looked up. */
+    changes: number;
     keys: SessionKeys;
     expiresAtMs: number;
     known(): void;
@@ -194,7 +199,7 @@ const openSession = (
 ): Open => {
   const { ws, clock, limits, log } = on;
   // One by one: what a function below names is held for as long as the connection lasts, and request and keys need not be.
-  const { keys, expiresAtMs, known, close } = facts;
+  const { changes, keys, expiresAtMs, known, close } = facts;
   const { uid, name, publicKey } = facts.admitted.node;
   const { skewSec } = facts.admitted;
   const calling = new AbortController();
@@ -224,6 +229,7 @@ const openSession = (
       detach();
       leaveNode();
     };
+    if (on.rechecking.changes() !== changes) void on.rechecking.look(uid); // it was not among those that were looked up
     const about = { node: name, uid, session: on.sessionToken.slice(0, 8), address: on.address };
     log.debug(about, 'a node connected');
     if (Math.abs(skewSec) > TELL_SKEW_SEC)

@@ -21,6 +21,7 @@ import type { ChannelNode, Claimed } from './authenticate.ts';
 import type { ChannelCalls } from './calls.ts';
 import { type ConnectionLimits, connect } from './connect.ts';
 import { type Connection, connections } from './connections.ts';
+import { rechecking } from './recheck.ts';
 
 export interface GatewayOptions {
   fleet: string;
@@ -53,8 +54,8 @@ export interface Gateway {
   readonly connections: ReturnType<typeof connections>;
   /** How many have begun and not shown who they are. */
   waiting(): number;
-  /** The node is another than it was: whether it may still be connected is looked up. */
-  recheck(uid: string): void;
+  /** The node is another than it was (null: any may be): whether it may still be connected is looked up. */
+  recheck(uid: string | null): void;
   /** Waits at most `graceMs` for answers under way. */
   close(graceMs: number): Promise<void>;
 }
@@ -76,6 +77,7 @@ const FAILURES = { burst: 500, perSecond: 50 };
 
 export const gateway = (on: GatewayOptions): Gateway => {
   const up = connections();
+  const again = rechecking(up, on.nodes.nodeOf);
   const unauthenticated = new Map<string, Place>();
   const failures = rateLimiter(FAILURES, on.clock.monotonic);
   /** Those that have not shown who they are. */
@@ -179,6 +181,7 @@ export const gateway = (on: GatewayOptions): Gateway => {
           address,
           sessionToken: randomBytes(16).toString('base64url'),
           connections: up,
+          rechecking: again,
           authenticated: () => {
             strangers.delete(ws);
             leave(true);
@@ -186,14 +189,7 @@ export const gateway = (on: GatewayOptions): Gateway => {
         });
       });
     },
-    recheck: (uid) => {
-      const here = up.of(uid);
-      if (!here) return;
-      on.nodes.nodeOf(uid).then(
-        (node) => (node === null || node.refused) && here.dismiss(),
-        () => undefined, // the database is away: each call looks again
-      );
-    },
+    recheck: again.recheck,
     close: async (graceMs) => {
       clearInterval(ticking);
       server.close();
