@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { agentStatus, broadcastMessage, sendMessage, showMessage } from '@aegis/protocol/messages/endpoints';
 import { pollMessages } from '@aegis/protocol/messages/node-endpoints';
+import { sql } from 'kysely';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { connectTo } from './messages-support.ts';
 import { freshDatabase } from './shared-postgres.ts';
@@ -111,4 +112,36 @@ test('what a process that died said of its connections counts no more', async ()
       .execute();
     expect(rows).toEqual([]);
   }, 10_000);
+});
+
+test('a process that was away so long that the others forgot it says again who is connected to it, until that is known', async () => {
+  const node = await one.enrol('web-5');
+  const speaking = await connectTo(one, node);
+  await connected(other, node, true);
+  const { storage } = one.running;
+  const { server_id } = await storage.read
+    .selectFrom('agent_connections')
+    .select('server_id')
+    .where('agent_id', '=', node.uid)
+    .executeTakeFirstOrThrow();
+  await storage.write('test', async (tx) => {
+    await tx.deleteFrom('channel_servers').where('id', '=', server_id).execute();
+    await tx.deleteFrom('agent_connections').where('server_id', '=', server_id).execute();
+    await sql`alter table agent_connections add constraint away check (agent_id <> ${sql.lit(node.uid)})`.execute(tx);
+  });
+  // Turns of its upkeep: the first has ended, in vain, when the second begins.
+  const turns = new Set<number>();
+  await vi.waitFor(async () => {
+    const row = await storage.read
+      .selectFrom('channel_servers')
+      .select('seen_at')
+      .where('id', '=', server_id)
+      .executeTakeFirst();
+    if (row) turns.add(row.seen_at);
+    expect(turns.size).toBe(2);
+  }, 20_000);
+  expect((await status(other, node)).connected).toBe(false);
+  await storage.write('test', (tx) => sql`alter table agent_connections drop constraint away`.execute(tx));
+  await connected(other, node, true);
+  await speaking.hangUp();
 });

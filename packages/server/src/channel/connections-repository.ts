@@ -101,22 +101,33 @@ const sharedConnections = (storage: Storage, here: () => Connections, log: Log):
       await Promise.all(all.slice(at, at + ROWS_AT_ONCE).map((connection) => note({ connection })));
   };
 
-  /** This process is there, and others that are not are forgotten. */
-  const upkeep = async (): Promise<void> => {
-    await storage.write('channel.upkeep', async (tx) => {
-      await tx
-        .insertInto('channel_servers')
-        .values({ id: serverId, seen_at: NOW })
-        .onConflict((conflict) => conflict.column('id').doUpdateSet({ seen_at: NOW }))
-        .execute();
+  /** This process is there, and others that are not are forgotten. @returns whether the others know of no such process */
+  const beThere = (): Promise<boolean> =>
+    storage.write('channel.upkeep', async (tx) => {
+      const { numUpdatedRows } = await tx
+        .updateTable('channel_servers')
+        .set({ seen_at: NOW })
+        .where('id', '=', serverId)
+        .executeTakeFirst();
+      const unknown = numUpdatedRows === 0n;
+      if (unknown) await tx.insertInto('channel_servers').values({ id: serverId, seen_at: NOW }).execute();
       const gone = await tx
         .deleteFrom('channel_servers')
         .where('seen_at', '<', sql<number>`${NOW} - ${2 * SILENT_MS}`)
         .returning('id')
         .execute();
       for (const { id } of gone) await tx.deleteFrom('agent_connections').where('server_id', '=', id).execute();
+      return unknown;
     });
-    if (!complete) await sayAll();
+  const upkeep = async (): Promise<void> => {
+    try {
+      // One that was away for long was forgotten, with its connections.
+      if (await beThere()) complete = false;
+      if (!complete) await sayAll();
+    } catch (error) {
+      complete = false;
+      throw error;
+    }
   };
 
   return {
@@ -138,7 +149,7 @@ const sharedConnections = (storage: Storage, here: () => Connections, log: Log):
       return () => noted({ ended: connection });
     },
     start: async (signal) => {
-      await upkeep();
+      await beThere(); // nobody is connected yet
       loop({ name: 'channel.connections', everyMs: EVERY_MS, turn: upkeep, signal, log });
     },
   };
