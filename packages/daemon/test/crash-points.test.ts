@@ -26,7 +26,7 @@ const live = async (crashAt: string | null): Promise<Life> => {
   const daemon = mortalDaemon(home, flags, crashAt);
   try {
     const marker = join(home, 'started');
-    await waitFor('enrolment', () => server.nodes.size > 0);
+    await waitFor('enrolment', () => server.nodes.size > 0, 60_000); // two starts, from source
     const command = server.submit({ cmd: `echo x >> ${marker}; sleep 0.15; seq 1 20000; exit 3` });
     const cancelled = server.submit({ cmd: 'sleep 300' });
     const waiting = server.submit({ cmd: `echo y >> ${marker}` }); // for one of the two places
