@@ -248,7 +248,7 @@ export const directiveVerifier = (on: VerifierOptions): DirectiveVerifier => {
       return refused(
         'form',
         'access.bad_directive',
-        'The directive names an object and a generation, as desired state does, and is none: whoever signed it may have been shown something else.',
+        `The directive, of kind ${directive.kind}, names an object and a generation, as desired state does, and was offered as a command: whoever signed it may have been shown something else.`,
       );
     const now = clock.now();
     if (seen.has(directive.id, attempt)) return { kind: 'seen', directive };
