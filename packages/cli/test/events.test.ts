@@ -6,6 +6,7 @@ import { waitFor } from '../../../test/faults/wait.ts';
 import { freePort } from '../../../test/fleet/free-port.ts';
 import { type EnrolledNode, startTestServer, type TestServer } from '../../server/test/start-test-server.ts';
 import { cliOfFile } from './cli-process.ts';
+import { scriptedServer } from './scripted-server.ts';
 
 /** `aegis events` with the real server. */
 
@@ -26,8 +27,8 @@ const maintain = (maintenance: boolean) =>
   server.as('admin').call(apiPatchNode, { params: { id: node.uid }, body: { maintenance } });
 
 /** What it has written so far. */
-const running = (args: readonly string[]) => {
-  const child = cli.start(['events', '-f', ...args], env);
+const running = (args: readonly string[], url = server.url) => {
+  const child = cli.start(['events', '-f', ...args], { ...env, AEGIS_SERVER: url });
   const said = { out: '', err: '' };
   child.stdout?.on('data', (piece) => (said.out += String(piece)));
   child.stderr?.on('data', (piece) => (said.err += String(piece)));
@@ -38,7 +39,6 @@ const running = (args: readonly string[]) => {
 test('as it happens, across a restart of the server, from where it began; Ctrl-C ends it; a script goes on from the last id', async () => {
   const following = running(['--json', '--type', 'node.maintenance', '--reconnect-for', '60']);
   await waitFor('it to listen', () => server.running.events.streams.size() > 0);
-  await server.restart(); // nothing was told yet: it goes on from where it began
   await maintain(true);
   await waitFor('the first', () => following.lines().length === 1);
   await server.restart();
@@ -59,6 +59,27 @@ test('as it happens, across a restart of the server, from where it began; Ctrl-C
     'node.maintenance         web-1            maintenance=true',
     'node.maintenance         web-1',
     '',
+  ]);
+});
+
+test('a connection that is lost before anything happened goes on from where it began', async () => {
+  const asked: (string | null)[] = [];
+  await using scripted = await scriptedServer({
+    'GET /api/v1/events': ({ query }, response) => {
+      asked.push(query.get('from'));
+      const line =
+        asked.length === 1 ? { type: 'position', id: '41' } : { type: 'node.online', id: '42', node: 'web-1' };
+      response.writeHead(200, { 'content-type': 'application/x-ndjson' }).write(`${JSON.stringify(line)}\n`);
+      if (asked.length === 1) setTimeout(() => response.destroy(), 200);
+    },
+  });
+  const following = running(['--json'], scripted.url);
+  await waitFor('the event', () => following.lines().length === 1);
+  following.child.kill('SIGINT');
+  expect(await following.ended).toBe(0);
+  expect([asked, following.said]).toEqual([
+    [null, '41'],
+    { out: '{"type":"node.online","id":"42","node":"web-1"}\n', err: '' },
   ]);
 });
 
