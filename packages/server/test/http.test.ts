@@ -1,8 +1,9 @@
+import { readFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { createToken, listTokens } from '@aegis/protocol/access/endpoints';
 import { apiListNodes, apiPatchNode, listAgents, registerKeyless } from '@aegis/protocol/nodes/endpoints';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { startTestServer, type TestServer } from './start-test-server.ts';
 
 /** What the HTTP layer refuses, for every route alike, and how it says so. */
@@ -197,6 +198,31 @@ describe('what is not HTTP', () => {
     expect(head.split('\r\n')[0]).toBe(`HTTP/1.1 ${status}`);
     expect(codeOf(JSON.parse(body))).toBe('http.malformed');
   });
+});
+
+test('what is not HTTP is answered, and leaves no socket behind, though the client never hangs up', async () => {
+  const port = Number(new URL(server.url).port);
+  const socket = connect({ port, host: '127.0.0.1', allowHalfOpen: true });
+  let answer = '';
+  socket.on('data', (data) => {
+    answer += data.toString('utf8');
+  });
+  const ended = new Promise((resolve) => socket.once('end', resolve));
+  socket.write('no such thing\r\n\r\n');
+  await ended;
+  expect(answer).toMatch(/^HTTP\/1\.1 400 Bad Request\r\n.*"code":"http\.malformed"/s);
+  // By the kernel's word: one that nobody holds any more has no inode, whatever the other side still thinks.
+  const hex = (number = 0) => number.toString(16).toUpperCase().padStart(4, '0');
+  const ends = `0100007F:${hex(port)} 0100007F:${hex(socket.localPort)} `;
+  const inode = () =>
+    readFileSync('/proc/self/net/tcp', 'utf8')
+      .split('\n')
+      .find((line) => line.includes(ends))
+      ?.trim()
+      .split(/\s+/)[9];
+  expect(inode()).not.toBe('0');
+  await vi.waitFor(() => expect(inode() ?? '0').toBe('0'), { timeout: 20_000, interval: 100 });
+  socket.destroy();
 });
 
 test('each address serves its doors and health, nothing else', async () => {

@@ -5,7 +5,7 @@ import type { Duplex } from 'node:stream';
 import type { Door } from '@aegis/protocol/endpoint';
 import { AegisError, errorBody, httpStatusOf } from '@aegis/protocol/errors';
 import Fastify, { type FastifyInstance, type FastifyReply } from 'fastify';
-import { endSocket } from './end-socket.ts';
+import { endSocket, LINGER_MS } from './end-socket.ts';
 import { asShown } from './failures.ts';
 import { forwardedAddress } from './forwarded-address.ts';
 import { BODY_LIMIT_BYTES } from './json-body.ts';
@@ -168,6 +168,8 @@ const answerUnreadable = (error: Error, socket: Socket, requestId: string): void
   }
   const [status, sentence] = UNREADABLE[code] ?? ['400 Bad Request', 'The request is not readable as HTTP/1.1.'];
   socket.end(plainAnswer(status, new AegisError('http.malformed', sentence), requestId));
+  // Not at once, which could take the answer from who is still sending; and not never: its half stays open for as long as the other side likes.
+  setTimeout(() => socket.destroy(), LINGER_MS).unref();
 };
 const plainAnswer = (status: string, error: AegisError, requestId: string): string => {
   const body = JSON.stringify(errorBody(error, requestId));
