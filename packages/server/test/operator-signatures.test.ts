@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { listAudit } from '@aegis/protocol/access/audit-endpoints';
 import type { Directive } from '@aegis/protocol/access/directive';
 import { type Envelope, PAYLOAD_TYPES, signEnvelope } from '@aegis/protocol/access/dsse';
 import { addKey, revokeKey } from '@aegis/protocol/access/endpoints';
@@ -78,6 +79,33 @@ describe.each(STORAGES)('%s', (storage) => {
     const [unsigned] = [await server.as('operator').call(submitCommand, { body: ASKED })];
     const next = (await poll(node)).commands.find(({ command_id }) => command_id === unsigned.command_id);
     expect(next?.operator_directive).toBeUndefined();
+  });
+
+  test('the audit says by whose keys it was signed', async () => {
+    const clock = handClock();
+    await using server = await startTestServer({ storage, clock });
+    const [one, two] = [await operator(server), await operator(server)];
+    await server.enrol('web-1');
+    const stranger = generateKeyPair();
+    const submit = (...keys: KeyPair[]) => {
+      const asked = directiveOf(ASKED, { fleet: server.running.fleet, id: randomUUID(), now: clock.now() });
+      return server.as('operator').call(submitCommand, { body: { ...ASKED, directive: by(asked, ...keys) } });
+    };
+    await submit(one, two);
+    expect(await refusal(submit(stranger))).toEqual([403, 'access.bad_signature']);
+    await server.as('operator').call(submitCommand, { body: ASKED });
+    const { items } = await server.as('admin').call(listAudit, { query: { action: 'submitCommand' } });
+    const signers = (summary: readonly string[]) => summary.filter((text) => text.startsWith('signed_by='));
+    const both = [one, two].map(({ keyId }) => `signed_by=${keyId}`);
+    expect(items.toReversed().map(({ outcome, summary }) => [outcome, ...signers(summary)])).toEqual([
+      ['begun', ...both],
+      ['ok', ...both],
+      ['begun', `signed_by=${stranger.keyId}`],
+      ['refused', `signed_by=${stranger.keyId}`],
+      ['begun'],
+      ['ok'],
+    ]);
+    expect(JSON.stringify(items)).not.toContain('"sig"');
   });
 
   test('a signed cancel goes along, also after one that was not signed', async () => {

@@ -5,6 +5,7 @@ import type { Actor } from '../../platform/http/actor.ts';
 
 const MAX_TARGETS = 32;
 const MAX_ITEMS = 16;
+const MAX_SIGNERS = 4;
 const MAX_CHARS = 128;
 
 /** Fields of bodies that name what is acted on. */
@@ -46,6 +47,8 @@ const SUMMARY_FIELDS = [
   'channel',
   'message_type',
 ] as const;
+/** Fields of bodies that hold what somebody signed, a list of envelopes or one. */
+const SIGNED_FIELDS = ['directive', 'directives', 'trust_bundle'] as const;
 /** Fields of answers that name what was made. */
 const RESULT_FIELDS = [
   'id',
@@ -83,14 +86,23 @@ export const targetsOf = (params: unknown, body: unknown, result: unknown): stri
   return left > 0 ? [...shown, `and ${left} more`] : shown;
 };
 
-export const summaryOf = (body: unknown): string[] =>
-  SUMMARY_FIELDS.flatMap((name) => {
+/** What was asked, and by whose keys it says it is signed: where the call went well, they were verified. */
+export const summaryOf = (body: unknown): string[] => {
+  const asked = SUMMARY_FIELDS.flatMap((name) => {
     const value = fieldsOf(body)[name];
     const text = Array.isArray(value) ? textsOf(value).join(',') : value;
     return typeof text === 'string' || typeof text === 'number' || typeof text === 'boolean'
       ? [`${name}=${bounded(String(text))}`]
       : [];
-  }).slice(0, MAX_ITEMS);
+  });
+  return [...asked.slice(0, MAX_ITEMS), ...signersOf(body)];
+};
+const signersOf = (body: unknown): string[] => {
+  const envelopes = SIGNED_FIELDS.flatMap((name) => fieldsOf(body)[name] ?? []);
+  const signatures = envelopes.flatMap((envelope) => fieldsOf(envelope).signatures ?? []);
+  const ids = new Set(signatures.flatMap((signature) => textsOf(fieldsOf(signature).keyid)));
+  return [...ids].slice(0, MAX_SIGNERS).map((id) => `signed_by=${bounded(id)}`);
+};
 
 export const actorFields = (actor: Actor | null) => {
   if (actor === null) return { actor_kind: 'nobody', actor_id: null, actor_name: null, key_id: null };
