@@ -86,6 +86,21 @@ test("a strict node refuses what the server signs, says so, and obeys the operat
   expect([wrong.code, wrong.stderr]).toEqual([2, expect.stringContaining('A password is needed')]);
 });
 
+test('what the server submits again is signed by nobody: who has a key is told', async () => {
+  const id = (await aegis(['submit', '-t', 'strict-1', '-d', '--', 'echo', 'no'])).stdout.trim();
+  await aegis(['logs', '-f', id]); // until it has ended
+  const retried = await aegis(['commands', 'retry', id]);
+  expect(retried).toEqual({ code: 0, stdout: expect.stringMatching(/^[0-9a-f-]{36}\n$/), stderr: '' });
+  expect(retried.stdout).not.toBe(`${id}\n`);
+  await aegis(['logs', '-f', retried.stdout.trim()]);
+  expect(await aegis(['commands', 'retry', retried.stdout.trim()], { AEGIS_KEY: keyFile('bob') })).toEqual({
+    code: 0,
+    stdout: expect.stringMatching(/^[0-9a-f-]{36}\n$/),
+    stderr:
+      "aegis: nobody has signed the new command: for nodes that obey operators alone, run 'aegis submit' again.\n",
+  });
+});
+
 test('labels count as the node knows them, and a signature goes no further than its fleet', async () => {
   const byLabel = (value: string) => aegis(['submit', '-t', `label.env=${value}`, ...signs('bob'), '--', 'hostname']);
   expect((await byLabel('prod')).code).toBe(0);

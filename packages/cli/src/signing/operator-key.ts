@@ -53,9 +53,13 @@ type Around = Pick<Surroundings, 'env' | 'output'>;
 const keyFileOf = async (flags: KeyFlags, env: Around['env']): Promise<string | null | undefined> =>
   flags.unsigned ? undefined : (flags.key ?? (env.AEGIS_KEY || (await serverSettings(flags, env)).key));
 
+/** Whether what is changed would be signed, were it for operators to sign. */
+export const hasKey = async (flags: ServerFlags, { env }: Pick<Surroundings, 'env'>): Promise<boolean> =>
+  Boolean(await keyFileOf(flags, env));
+
 /** For who signs elsewhere, and has changed something that strict nodes want signed: what to do next. Null where there is no key. */
-export const signingNote = async (flags: ServerFlags, { env }: Around, object: string): Promise<string | null> =>
-  (await keyFileOf(flags, env))
+export const signingNote = async (flags: ServerFlags, around: Around, object: string): Promise<string | null> =>
+  (await hasKey(flags, around))
     ? `nodes that obey operators take it over once it is signed: aegis nodes sign NODE --kind backups.config --object ${plainText(object)}`
     : null;
 

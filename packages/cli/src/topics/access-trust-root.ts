@@ -3,9 +3,10 @@ import type { TrustChange, TrustDraft } from '@aegis/protocol/access/trust-endpo
 import { AegisError } from '@aegis/protocol/errors';
 import * as Flags from '@oclif/core/flags';
 import { requireAsked, requireFingerprint } from '../access/trust-asked.ts';
-import { rootKeyFrom, settle, sign } from '../access/trust-draft.ts';
+import { rootKeyFrom, settle, sign, signaturesOf } from '../access/trust-draft.ts';
 import { changesText } from '../access/trust-text.ts';
 import { ServerCommand, serverFlags } from '../base-command.ts';
+import { requireHead, startsAtNewest } from '../signing/known-heads.ts';
 import { confirmed } from '../ui/confirm.ts';
 import { plainText } from '../ui/plain-text.ts';
 import { facts } from '../ui/table.ts';
@@ -55,6 +56,11 @@ With --on-server the server makes the new key and keeps it. Otherwise give the p
       summary: 'Fingerprint of the root that is in force, where the keys of --sign-with alone do not show it',
       dependsOn: ['sign-with'],
     }),
+    head: Flags.string({
+      helpValue: 'VERSION:DIGEST',
+      summary: 'The version that is in force, as a node shows it',
+      dependsOn: ['sign-with'],
+    }),
     'password-file': Flags.string({
       helpValue: 'FILE',
       summary: "Read the keys' password from a file's first line (-: standard input)",
@@ -67,6 +73,7 @@ With --on-server the server makes the new key and keeps it. Otherwise give the p
   async run(): Promise<undefined> {
     const { flags } = await this.parse(AccessTrustRotateRoot);
     requireFingerprint(flags.root);
+    requireHead(flags.head);
     const root = rootOf(flags['root-key'], flags.threshold, flags['on-server']);
     const keys: KeyPair[] = [];
     for (const path of flags['sign-with'] ?? [])
@@ -75,12 +82,17 @@ With --on-server the server makes the new key and keeps it. Otherwise give the p
     if (keys.length === 0) await agreed();
     const signed = async (drafted: TrustDraft): Promise<TrustDraft> => {
       const nowMs = this.around.now();
-      const { before, after, rootFingerprint } = await requireAsked(drafted, root, { keys, root: flags.root, nowMs });
-      const rows = [`root fingerprint ${rootFingerprint}`, ...(await changesText(before, after))];
+      const checked = await requireAsked(drafted, root, { keys, root: flags.root, nowMs });
+      const note = await startsAtNewest(this.around, drafted, checked, flags.head);
+      const rows = [
+        `root fingerprint ${checked.rootFingerprint}`,
+        ...(await changesText(checked.before, checked.after)),
+      ];
       await this.around.output.err(`${rows.join('\n')}\n`);
       await agreed();
       let draft = drafted;
       for (const key of keys) draft = await sign(draft, key);
+      if (flags.out !== undefined || (await signaturesOf(draft)).enough) note(); // otherwise the signatures stay here
       return draft;
     };
     await this.withApi(flags, async (api) => {

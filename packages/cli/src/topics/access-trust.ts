@@ -18,6 +18,7 @@ import {
 import { changesText, idsOf, rootText } from '../access/trust-text.ts';
 import { routes } from '../api/routes.ts';
 import { AegisCommand, ServerCommand, serverFlags } from '../base-command.ts';
+import { requireHead, startsAtNewest } from '../signing/known-heads.ts';
 import { confirmed } from '../ui/confirm.ts';
 import { plainText } from '../ui/plain-text.ts';
 import { facts } from '../ui/table.ts';
@@ -172,7 +173,7 @@ export class AccessTrustSign extends AegisCommand {
   static override description =
     `Shows what a draft changes, asks, and adds a signature to the file. Needs no server and no network: meant for the machine on which a key of the root's is kept.
 
-Read what is shown: whoever signs decides whom every node of the fleet obeys. --root names the root that you know, so that a draft of another fleet is noticed.`;
+Read what is shown: whoever signs decides whom every node of the fleet obeys. --root names the root that you know, so that a draft of another fleet is noticed. The version that you signed last is remembered (~/.config/aegis/known_heads): a draft that starts before it is refused. --head says yourself at which one it has to start.`;
   static override examples = [
     {
       description: 'With the key that init wrote',
@@ -191,12 +192,14 @@ Read what is shown: whoever signs decides whom every node of the fleet obeys. --
       summary: "Read the key's password from a file's first line (-: standard input)",
     }),
     root: Flags.string({ helpValue: 'HEX', summary: 'Fingerprint of the root that is in force' }),
+    head: Flags.string({ helpValue: 'VERSION:DIGEST', summary: 'The version that is in force, as a node shows it' }),
     yes: Flags.boolean({ char: 'y', summary: 'Do not ask' }),
   };
 
   async run(): Promise<undefined> {
     const { flags, args } = await this.parse(AccessTrustSign);
     requireFingerprint(flags.root);
+    requireHead(flags.head);
     if (args.file === '-')
       throw new AegisError('cli.usage', 'The signature is added to the file of the draft: name one.');
     const draft = await readDraft(args.file);
@@ -206,11 +209,14 @@ Read what is shown: whoever signs decides whom every node of the fleet obeys. --
         'cli.usage',
         `${args.file} does not follow from the version that it says: make another draft.`,
       );
+    const note = await startsAtNewest(this.around, draft, checked, flags.head);
     const changes = await changesText(checked.before, checked.after);
     const rows = [`root fingerprint ${checked.rootFingerprint}`, ...changes];
     if (!flags.json) await this.print(`${rows.join('\n')}\n`);
     await confirmed(this.around.output, flags.yes, 'Sign this?');
-    const signed = await sign(draft, await rootKeyFrom(flags.key, flags['password-file'], this.around.output));
+    const key = await rootKeyFrom(flags.key, flags['password-file'], this.around.output);
+    const signed = await sign(draft, key);
+    note();
     replaceDraft(args.file, signed);
     const state = await signaturesOf(signed);
     if (flags.json)

@@ -7,7 +7,7 @@ import { routes } from '../api/routes.ts';
 import { ServerCommand, serverFlags } from '../base-command.ts';
 import { exitText } from '../following/summary.ts';
 import { cancelBody } from '../signing/directives.ts';
-import { keyFlags, operatorSigner } from '../signing/operator-key.ts';
+import { hasKey, keyFlags, operatorSigner } from '../signing/operator-key.ts';
 import { facts, table } from '../ui/table.ts';
 import { ago, byteCount, took } from '../ui/time.ts';
 
@@ -214,6 +214,10 @@ export class CommandsRetry extends ServerCommand {
       const id = await commandIdOf(api, args.command);
       const answer = await api.call(routes.retryCommand, { params: { id }, body: {} });
       await (flags.json ? this.printJson(answer) : this.print(`${answer.command_id}\n`));
+      if (await hasKey(flags, this.around))
+        await this.note(
+          "nobody has signed the new command: for nodes that obey operators alone, run 'aegis submit' again.",
+        );
     });
   }
 }
