@@ -111,6 +111,7 @@ const KEYS = {
   ),
   log_format: key('text', z.enum(['json', 'pretty']), 'json or pretty', 'json'),
   stop_timeout_sec: whole(0, 600, 10),
+  max_waiting_writes: whole(256, 1_000_000, 16_384),
   'http.body_budget_bytes': whole(16 * MIB, 1024 * 1024 * MIB, 64 * MIB), // at least the largest body, packed and unpacked
   'rate_limits.enrolment_burst': whole(1, 1_000_000, 200),
   'rate_limits.enrolment_per_sec': whole(1, 1_000_000, 20),

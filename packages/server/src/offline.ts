@@ -134,6 +134,7 @@ export const openServerStorage = async (
   options: OnData & {
     keys: FleetKeys;
     faults?: FaultPoints;
+    maxWaiting?: number;
     onConnectionError?: (error: Error) => void;
   },
 ): Promise<Storage> => {
@@ -144,6 +145,7 @@ export const openServerStorage = async (
     migrations: MIGRATIONS,
     faults: options.faults ?? noFaultPoints,
     now,
+    ...(options.maxWaiting ? { maxWaiting: options.maxWaiting } : {}),
     ...(options.onConnectionError ? { onConnectionError: options.onConnectionError } : {}),
   });
   try {

@@ -118,6 +118,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
     keys,
     faults,
     clock,
+    maxWaiting: config.max_waiting_writes,
     onConnectionError: (err) => log.warn({ err }, 'a database connection broke while idle'),
   });
   undo.defer(() => storage.close());

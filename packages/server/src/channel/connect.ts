@@ -14,6 +14,7 @@ import * as z from 'zod/mini';
 import type { Clock } from '../platform/clock.ts';
 import type { NodeActor } from '../platform/http/actor.ts';
 import type { Log } from '../platform/log.ts';
+import { turns } from '../platform/turns.ts';
 import { type Admitted, admit, type ChannelNode, type Claimed } from './authenticate.ts';
 import type { ChannelCalls } from './calls.ts';
 import { type Connection, type Connections, superseded } from './connections.ts';
@@ -154,6 +155,18 @@ export const connect = (on: ConnectOptions): void => {
     ws.send(JSON.stringify(answer));
   };
 
+  let frames = 0;
+  /** What waits for its turn keeps its socket from being read further: no more than one piece of it is held. */
+  const inTurn = (work: () => void): void => {
+    frames++;
+    const atOnce = turns.run(() => {
+      frames--;
+      if (frames === 0 && ws.isPaused) ws.resume();
+      work();
+    });
+    if (!atOnce) ws.pause();
+  };
+
   let pings = { second: 0, count: 0 };
   ws.on('ping', () => {
     const second = Math.floor(clock.monotonic() / 1000);
@@ -166,9 +179,9 @@ export const connect = (on: ConnectOptions): void => {
     if (over) return;
     if (isBinary) return broken('Bytes came where text is due.');
     if (judged && !open) return broken('A frame came before the handshake was answered.');
-    if (open) return open.session.take(data.toString('utf8'));
+    if (open) return inTurn(() => open?.session.take(data.toString('utf8')));
     judged = true;
-    handshake(data.toString('utf8')).catch(refuse);
+    inTurn(() => void (over || handshake(data.toString('utf8')).catch(refuse)));
   });
   // 'close' follows. What the WebSocket itself does not take is a frame that is none, or too large.
   ws.on('error', (error: Error & { code?: string }) => {

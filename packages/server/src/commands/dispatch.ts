@@ -1,6 +1,7 @@
 import { type OfferedCommand, POLL_LIMIT, type PollAnswer } from '@aegis/protocol/commands/carrier';
 import type { Bus } from '../platform/bus.ts';
 import { type Clock, isoTime } from '../platform/clock.ts';
+import { turns } from '../platform/turns.ts';
 import { type Wakeup, wakeup } from '../platform/wakeup.ts';
 import type { Storage } from '../tables.ts';
 import { nodeTopic, roomTopic } from './changes.ts';
@@ -138,6 +139,7 @@ export const dispatchService = (on: {
       try {
         const until = performance.now() + request.waitSec * 1000;
         for (let first = true; ; first = false) {
+          await turns.turn(); // a command to all wakes thousands at once
           if (own.superseded || request.signal.aborted) break;
           if (changed) {
             changed = false;

@@ -10,10 +10,10 @@ import type { Storage, StorageKind } from './storage.ts';
 export interface GroupCommitLimits {
   /** Works that one transaction takes at most: bounds how long the first of them waits for the last. */
   batch: number;
-  /** Works that may wait; one more is refused with 503. */
+  /** Works that may wait (`max_waiting_writes`); one more is refused with 503. */
   queue: number;
 }
-export const GROUP_COMMIT_LIMITS: GroupCommitLimits = { batch: 256, queue: 4096 };
+export const GROUP_COMMIT_LIMITS: GroupCommitLimits = { batch: 256, queue: 16_384 };
 
 /** Does the works of `items`, and answers each. */
 type Work<DB> = (tx: Transaction<DB>, items: readonly unknown[]) => Promise<readonly unknown[]>;
@@ -60,6 +60,7 @@ export const groupCommit = <DB>(
 ): GroupCommit<DB> => {
   let queue: QueuedWork<DB>[] = [];
   let loop: Promise<void> | null = null;
+  let begin = (): void => undefined;
   let closed = false;
   const listeners: (() => void)[] = [];
   const committed = (): void => {
@@ -68,8 +69,13 @@ export const groupCommit = <DB>(
 
   const runQueue = async (): Promise<void> => {
     while (queue.length > 0) {
-      // One turn of the event loop: the requests that are readable now join this transaction instead of the next.
-      await new Promise((resolve) => setImmediate(resolve));
+      // One turn of the event loop: the requests that are readable now join this transaction instead of the next. Where a whole batch is
+      // there already, nobody waits for the loop, which may have thousands of sockets to read from first.
+      await new Promise<void>((resolve) => {
+        begin = resolve;
+        setImmediate(resolve);
+        if (queue.length >= limits.batch) resolve();
+      });
       const batch = queue.slice(0, limits.batch);
       queue = queue.slice(limits.batch);
       queue.unshift(...(await commitBatch(database, batch, faults, committed)));
@@ -88,6 +94,7 @@ export const groupCommit = <DB>(
       if (place === 'first') queue.unshift(work);
       else queue.push(work);
       loop ??= runQueue();
+      if (queue.length >= limits.batch) begin();
     });
 
   return {
