@@ -57,16 +57,19 @@ const HANDSHAKE_MS = 15_000;
 const POLL_WAIT_SEC = 30;
 const POLL_MS = (POLL_WAIT_SEC + 15) * 1000;
 const CALL_MS = 30_000;
+const AGAIN_MS = 1000;
 let ids = 0;
 
 export const runHerdNode = (nth: number, options: HerdOptions): Promise<void> => {
   const { signal } = options;
+  let current: Session | null = null;
   const loop = linkLoop({
     open: () => tried(nth, options),
     refreshTrust: async () => false,
     changed: (live) => {
+      current = live;
       options.events.changed(live !== null);
-      if (live && options.polls) work(nth, live, options).catch(() => undefined); // the session ended: the next one works on
+      if (live && options.polls) work(nth, live, options, () => current !== live).catch(() => undefined); // the session ended: the next one works on
     },
     clock,
     random: Math.random,
@@ -168,10 +171,22 @@ const openHerdLink = async (nth: number, { server, ticks }: HerdOptions): Promis
 };
 
 /** Until the session ends. */
-const work = async (nth: number, live: Session, { events }: HerdOptions): Promise<void> => {
+const work = async (nth: number, live: Session, { events }: HerdOptions, isOver: () => boolean): Promise<void> => {
   const { key } = herdNode(nth);
-  const ask = <T>(call: string, more: { query?: Record<string, unknown>; body?: unknown }, timeoutMs = CALL_MS) =>
-    live.request('commands', { call, ...more }, { timeoutMs }) as Promise<T>;
+  // A server that has more to do than it can is asked again, as a daemon does.
+  const ask = async <T>(
+    call: string,
+    more: { query?: Record<string, unknown>; body?: unknown },
+    timeoutMs = CALL_MS,
+  ): Promise<T> => {
+    for (;;)
+      try {
+        return (await live.request('commands', { call, ...more }, { timeoutMs })) as T;
+      } catch (error) {
+        if (isOver() || !(error instanceof AegisError) || error.code !== 'http.unavailable') throw error;
+        await new Promise((resolve) => setTimeout(resolve, AGAIN_MS * (1 + Math.random())));
+      }
+  };
   let desired = 0;
   for (let resume = true; ; resume = false) {
     const query = { wait: POLL_WAIT_SEC, desired, ...(resume ? { resume: 'true' } : {}) };
