@@ -17,7 +17,7 @@ export interface TurnLimits {
 }
 /** Before they are let go of. */
 const KEPT = 4096;
-const LIMITS: TurnLimits = { roundMs: 10, turns: 16 };
+const LIMITS: TurnLimits = { roundMs: 20, turns: 64 };
 
 export const fairTurns = (now: () => number = () => performance.now(), limits: TurnLimits = LIMITS): Turns => {
   let waiting: (() => void)[] = [];
