@@ -75,8 +75,9 @@ test('postgres: what is published while it is restarted arrives, and everything 
   const [a, never] = [woken.of('a'), woken.of('never')];
   one.publish('command:a');
   await restarted;
-  await waitFor('the wake-ups', () => heard.length > 0 && woken.of('a') > a && woken.of('never') > never);
-  expect(heard[0]).toBe(null);
+  // What was published may come in the moment between the other's listening and its waking of everything.
+  await waitFor('the wake-ups', () => heard.includes(null) && woken.of('a') > a && woken.of('never') > never);
+  expect(heard.filter((rest) => rest !== null && rest !== 'a')).toEqual([]);
 });
 
 test('redis: killed and started again, nothing stays asleep; meanwhile everything is woken slowly', async () => {
