@@ -1,11 +1,12 @@
 import type { AddressInfo } from 'node:net';
 import type { AuthenticationResponse, SecureMessage } from '@aegis/protocol/channel/messages';
-import { describe, expect, test, vi } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { WebSocket, WebSocketServer } from 'ws';
 import { type Link, openLink } from '../../packages/daemon/src/channel/link.ts';
 import { linkLoop } from '../../packages/daemon/src/channel/link-loop.ts';
 import { createLog } from '../../packages/daemon/src/platform/log.ts';
 import { FLEET, type GatewayStage, startGateway } from '../../packages/server/test/channel-support.ts';
+import { settled } from '../faults/settled.ts';
 
 /** Attacks on the node's end of the channel by who sits between it and its server, or in the server's place: the real link, the real gateway,
  *  and frames changed on the way. What the node is not sure of it does not obey, and it says why its channel ended. */
@@ -102,9 +103,9 @@ test('the way between, unaltered, is one that works', async () => {
   await using between = await startBetween(stage.url, as);
   const obeyed: unknown[] = [];
   await connect(stage, between.url, obeyed);
-  await vi.waitFor(() => expect(stage.gateway.connections.count()).toBe(1));
+  await settled(() => expect(stage.gateway.connections.count()).toBe(1));
   await stage.gateway.connections.of('web-1-uid')?.notify('orders', 1);
-  await vi.waitFor(() => expect(obeyed).toEqual([1]));
+  await settled(() => expect(obeyed).toEqual([1]));
 });
 
 test('a forged server, not the one that was pinned: the node says nothing to it', async () => {
@@ -185,7 +186,7 @@ describe("the server's messages, changed on the way", () => {
     );
     const obeyed: unknown[] = [];
     const link = await connect(stage, between.url, obeyed);
-    await vi.waitFor(() => expect(stage.gateway.connections.count()).toBe(1));
+    await settled(() => expect(stage.gateway.connections.count()).toBe(1));
     const connection = stage.gateway.connections.of('web-1-uid');
     await connection?.notify('orders', 1);
     await connection?.notify('orders', 2).catch(() => undefined); // it may have ended by now
@@ -203,7 +204,7 @@ test('what the node itself said, reflected to it', async () => {
   });
   const obeyed: unknown[] = [];
   const link = await connect(stage, between.url, obeyed);
-  await vi.waitFor(() => expect(stage.gateway.connections.count()).toBe(1));
+  await settled(() => expect(stage.gateway.connections.count()).toBe(1));
   await stage.gateway.connections.of('web-1-uid')?.notify('orders', 1);
   expect((await link.ended).code).toBe('channel.bad_seal');
   expect(obeyed).toEqual([]);
@@ -225,9 +226,9 @@ test('the node tells in its log that somebody is in between', async () => {
     log: createLog({ level: 'warn', format: 'json' }, (line) => lines.push(line)),
     signal: stopping.signal,
   });
-  await vi.waitFor(() => expect(stage.gateway.connections.count()).toBe(1));
+  await settled(() => expect(stage.gateway.connections.count()).toBe(1));
   await stage.gateway.connections.of('web-1-uid')?.notify('orders', 1);
-  await vi.waitFor(() => expect(lines).toHaveLength(1));
+  await settled(() => expect(lines).toHaveLength(1));
   expect(JSON.parse(lines[0] ?? '')).toMatchObject({ level: 'warn', code: 'channel.bad_sequence' });
   stopping.abort();
   await loop.done;

@@ -2,6 +2,7 @@ import { connect as connectSocket } from 'node:net';
 import type { SecureMessage } from '@aegis/protocol/channel/messages';
 import { sealer } from '@aegis/protocol/channel/sealing';
 import { describe, expect, test, vi } from 'vitest';
+import { settled } from '../../../test/faults/settled.ts';
 import {
   type ChannelNode,
   connectNode,
@@ -274,7 +275,7 @@ describe('floods', () => {
       const { sockets, statuses } = await floodOf(stage, 20);
       tried.push(...statuses);
       for (const socket of sockets) socket.destroy();
-      await vi.waitFor(() => expect(stage.gateway.waiting()).toBe(0));
+      await settled(() => expect(stage.gateway.waiting()).toBe(0));
     }
     const counted = (status: string) => tried.filter((one) => one === status).length;
     expect([counted('101'), counted('429')]).toEqual([500, 100]);

@@ -4,7 +4,8 @@ import type { SecureMessage } from '@aegis/protocol/channel/messages';
 import { AegisError } from '@aegis/protocol/errors';
 import { noFaultPoints } from '@aegis/protocol/fault-points';
 import { nodeDesired } from '@aegis/protocol/nodes/endpoints';
-import { describe, expect, test, vi } from 'vitest';
+import { describe, expect, test } from 'vitest';
+import { settled } from '../../../test/faults/settled.ts';
 import { channelCalls } from '../src/channel/calls.ts';
 import { route } from '../src/platform/http/route.ts';
 import {
@@ -39,7 +40,7 @@ test('a node connects, says hello, asks and is answered; an event reaches it', a
   await here?.notify('artifacts', { desired: 3 });
   expect(await node.read()).toMatchObject({ type: 'event', channel: 'artifacts', body: { desired: 3 } });
   node.ws.close();
-  await vi.waitFor(() => expect(stage.gateway.connections.count()).toBe(0));
+  await settled(() => expect(stage.gateway.connections.count()).toBe(0));
   expect(stage.refused).toEqual([]);
 });
 
@@ -267,12 +268,12 @@ describe('messages that are not good end the connection, and are told', () => {
     await node.ask('commands', 1);
     for (const frame of frames(node)) node.ws.send(frame);
     expect((await node.closed).code).toBe(4004);
-    await vi.waitFor(() => expect(stage.gateway.connections.count()).toBe(0));
+    await settled(() => expect(stage.gateway.connections.count()).toBe(0));
   });
   test("what the server said, sent back to it, and another connection's", async () => {
     await using stage = await startGateway({ calls: echo() });
     const [one, two] = [await connectNode(stage, stage.nodes[0]), await connectNode(stage, stage.nodes[1])];
-    await vi.waitFor(() => expect(stage.gateway.connections.count()).toBe(2));
+    await settled(() => expect(stage.gateway.connections.count()).toBe(2));
     await stage.gateway.connections.of('web-1-uid')?.notify('commands', 1);
     one.ws.send(await one.next());
     two.ws.send(one.seal({ id: 'a', type: 'event', channel: 'commands' }, '1'));
@@ -304,12 +305,12 @@ test('a session ends when its time is over, and a silent one too', async () => {
   const clock = { ms: 0, now: () => Date.now() + clock.ms, monotonic: () => performance.now() + clock.ms };
   await using stage = await startGateway({ clock, limits: { sessionMs: 100_000, heartbeatMs: 10_000 } });
   const [one, two] = [await connectNode(stage, stage.nodes[0]), await connectNode(stage, stage.nodes[1])];
-  await vi.waitFor(() => expect(stage.gateway.connections.count()).toBe(2));
+  await settled(() => expect(stage.gateway.connections.count()).toBe(2));
   clock.ms += 15_000;
   stage.gateway.connections.tick();
   expect(await one.read()).toMatchObject({ channel: 'heartbeat' });
   one.say('heartbeat', {});
-  await vi.waitFor(() => {
+  await settled(() => {
     clock.ms += 1000;
     stage.gateway.connections.tick();
     expect(stage.gateway.connections.count()).toBe(1);
@@ -331,7 +332,7 @@ test('a server that stops lets answers under way out first', async () => {
   });
   const node = await connectNode(stage, first(stage));
   const asked = node.ask('commands', 1);
-  await vi.waitFor(() => expect(stage.gateway.connections.count()).toBe(1));
+  await settled(() => expect(stage.gateway.connections.count()).toBe(1));
   const stopped = stage[Symbol.asyncDispose]();
   gate.resolve();
   expect(await asked).toEqual({ result: 'done' });
@@ -342,7 +343,7 @@ test('a server that stops lets answers under way out first', async () => {
 test('a node that is none of ours any more is cut off', async () => {
   await using stage = await startGateway();
   const node = await connectNode(stage, first(stage));
-  await vi.waitFor(() => expect(stage.gateway.connections.count()).toBe(1));
+  await settled(() => expect(stage.gateway.connections.count()).toBe(1));
   stage.gateway.recheck('web-1-uid');
   stage.gateway.recheck('nobody');
   expect(await node.ask('logs', 1)).toMatchObject({ error: { code: 'channel.no_handler' } });
@@ -366,7 +367,7 @@ test('where it is not known which nodes changed, all are looked up, a few at a t
   const known = names.map((name) => ({ uid: `${name}-uid`, name, keys: generateKeyPair() }));
   await using stage = await startGateway({ nodes: known });
   const connected = await Promise.all(stage.nodes.map((node) => connectNode(stage, node)));
-  await vi.waitFor(() => expect(stage.gateway.connections.count()).toBe(40));
+  await settled(() => expect(stage.gateway.connections.count()).toBe(40));
   stage.looked.most = 0;
   const gone = stage.nodes.splice(0, 20);
   stage.gateway.recheck(null);
@@ -384,7 +385,7 @@ test('sockets that open and say nothing make room again when they go', async () 
   const raws = await Promise.all([1, 2, 3].map(() => open(stage.url, headersOf(first(stage)))));
   await expect(open(stage.url, headersOf(first(stage)))).rejects.toThrow(/503/);
   for (const { ws } of raws) ws.terminate();
-  await vi.waitFor(async () => {
+  await settled(async () => {
     const node = await connectNode(stage, first(stage));
     expect(await node.ask('logs', 1)).toMatchObject({ error: { code: 'channel.no_handler' } });
   });

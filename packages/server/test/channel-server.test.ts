@@ -5,7 +5,8 @@ import { makeEphemeral, openAnswer, signRequest } from '@aegis/protocol/channel/
 import type { AuthenticationResponse } from '@aegis/protocol/channel/messages';
 import { sealer } from '@aegis/protocol/channel/sealing';
 import { apiRetireNode } from '@aegis/protocol/nodes/endpoints';
-import { expect, test, vi } from 'vitest';
+import { expect, test } from 'vitest';
+import { settled } from '../../../test/faults/settled.ts';
 import { headersOf, open } from './channel-support.ts';
 import { submitTo } from './commands-support.ts';
 import { type EnrolledNode, startTestServer, type TestServer } from './start-test-server.ts';
@@ -63,7 +64,7 @@ test('who is refused, and who speaks out of turn, stands in the audit; a retired
   const other = await server.enrol('web-2');
   const thief = await connectAs(server, { ...node, name: 'web-1' }, other.keys);
   expect(thief.answer).toMatchObject({ success: false, code: 'access.unauthenticated' });
-  await vi.waitFor(async () =>
+  await settled(async () =>
     expect(await refusals(server)).toEqual([
       { actor_kind: 'nobody', actor_name: null, outcome: 'refused', code: 'access.unauthenticated' },
     ]),
@@ -74,7 +75,7 @@ test('who is refused, and who speaks out of turn, stands in the audit; a retired
   raw.ws.send(frame);
   raw.ws.send(frame);
   expect((await raw.closed).code).toBe(4004);
-  await vi.waitFor(async () =>
+  await settled(async () =>
     expect(await refusals(server)).toContainEqual({
       actor_kind: 'node',
       actor_name: 'web-1',
@@ -99,7 +100,7 @@ test('a web page that brings cookies, and frames that are none, stand in the aud
   raw.ws.send(Buffer.from('bytes'));
   expect((await raw.closed).code).toBe(4004);
   const refused = { outcome: 'refused' };
-  await vi.waitFor(async () =>
+  await settled(async () =>
     expect(await refusals(server)).toEqual([
       { ...refused, actor_kind: 'node', actor_name: 'web-1', code: 'channel.bad_frame' },
       { ...refused, actor_kind: 'nobody', actor_name: null, code: 'access.forbidden' },
@@ -124,15 +125,13 @@ test('a refused upgrade leaves no socket behind, though the client never hangs u
     await ended;
     expect(answer).toMatch(new RegExp(`^HTTP/1.1 ${status} .*"error":`, 's'));
     // Nobody is there any more who would take it; a socket that is half open takes it for ever.
-    const gone = await vi
-      .waitFor(() => {
-        socket.write('x');
-        expect(socket.destroyed).toBe(true);
-      })
-      .then(
-        () => true,
-        () => false,
-      );
+    const gone = await settled(() => {
+      socket.write('x');
+      expect(socket.destroyed).toBe(true);
+    }).then(
+      () => true,
+      () => false,
+    );
     socket.destroy();
     expect([path, gone]).toEqual([path, true]);
   }
@@ -154,7 +153,7 @@ test("what a node asks of another's over its channel stands in the audit", async
     ['2', 'commands', 'pushStatus', { reports: [state] }],
   ] as const) {
     ask(at, channel, call, body);
-    await vi.waitFor(async () => {
+    await settled(async () => {
       server.running.audit.flush(); // the second one of a minute is counted, and told at its end
       const { items } = await server.as('admin').call(listAudit, { query: { action: call, outcome: 'refused' } });
       expect(items.map(({ actor_name, code }) => [actor_name, code])).toEqual([

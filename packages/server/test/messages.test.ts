@@ -3,7 +3,8 @@ import { createToken } from '@aegis/protocol/access/endpoints';
 import { agentStatus, broadcastMessage, sendMessage, showMessage } from '@aegis/protocol/messages/endpoints';
 import { answerMessage, pollMessages } from '@aegis/protocol/messages/node-endpoints';
 import { apiRetireNode } from '@aegis/protocol/nodes/endpoints';
-import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { settled } from '../../../test/faults/settled.ts';
 import { connectTo, type SpeakingNode } from './messages-support.ts';
 import { type EnrolledNode, handClock, startTestServer, type TestServer } from './start-test-server.ts';
 
@@ -28,7 +29,7 @@ let nodes = 0;
 const freshNode = (): Promise<EnrolledNode> => server.enrol(`node-${++nodes}`);
 const connected = async (node: EnrolledNode, hello?: object): Promise<SpeakingNode> => {
   const speaking = await connectTo(server, node, hello);
-  await vi.waitFor(async () => expect((await status(node)).connected).toBe(true));
+  await settled(async () => expect((await status(node)).connected).toBe(true));
   return speaking;
 };
 const operator = () => server.as('operator');
@@ -42,7 +43,7 @@ const shown = (node: EnrolledNode, id: string) =>
   server.as('viewer').call(showMessage, { params: { id: node.uid, message_id: id } });
 const stateOf = async (node: EnrolledNode, id: string) => (await shown(node, id)).state;
 const until = (node: EnrolledNode, id: string, state: string) =>
-  vi.waitFor(async () => expect(await stateOf(node, id)).toBe(state), 5000);
+  settled(async () => expect(await stateOf(node, id)).toBe(state));
 
 test('status, send and broadcast answer field for field as the seed has it', async () => {
   const [away, here] = [await freshNode(), await freshNode()];
@@ -125,7 +126,7 @@ test('what is asked for with timeout_sec is in the answer', async () => {
     error: { code: 'messages.hook_failed', message: 'it says messages.hook_failed' },
   });
   await speaking.hangUp();
-  await vi.waitFor(async () => expect((await status(node)).connected).toBe(false));
+  await settled(async () => expect((await status(node)).connected).toBe(false));
   expect(await send(node, { timeout_sec: 1 })).toEqual({
     message_id: expect.any(String),
     status: 'queued',
@@ -229,7 +230,7 @@ test('what a node did not answer comes again with the same id, so often and no m
     expect((await speaking.given()).message_id).toBe(message_id);
     expect((await shown(node, message_id)).retries).toBe(times);
     await speaking.hangUp();
-    await vi.waitFor(async () => expect((await status(node)).connected).toBe(false));
+    await settled(async () => expect((await status(node)).connected).toBe(false));
   }
   const next = await send(node, { message: { next: true } });
   const last = await connected(node);

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { AegisError } from '@aegis/protocol/errors';
 import { noFaultPoints } from '@aegis/protocol/fault-points';
 import { expect, onTestFinished, test, vi } from 'vitest';
+import { settled } from '../../../../test/faults/settled.ts';
 import { requireMessages } from '../access/policy.ts';
 import { migrations } from '../migrations.ts';
 import { openJournal } from '../platform/journal/journal.ts';
@@ -201,7 +202,7 @@ test('a message whose hook was cut off by a stop is given to it again', async ()
   const { given } = at;
   const first = at.open();
   const cut = codeOf(first.take('slow', given('m')));
-  await vi.waitFor(() => expect(linesOf(join(folder, 'runs'))).toEqual(['run']));
+  await settled(() => expect(linesOf(join(folder, 'runs'))).toEqual(['run']));
   await first.stop(10);
   expect(await cut).toBe('http.unavailable');
   first.journal.close();

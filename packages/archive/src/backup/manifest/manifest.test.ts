@@ -132,10 +132,10 @@ test('a slow sink holds the writer back, and a failing one ends it', async () =>
   const going = Promise.resolve(held).then(() => {
     released = true;
   });
-  await expect.poll(() => waiting.length).toBe(1);
+  await expect.poll(() => waiting.length, { timeout: 20_000 }).toBe(1);
   expect(released).toBe(false);
   waiting[0]?.();
-  await expect.poll(() => waiting.length).toBe(2);
+  await expect.poll(() => waiting.length, { timeout: 20_000 }).toBe(2);
   expect(released).toBe(false);
   waiting[1]?.();
   await going;
