@@ -2,11 +2,12 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { AegisError } from '@aegis/protocol/errors';
+import type { FaultPoints } from '@aegis/protocol/fault-points';
 import { createFleetKeys, type FleetKeys, loadFleetKeys } from './access/fleet-keys.ts';
 import { fingerprintOf, ownCertificate, pinCertificate } from './access/own-certificate.ts';
 import { isGuessable, type ServerConfig } from './config.ts';
 import { parseListen } from './listen-address.ts';
-import { requireFleetKeys } from './offline.ts';
+import { openServerStorage, requireFleetKeys } from './offline.ts';
 import { type Bus, processBus } from './platform/bus.ts';
 import { redisLink } from './platform/bus-redis.ts';
 import { sharedBus } from './platform/bus-shared.ts';
@@ -15,6 +16,7 @@ import { type Tls, tlsFromFiles } from './platform/http/tls.ts';
 import type { Log } from './platform/log.ts';
 import { lockDataDir } from './platform/storage/data-dir-lock.ts';
 import { postgresLink } from './platform/storage/postgres-listen.ts';
+import type { Storage } from './tables.ts';
 
 /** What a starting server opens before its domains, by its configuration: the data directory, the bus, the certificate. */
 
@@ -67,6 +69,32 @@ export const openDataDir = (
     log.warn('--dev: jwt_signing_secret is shorter than 32 bytes; without --dev it is refused');
   return { dataDir, keys };
 };
+
+/** SQLite in the data directory, or PostgreSQL. @throws AegisError config.invalid, http.unavailable */
+export const openDatabase = async (
+  config: ServerConfig,
+  on: { dataDir: string; keys: FleetKeys; clock: Clock; faults: FaultPoints },
+  log: Log,
+  undo: AsyncDisposableStack,
+): Promise<Storage> => {
+  const storage = await openServerStorage({
+    ...on,
+    databaseUrl: config.database_url ?? undefined,
+    maxWaiting: config.max_waiting_writes,
+    onConnectionError: (err) => log.warn({ err }, 'a database connection broke while idle'),
+  });
+  undo.defer(() => storage.close());
+  return storage;
+};
+
+/** Of an address that others reach without TLS, which was asked for. */
+export const warnOfPlainText = (config: ServerConfig, listen: string, log: Log): void =>
+  log.warn(
+    { listen },
+    config.behind_proxy.length > 0
+      ? 'listening beyond this machine without TLS: nobody but the proxy may reach this address'
+      : 'listening beyond this machine without TLS (insecure_listen): tokens and output are readable on the way',
+  );
 
 /** The certificate that is served, and its SHA-256 for join tokens where nobody but they can vouch for it. */
 export const openTls = (config: ServerConfig, dataDir: string, { now }: Clock, log: Log): Tls | undefined => {

@@ -57,8 +57,7 @@ import { nodesRoutes } from './nodes/routes.ts';
 import { nodeScopes } from './nodes/scope-repository.ts';
 import { type NodesService, nodesService } from './nodes/service.ts';
 import { sweepLoop } from './nodes/sweep-loop.ts';
-import { openServerStorage } from './offline.ts';
-import { openBus, openDataDir, openTls } from './opening.ts';
+import { openBus, openDatabase, openDataDir, openTls, warnOfPlainText } from './opening.ts';
 import { openBlobs } from './platform/blobs.ts';
 import { type Clock, systemClock } from './platform/clock.ts';
 import { bodyBudget } from './platform/http/body-budget.ts';
@@ -112,16 +111,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
   // Storage.
   const { dataDir, keys } = openDataDir(config, clock, log, undo);
   const tls = openTls(config, dataDir, clock, log);
-  const storage = await openServerStorage({
-    dataDir,
-    databaseUrl: config.database_url ?? undefined,
-    keys,
-    faults,
-    clock,
-    maxWaiting: config.max_waiting_writes,
-    onConnectionError: (err) => log.warn({ err }, 'a database connection broke while idle'),
-  });
-  undo.defer(() => storage.close());
+  const storage = await openDatabase(config, { dataDir, keys, clock, faults }, log, undo);
   const bus = await openBus(config, keys, log, undo);
 
   // Domains.
@@ -419,13 +409,7 @@ export const startServer = async (options: StartOptions): Promise<RunningServer>
   });
   for (const text of config.listen) {
     const at = parseListen(text);
-    if (!tls && !isLoopbackHost(at.host))
-      log.warn(
-        { listen: text },
-        config.behind_proxy.length > 0
-          ? 'listening beyond this machine without TLS: nobody but the proxy may reach this address'
-          : 'listening beyond this machine without TLS (insecure_listen): tokens and output are readable on the way',
-      );
+    if (!tls && !isLoopbackHost(at.host)) warnOfPlainText(config, text, log);
     listeners.push(
       await listen(at, routes, {
         authenticate: authenticator({

@@ -25,6 +25,14 @@ const operator = async (server: TestServer, more: object = {}): Promise<KeyPair>
   await server.as('admin').call(addKey, { body });
   return key;
 };
+/** What every directive says, of this fleet and for an hour. */
+const anHour = (server: TestServer, now: number) => ({
+  fleet: server.running.fleet,
+  id: randomUUID(),
+  issued_at: new Date(now).toISOString(),
+  expires_at: new Date(now + HOUR).toISOString(),
+  max_attempts: 1,
+});
 const ASKED = { command_type: 'exec', payload: { argv: ['id'] }, targets: ['web-1'] } satisfies Partial<Submission>;
 
 describe.each(STORAGES)('%s', (storage) => {
@@ -123,13 +131,9 @@ describe.each(STORAGES)('%s', (storage) => {
         .as('operator')
         .call(cancelCommand, { params: { id }, body: { ...more, ...(directive ? { directive } : {}) } });
     const wish = (change: Partial<Directive> = {}): Directive => ({
-      fleet: server.running.fleet,
-      id: randomUUID(),
+      ...anHour(server, clock.now()),
       kind: 'command.cancel',
       targets: { selector: 'all' },
-      issued_at: new Date(clock.now()).toISOString(),
-      expires_at: new Date(clock.now() + HOUR).toISOString(),
-      max_attempts: 1,
       body: { command_id: id },
       ...change,
     });
@@ -202,13 +206,9 @@ describe.each(STORAGES)('%s', (storage) => {
     await assign('probe@1.0.0');
     const [wish] = (await wishes()).wishes;
     const make = (change: Partial<Directive> = {}): Directive => ({
-      fleet: server.running.fleet,
-      id: randomUUID(),
+      ...anHour(server, clock.now()),
       kind: 'artifacts.assign',
       targets: { selector: 'site=fra' },
-      issued_at: new Date(clock.now()).toISOString(),
-      expires_at: new Date(clock.now() + HOUR).toISOString(),
-      max_attempts: 1,
       object_id: 'probe',
       generation: 1,
       body: wish?.body,
