@@ -1,7 +1,8 @@
-import { closeSync, constants, fstatSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, readFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { AegisError } from '@aegis/protocol/errors';
 import { makeFolders } from './folders.ts';
+import { replaceFile } from './new-file.ts';
 
 /** Contexts: named servers with their tokens, in `~/.config/aegis/contexts.toml`, mode 0600.
  *  A file that others may read is refused rather than used, as ssh does with keys. */
@@ -84,7 +85,6 @@ const readPrivately = (path: string): string | null => {
   }
 };
 
-/** Written whole to a file beside it and renamed, so that nobody ever reads half of it. */
 export const writeContexts = async (env: Env, contexts: Contexts): Promise<string> => {
   const path = contextsPath(env);
   if (path === null)
@@ -101,13 +101,6 @@ export const writeContexts = async (env: Env, contexts: Contexts): Promise<strin
     const reason = (error as NodeJS.ErrnoException).code ?? 'unknown reason';
     throw invalid(base, `cannot be made (${reason}). Set HOME or XDG_CONFIG_HOME to a folder of yours.`);
   }
-  const fresh = `${path}.${process.pid}.tmp`;
-  try {
-    writeFileSync(fresh, text, { mode: 0o600, flag: 'wx', flush: true });
-    renameSync(fresh, path);
-  } catch (error) {
-    rmSync(fresh, { force: true });
-    throw error;
-  }
+  replaceFile(path, text, 0o600);
   return path;
 };

@@ -1,4 +1,6 @@
-import { closeSync, constants, fchmodSync, fsyncSync, openSync, rmSync, writeFileSync } from 'node:fs';
+import { randomBytes } from 'node:crypto';
+import { closeSync, constants, fchmodSync, fsyncSync, openSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { AegisError } from '@aegis/protocol/errors';
 
 /** A file that must not be there yet: made with its mode, through no link, on disk when this returns. Half of one never stays. */
@@ -31,6 +33,19 @@ export const writeNewFile = (
     );
   } finally {
     closeSync(fd);
+  }
+};
+
+/** In the place of what is there: written beside it and renamed, so that nobody ever reads half of it, and a crash leaves one or the other.
+ *  @throws the system's own error, with nothing left behind */
+export const replaceFile = (path: string, text: string, mode: number): void => {
+  const beside = join(dirname(path), `.${randomBytes(8).toString('hex')}.new`);
+  try {
+    writeFileSync(beside, text, { mode, flag: 'wx', flush: true });
+    renameSync(beside, path);
+  } catch (error) {
+    rmSync(beside, { force: true });
+    throw error;
   }
 };
 

@@ -1,22 +1,10 @@
-import { randomBytes } from 'node:crypto';
-import {
-  closeSync,
-  constants,
-  fsyncSync,
-  openSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs';
-import { dirname, join } from 'node:path';
+import { readFileSync, statSync } from 'node:fs';
 import type { KeyPair } from '@aegis/protocol/access/keys';
 import type { TrustChange, TrustDraft } from '@aegis/protocol/access/trust-endpoints';
 import { AegisError } from '@aegis/protocol/errors';
 import type { Api } from '../api/client.ts';
 import { routes } from '../api/routes.ts';
-import { reasonOf, writeNewFile } from '../new-file.ts';
+import { reasonOf, replaceFile, writeNewFile } from '../new-file.ts';
 import { readKeyFile } from '../signing/operator-key.ts';
 import { readPassword } from '../ui/ask-password.ts';
 import type { Output } from '../ui/output.ts';
@@ -60,18 +48,9 @@ export const writeNewDraft = (path: string, draft: TrustDraft): void =>
 
 /** In the place of the one that was read: whole, or not at all. @throws AegisError cli.usage */
 export const replaceDraft = (path: string, draft: TrustDraft): void => {
-  const beside = join(dirname(path), `.${randomBytes(8).toString('hex')}.new`);
   try {
-    const fd = openSync(beside, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, 0o644);
-    try {
-      writeFileSync(fd, textOf(draft));
-      fsyncSync(fd);
-    } finally {
-      closeSync(fd);
-    }
-    renameSync(beside, path);
+    replaceFile(path, textOf(draft), 0o644);
   } catch (error) {
-    rmSync(beside, { force: true });
     throw new AegisError('cli.usage', `${path} cannot be written (${reasonOf(error)}): nothing was signed.`);
   }
 };

@@ -1,9 +1,9 @@
-import { closeSync, constants, fstatSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, readFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { AegisError } from '@aegis/protocol/errors';
 import { contextsPath } from '../contexts.ts';
 import { makeFolders } from '../folders.ts';
-import { reasonOf } from '../new-file.ts';
+import { reasonOf, replaceFile } from '../new-file.ts';
 
 /** Small lists beside the contexts of what this user saw when he signed, a line each: name, space, value. */
 
@@ -50,17 +50,10 @@ export const readKnown = (env: Env, name: string, line: RegExp): KnownList => {
 
 /** @throws AegisError config.invalid */
 export const writeKnown = ({ path, entries }: KnownList, heading: string): void => {
-  const fresh = `${path}.${process.pid}.tmp`;
   try {
     makeFolders(dirname(dirname(path)), 'aegis');
-    writeFileSync(fresh, `# ${heading}\n${[...entries].map(([name, value]) => `${name} ${value}\n`).join('')}`, {
-      mode: 0o600,
-      flag: 'wx',
-      flush: true,
-    });
-    renameSync(fresh, path);
+    replaceFile(path, `# ${heading}\n${[...entries].map(([name, value]) => `${name} ${value}\n`).join('')}`, 0o600);
   } catch (error) {
-    rmSync(fresh, { force: true });
     throw new AegisError('config.invalid', `${path} cannot be written (${reasonOf(error)}).`);
   }
 };
